@@ -5,29 +5,36 @@
 # %% auto #0
 __all__ = ['activations', 'get_activation', 'conv1x1', 'CVSTA']
 
-# %% ../nbs/method/02_cvsta.ipynb #057ac4a9
+# %% ../nbs/method/02_cvsta.ipynb #6cbb44b7
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# %% ../nbs/method/02_cvsta.ipynb #0560b147
+# %% ../nbs/method/02_cvsta.ipynb #76a86b95
 activations = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "hardswish": F.hardswish} # the sigma of Table VI
 
-def get_activation(name: str):
+def get_activation(
+    name: str, # tanh, sigmoid or hardswish
+) -> Callable[[Tensor], Tensor]:
     "The function sigma of Eq. 3 and 5 by name; ValueError lists the known ones."
     if name not in activations: raise ValueError(f"unknown activation {name!r}; known: {', '.join(activations)}")
     return activations[name]
 
-def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
-    "A 1x1 convolution, that is a matrix W applied at every joint of every frame; Kaiming-normal (fan out), zero bias."
+def conv1x1(
+    in_channels: int, # C
+    out_channels: int, # C'
+) -> nn.Conv2d: # [N, C, T, V] -> [N, C', T, V]
+    "A matrix W applied at every joint of every frame; Kaiming-normal (fan out), zero bias."
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=1)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out")
     nn.init.zeros_(conv.bias)
     return conv
 
-# %% ../nbs/method/02_cvsta.ipynb #b3dc19f8
+# %% ../nbs/method/02_cvsta.ipynb #12847a83
 class CVSTA(nn.Module):
-    "Channel-Variable Spatial-Temporal Attention, [N, C, T, V] -> R [N, C', T, V] (Eq. 3-4)."
+    "Channel-Variable Spatial-Temporal Attention, f_in [N, C_in, T, V] -> R [N, C_out, T, V] (Eq. 3-4)."
     def __init__(self,
         in_channels: int, # C_in
         out_channels: int, # C_out
@@ -42,17 +49,9 @@ class CVSTA(nn.Module):
         self.transform = conv1x1(in_channels, out_channels) # f_in -> f_TV
         self.sigma = get_activation(activation)
 
+    def forward(self, x: Tensor) -> Tensor: return self.refine(x, *self.vectors(x.mean(3, keepdim=True), x.mean(2, keepdim=True)))
+    def refine(self, x: Tensor, f_T: Tensor, f_V: Tensor) -> Tensor: return self.saliency(f_T, f_V) * self.transform(x) # R, Eq. 4
+    def saliency(self, f_T: Tensor, f_V: Tensor) -> Tensor: return self.W_TV(self.sigma(f_T * f_V)) # f_R [N, C_out, T, V], Eq. 3
     def vectors(self, over_V: Tensor, over_T: Tensor) -> tuple[Tensor, Tensor]:
         "f_T [N, C_mid, T, 1] and f_V [N, C_mid, 1, V] from f_in, or from f_in already averaged over joints, over frames: the mean commutes."
         return self.conv_T(over_V).mean(3, keepdim=True), self.conv_V(over_T).mean(2, keepdim=True)
-
-    def saliency(self, f_T: Tensor, f_V: Tensor) -> Tensor:
-        "f_R [N, C_out, T, V], Eq. 3: the weight of each joint in each frame, channel by channel."
-        return self.W_TV(self.sigma(f_T * f_V))
-
-    def refine(self, x: Tensor, f_T: Tensor, f_V: Tensor) -> Tensor:
-        "R [N, C_out, T, V], Eq. 4: the transformed features under their saliency."
-        return self.saliency(f_T, f_V) * self.transform(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.refine(x, *self.vectors(x.mean(3, keepdim=True), x.mean(2, keepdim=True)))

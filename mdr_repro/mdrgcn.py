@@ -14,28 +14,29 @@ from .gcb import GCB
 from .skeleton import Skeleton
 from .tcb import TCB
 
-# %% ../nbs/method/05_mdr_gcn.ipynb #66c9cf14
+# %% ../nbs/method/05_mdr_gcn.ipynb #09e9c921
 def middle_channels(
     in_channels: int, # C_in of the layer
     out_channels: int, # C_out of the layer
-    reduction: int | str = 8, # 4, 8, 16, or "fixed" (Table II)
+    reduction: int | str = 8, # r: 4, 8, 16, or "fixed" (Table II)
     form: str = "paper", # or "released"
     first: bool = False, # the layer that sees coordinates
 ) -> int:
     "C_mid of Table II: C_in / reduction; `fixed` is C_out, no bottleneck. The first layer, with 2 or 3 coordinates, takes C_out / reduction (released: 8)."
     if reduction == "fixed": return out_channels
+    if not isinstance(reduction, int) or reduction < 1: raise ValueError(f"unknown reduction {reduction!r}; give a whole number (4, 8 or 16 in Table II) or 'fixed'")
     if first: return 8 if form == "released" else max(out_channels // reduction, 1)
     return max(in_channels // reduction, 1)
 
-# %% ../nbs/method/05_mdr_gcn.ipynb #bf758198
+# %% ../nbs/method/05_mdr_gcn.ipynb #26dcf5b4
 class MDRLayer(nn.Module):
-    "GCB, TCB and a residual: [N, C_in, T, V] -> [N, C_out, T / stride, V]."
+    "GCB, TCB and a residual: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
     def __init__(self,
         in_channels: int, # C_in
         out_channels: int, # C_out
         A: Tensor, # initial topology [K, V, V]
-        stride: int = 1, # over frames
-        residual: bool = True,
+        stride: int = 1, # s, over frames
+        residual: bool = True, # rho; False: nothing is added
         temporal_kernels: int = 2, # m
         **options, # mid_channels, activation, attention, form: see GraphConvolution
     ):
@@ -50,7 +51,7 @@ class MDRLayer(nn.Module):
         if self.residual is not None: y = y + self.residual(x[:, :, ::self.stride])
         return torch.relu(y)
 
-# %% ../nbs/method/05_mdr_gcn.ipynb #52bb89d9
+# %% ../nbs/method/05_mdr_gcn.ipynb #0fbc60ad
 class MDRGCN(nn.Module):
     "Multi-Dimensional Refinement Graph Convolutional Network: clips [N, C, T, V, M] -> features [N, D] (Section III-B, Fig. 3)."
     def __init__(self,
@@ -65,6 +66,7 @@ class MDRGCN(nn.Module):
         form: str = "paper", # or "released"
     ):
         super().__init__()
+        if not widths: raise ValueError("widths is empty; give C_out of at least one layer")
         A = skeleton.adjacency()
         self.skeleton, self.in_channels, self.num_persons, self.embedding_dim = skeleton, in_channels, num_persons, widths[-1]
         self.data_norm = nn.BatchNorm1d(num_persons * skeleton.num_joints * in_channels)
@@ -75,12 +77,13 @@ class MDRGCN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor: return _mdrgcn(self, x)
 
-# %% ../nbs/method/05_mdr_gcn.ipynb #292f8f01
+# %% ../nbs/method/05_mdr_gcn.ipynb #4b36dc51
 def _mdrgcn(net: MDRGCN, x: Tensor) -> Tensor:
     "Normalise each coordinate of each joint, run the layers on each person, average over frames, joints and persons."
-    N, C, T, V, M = x.shape
-    if (C, V, M) != (net.in_channels, net.skeleton.num_joints, net.num_persons):
-        raise ValueError(f"a batch [N, C, T, V, M] of {tuple(x.shape)} does not fit a network for C={net.in_channels}, V={net.skeleton.num_joints}, M={net.num_persons}")
+    C, V, M = net.in_channels, net.skeleton.num_joints, net.num_persons
+    if x.ndim != 5 or (x.shape[1], *x.shape[3:]) != (C, V, M) or not x.shape[2]:
+        raise ValueError(f"a batch [N, C, T, V, M] of {tuple(x.shape)} does not fit a network for C={C}, V={V}, M={M} and one frame or more")
+    N, T = x.shape[0], x.shape[2]
     x = net.data_norm(x.permute(0, 4, 3, 1, 2).reshape(N, M * V * C, T))
     x = x.view(N, M, V, C, T).permute(0, 1, 3, 4, 2).reshape(N * M, C, T, V)
     for layer in net.layers: x = layer(x)

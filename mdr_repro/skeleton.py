@@ -5,19 +5,22 @@
 # %% auto #0
 __all__ = ['Skeleton', 'get_skeleton']
 
-# %% ../nbs/method/01_skeleton_graph.ipynb #417579d5
+# %% ../nbs/method/01_skeleton_graph.ipynb #12811ab0
 import json
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# %% ../nbs/method/01_skeleton_graph.ipynb #39b9243c
+# %% ../nbs/method/01_skeleton_graph.ipynb #e16391c4
+_strategies = ("spatial", "directed", "uniform")
+
 @dataclass(frozen=True)
 class Skeleton:
-    "A tree (or graph) of joints; `edges` are (parent, child) pairs, 0-based, `center` the joint that distances are counted from."
+    "Joints and the bones between them; `edges` are (parent, child) pairs, 0-based, distances are counted from `center`."
     name: str
     joints: tuple[str, ...]
     edges: tuple[tuple[int, int], ...]
@@ -25,35 +28,37 @@ class Skeleton:
     max_hop: int | None = None # distances beyond this many bones count as infinite; None: count them all
     partition: str = "spatial" # the split that `adjacency()` makes when it is not told otherwise
 
-    def __post_init__(self):
-        object.__setattr__(self, "joints", tuple(str(j) for j in self.joints))
-        object.__setattr__(self, "edges", tuple((int(a), int(b)) for a, b in self.edges))
-        v = len(self.joints)
-        bad = [e for e in self.edges if not all(0 <= j < v for j in e)]
-        if bad: raise ValueError(f"skeleton {self.name!r}: edge {bad[0]} names a joint outside 0..{v - 1}; write joints by 0-based index")
-        if not 0 <= self.center < v: raise ValueError(f"skeleton {self.name!r}: center {self.center} is outside 0..{v - 1}")
-
+    def __post_init__(self): _check(self)
+    @classmethod
+    def from_json(cls, path: str | Path) -> "Skeleton": return _from_json(path) # {name, joints, edges, center}
     @property
     def num_joints(self) -> int: return len(self.joints) # V
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> "Skeleton":
-        "Read `{name, joints, edges, center}`; raises ValueError that names the file and what is missing."
-        return _from_json(path)
-
-    def adjacency(self,
-        strategy: str | None = None, # "spatial", "directed" or "uniform"; None: this skeleton's own `partition`
-    ) -> Tensor: # float32 [K, V, V]; entry [k, i, j] weighs joint i in the output at joint j
-        "The neighbour subsets A_k of Eq. 2."
-        return _adjacency(self, strategy or self.partition)
-
     @property
     def bones(self) -> tuple[int, ...]: return _bones(self) # parent of every joint, the center's is itself
+    def hops(self) -> np.ndarray: return _hops(self) # [V, V], number of bones between two joints
+    def adjacency(self, strategy: str | None = None) -> Tensor: # None: this skeleton's own `partition`
+        "The neighbour subsets A_k of Eq. 2, float32 [K, V, V]; entry [k, i, j] weighs joint i in the output at joint j."
+        return _adjacency(self, strategy or self.partition)
 
-    def hops(self) -> np.ndarray: return _hops(self) # [V, V] number of bones between two joints
+# %% ../nbs/method/01_skeleton_graph.ipynb #092fa1cb
+def _check(s: Skeleton) -> None:
+    "Plain tuples in, or a ValueError that names the skeleton, the field and the mend."
+    def wrong(message): return ValueError(f"skeleton {s.name!r}: {message}")
+    if isinstance(s.joints, str) or not s.joints: raise wrong("write joints as a list of names")
+    try: joints, edges, center = tuple(str(j) for j in s.joints), tuple((index(a), index(b)) for a, b in s.edges), index(s.center)
+    except (TypeError, ValueError): raise wrong("write edges as [parent, child] pairs of joint numbers and the center as one number") from None
+    v = len(joints)
+    if len(set(joints)) < v: raise wrong(f"two joints are called {next(j for j in joints if joints.count(j) > 1)!r}; give each its own name")
+    for e in edges:
+        if not all(0 <= j < v for j in e): raise wrong(f"edge {e} names a joint outside 0..{v - 1}; write joints by 0-based index")
+        if e[0] == e[1]: raise wrong(f"edge {e} joins a joint to itself; leave it out, every joint is its own neighbour already")
+    if not 0 <= center < v: raise wrong(f"center {center} is outside 0..{v - 1}")
+    if s.partition not in _strategies: raise wrong(f"unknown partition {s.partition!r}; known: {', '.join(_strategies)}")
+    if s.max_hop is not None and not (isinstance(s.max_hop, int) and s.max_hop > 0): raise wrong(f"max_hop {s.max_hop!r} is no number of bones")
+    for field, value in dict(joints=joints, edges=edges, center=center).items(): object.__setattr__(s, field, value)
 
-# %% ../nbs/method/01_skeleton_graph.ipynb #faee2ddc
-def _hops(skeleton: Skeleton) -> np.ndarray:
+# %% ../nbs/method/01_skeleton_graph.ipynb #a24fb3bf
+def _hops(skeleton: Skeleton) -> np.ndarray: # [V, V]
     "Bones on the shortest path between any two joints, inf where there is none or beyond `max_hop`."
     v = skeleton.num_joints
     link = np.eye(v)
@@ -64,20 +69,20 @@ def _hops(skeleton: Skeleton) -> np.ndarray:
         reached = (reached @ link > 0).astype(float)
     return hops
 
-# %% ../nbs/method/01_skeleton_graph.ipynb #f0ee890b
-def _spatial(skeleton: Skeleton) -> np.ndarray:
-    "Root, centripetal and centrifugal neighbours of ST-GCN, each column of their sum adding to one."
+# %% ../nbs/method/01_skeleton_graph.ipynb #ff792c7d
+def _spatial(skeleton: Skeleton) -> np.ndarray: # [3, V, V]
+    "Root, centripetal and centrifugal links of ST-GCN, each column of their sum adding to one."
     hops = skeleton.hops()
     near = (hops <= 1).astype(float)
     weight = near / near.sum(0)
     to_center = hops[:, skeleton.center]
-    i, j = to_center[:, None], to_center[None, :]
+    i, j = to_center[:, None], to_center[None, :] # the sending and the receiving joint
     link = (hops == 1)
     root, inward, outward = np.eye(len(near)), link & (i >= j), link & (i < j)
     return np.stack([root, inward, outward]) * weight
 
-# %% ../nbs/method/01_skeleton_graph.ipynb #1ef34c81
-def _directed(skeleton: Skeleton) -> np.ndarray:
+# %% ../nbs/method/01_skeleton_graph.ipynb #043972b8
+def _directed(skeleton: Skeleton) -> np.ndarray: # [3, V, V]
     "Self, parent-to-child and child-to-parent links, each normalised by itself (2s-AGCN's split)."
     v = skeleton.num_joints
     down = np.zeros((v, v))
@@ -85,37 +90,39 @@ def _directed(skeleton: Skeleton) -> np.ndarray:
     subsets = [np.eye(v), down, down.T]
     return np.stack([a / np.maximum(a.sum(0), 1) for a in subsets])
 
-def _uniform(skeleton: Skeleton) -> np.ndarray:
+def _uniform(skeleton: Skeleton) -> np.ndarray: # [1, V, V]
     "One subset: a joint and its neighbours, averaged."
     near = (skeleton.hops() <= 1).astype(float)
     return (near / near.sum(0))[None]
 
-_partitions = {"spatial": _spatial, "directed": _directed, "uniform": _uniform}
+def _adjacency(skeleton: Skeleton, strategy: str) -> Tensor: # float32 [K, V, V]
+    if strategy not in _strategies: raise ValueError(f"unknown strategy {strategy!r}; known: {', '.join(_strategies)}")
+    split = {"spatial": _spatial, "directed": _directed, "uniform": _uniform}[strategy]
+    return torch.tensor(split(skeleton), dtype=torch.float32)
 
-def _adjacency(skeleton: Skeleton, strategy: str) -> Tensor:
-    if strategy not in _partitions: raise ValueError(f"unknown strategy {strategy!r}; known: {', '.join(_partitions)}")
-    return torch.tensor(_partitions[strategy](skeleton), dtype=torch.float32)
-
-# %% ../nbs/method/01_skeleton_graph.ipynb #55dc3d6a
+# %% ../nbs/method/01_skeleton_graph.ipynb #3e65ecd2
 def _bones(skeleton: Skeleton) -> tuple[int, ...]:
-    "The neighbour of each joint that is one bone nearer to the center."
-    v = skeleton.num_joints
-    parent = [-1] * v
-    parent[skeleton.center], queue = skeleton.center, [skeleton.center]
+    "The neighbour of each joint that is one bone nearer to the center; a joint that no path reaches is its own."
+    parent, queue = {skeleton.center: skeleton.center}, [skeleton.center]
     while queue:
         here = queue.pop(0)
         for a, b in skeleton.edges:
-            for there in ({a: b, b: a}.get(here),):
-                if there is not None and parent[there] < 0: parent[there] = here; queue.append(there)
-    return tuple(j if p < 0 else p for j, p in enumerate(parent))
+            there = b if a == here else a if b == here else here
+            if there not in parent: parent[there] = here; queue.append(there)
+    return tuple(parent.get(j, j) for j in range(skeleton.num_joints))
 
-def _from_json(path) -> Skeleton:
-    path = Path(path)
-    try: d = json.loads(path.read_text(encoding="utf-8"))
+# %% ../nbs/method/01_skeleton_graph.ipynb #9a51fb19
+def _from_json(path: str | Path) -> Skeleton:
+    "A skeleton from a file; ValueError that names the file and what is missing or wrong in it."
+    try: fields = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e: raise ValueError(f"{path}: no readable skeleton JSON ({e})") from None
-    missing = [k for k in ("name", "joints", "edges", "center") if k not in d]
+    need, may = ("name", "joints", "edges", "center"), ("max_hop", "partition")
+    if not isinstance(fields, dict): raise ValueError(f"{path}: not a skeleton; write an object with {', '.join(need)}")
+    missing, unknown = [k for k in need if k not in fields], [k for k in fields if k not in need + may]
     if missing: raise ValueError(f"{path}: skeleton lacks {', '.join(missing)}; give name, joints, edges (parent, child) and center")
-    return Skeleton(d["name"], d["joints"], d["edges"], d["center"])
+    if unknown: raise ValueError(f"{path}: unknown field {unknown[0]!r}; known: {', '.join(need + may)}")
+    try: return Skeleton(**fields)
+    except ValueError as e: raise ValueError(f"{path}: {e}") from None
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #c93c7920
 _coco = ("nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow "
