@@ -32,10 +32,15 @@ class SpatialRefinement(nn.Module):
         f_S = self.conv_S(over_T).mean(2, keepdim=True).transpose(2, 3)
         return self.W_S(self.sigma(f_V + f_S))
 
-# %% ../nbs/method/03_graph_convolution.ipynb #b5a35f22
+# %% ../nbs/method/03_graph_convolution.ipynb #274fec1c
 class PlainTransform(nn.Module):
     "What is left of CVSTA without attention: R = f_TV. It keeps the vector f_V that Eq. 5 needs."
-    def __init__(self, in_channels: int, out_channels: int, mid_channels: int, activation: str = "tanh"):
+    def __init__(self,
+        in_channels: int, # C_in
+        out_channels: int, # C_out
+        mid_channels: int, # C_mid
+        activation: str = "tanh", # has nothing to act on here
+    ):
         super().__init__()
         self.conv_V = conv1x1(in_channels, mid_channels)
         self.transform = conv1x1(in_channels, out_channels)
@@ -69,12 +74,12 @@ class GraphConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor: return _graph_convolution(self, x)
 
-# %% ../nbs/method/03_graph_convolution.ipynb #5cc9f564
+# %% ../nbs/method/03_graph_convolution.ipynb #8b0aeb06
 def _graph_convolution(gc: GraphConvolution, x: Tensor) -> Tensor:
     "Eq. 6, one subset after the other. Means are taken once, before the convolutions that they commute with (released: after)."
     paper = gc.form == "paper"
     over_V, over_T = (x.mean(3, keepdim=True), x.mean(2, keepdim=True)) if paper else (x, x)
-    product = "nctv,ncvw->nctw" if paper else "nctv,ncwv->nctw"
+    product = "nctv,ncvw->nctw" if paper else "nctv,ncwv->nctw" # v sends, w receives
     alpha = gc.alpha.expand(len(gc.features))
     out = 0
     for A, a, features, spatial in zip(gc.A, alpha, gc.features, gc.spatial):

@@ -103,7 +103,7 @@ def _planar(
         raise ValueError(f"positions of shape {list(points.shape)} do not fit {skeleton.name!r}: give {shape}")
     return points[..., :2]
 
-# %% ../nbs/plotting.ipynb #f7a1463b
+# %% ../nbs/plotting.ipynb #d9df1e11
 def draw_adjacency(
     ax: Axes, skeleton: Skeleton,
     A, # [V, V]; entry [i, j] weighs joint i in the output at joint j
@@ -114,7 +114,8 @@ def draw_adjacency(
 ) -> Axes:
     "A graph over the joints: an arrow for every weight, on a pale body."
     A = np.asarray(A, dtype=float)
-    if A.shape != (skeleton.num_joints,) * 2: raise ValueError(f"a matrix of shape {list(A.shape)} is no graph over the {skeleton.num_joints} joints of {skeleton.name!r}")
+    V = skeleton.num_joints
+    if A.shape != (V, V): raise ValueError(f"a matrix of shape {list(A.shape)} is no graph over the {V} joints of {skeleton.name!r}")
     positions = standing_pose(skeleton) if positions is None else positions
     heaviest = np.abs(A).max() or 1
     draw_skeleton(ax, skeleton, positions, color="0.85", joint_size=8)
@@ -163,7 +164,7 @@ def draw_clip(
         ax.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin))
     return axes
 
-# %% ../nbs/plotting.ipynb #1a70685b
+# %% ../nbs/plotting.ipynb #398b56f8
 def animate_clip(
     frames, # [T, V, 2 or 3]
     skeleton: Skeleton,
@@ -180,7 +181,8 @@ def animate_clip(
     timing = f'dur="{len(xy) * stride / fps:.3f}s" repeatCount="indefinite"'
     marks = "".join(_moving_path(xy, *mark, timing) for mark in _strokes(skeleton))
     bar = f'<rect x="0" y="{height - 3}" height="3" fill="#999"><animate attributeName="width" from="0" to="{width}" {timing}/></rect>'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" fill="none" stroke-linecap="round">{marks}{bar}</svg>'
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+            f'fill="none" stroke-linecap="round">{marks}{bar}</svg>')
 
 # %% ../nbs/plotting.ipynb #8523dc92
 def _strokes(skeleton: Skeleton) -> list:

@@ -15,9 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# %% ../nbs/method/01_skeleton_graph.ipynb #e16391c4
-_strategies = ("spatial", "directed", "uniform")
-
+# %% ../nbs/method/01_skeleton_graph.ipynb #a5650bb8
 @dataclass(frozen=True)
 class Skeleton:
     "Joints and the bones between them; `edges` are (parent, child) pairs, 0-based, distances are counted from `center`."
@@ -29,18 +27,23 @@ class Skeleton:
     partition: str = "spatial" # the split that `adjacency()` makes when it is not told otherwise
 
     def __post_init__(self): _check(self)
+
     @classmethod
     def from_json(cls, path: str | Path) -> "Skeleton": return _from_json(path) # {name, joints, edges, center}
     @property
     def num_joints(self) -> int: return len(self.joints) # V
     @property
     def bones(self) -> tuple[int, ...]: return _bones(self) # parent of every joint, the center's is itself
+
     def hops(self) -> np.ndarray: return _hops(self) # [V, V], number of bones between two joints
+
     def adjacency(self, strategy: str | None = None) -> Tensor: # None: this skeleton's own `partition`
         "The neighbour subsets A_k of Eq. 2, float32 [K, V, V]; entry [k, i, j] weighs joint i in the output at joint j."
         return _adjacency(self, strategy or self.partition)
 
-# %% ../nbs/method/01_skeleton_graph.ipynb #092fa1cb
+# %% ../nbs/method/01_skeleton_graph.ipynb #bf533bd8
+_strategies = ("spatial", "directed", "uniform")
+
 def _check(s: Skeleton) -> None:
     "Plain tuples in, or a ValueError that names the skeleton, the field and the mend."
     def wrong(message): return ValueError(f"skeleton {s.name!r}: {message}")

@@ -52,7 +52,7 @@ def draw_move(
     a[..., :2, :2] = rotation(angle[..., None]) * scale[..., None, None]
     return a, torch.nn.functional.pad(torch.stack(shift, -1), (0, dims - 2))
 
-# %% ../../nbs/data/03_augmentation.ipynb #dc4a4f42
+# %% ../../nbs/data/03_augmentation.ipynb #c1c3f8a6
 def draw_maps(
     n: int, # clips
     sampling: Sampling,
@@ -62,7 +62,8 @@ def draw_maps(
 ) -> tuple[Tensor, Tensor] | None: # A [n, T or 1, dims, dims], b [n, T or 1, dims], float64; None: nothing to do
     "One random map p -> A p + b for each clip, or for each frame: rotation, then scale, then drift."
     s = sampling
-    if s.rotate and s.rotate_axis == "vertical" and dims == 2: raise ValueError("Sampling: rotate_axis 'vertical' needs 3-D clips; 2-D clips turn in their plane, use 'all'")
+    if s.rotate and s.rotate_axis == "vertical" and dims == 2:
+        raise ValueError("Sampling: rotate_axis 'vertical' needs 3-D clips; 2-D clips turn in their plane, use 'all'")
     if not (s.rotate or s.scale or s.move): return None
     a = torch.eye(dims, dtype=torch.float64, device=device).repeat(n, 1, 1, 1)
     b = a.new_zeros(n, 1, dims)

@@ -57,14 +57,14 @@ class _Clips:
     @property
     def lengths(self) -> Tensor: return self.offsets.diff() # frames of each clip, [N]
 
-# %% ../../nbs/data/01_clip_sets.ipynb #68a8e950
+# %% ../../nbs/data/01_clip_sets.ipynb #9da67a0b
 class ClipSet(_Clips):
     "N labelled clips of one skeleton, their frames one clip after another, so that none is padded."
     def clip(self, i: int) -> Tensor: return self.frames[self.offsets[i]:self.offsets[i + 1]] # [T, M, V, C]
     def indices(self, split: str) -> Tensor: return _indices(self, split) # which clips are "train", "test" or "val"
     def select(self, index: Tensor | Sequence[int]) -> "ClipSet": return _select(self, index) # those clips, in that order
     def hold_out(self, subjects: Sequence[int]) -> "ClipSet": return _hold_out(self, subjects) # their training clips become "val"
-    def with_labels(self, labels: Tensor, class_names: Sequence[str]) -> "ClipSet": return replace(self, labels=labels.to(self.device), class_names=tuple(class_names))
+    def with_labels(self, labels: Tensor, class_names: Sequence[str]) -> "ClipSet": return _with_labels(self, labels, class_names)
     def to(self, device: torch.device | str) -> "ClipSet": return _to(self, device)
     def checksum(self) -> str: return _checksum(self) # sha256 of everything that is in the set
     def summary(self) -> pd.DataFrame: return _summary(self) # a row a split
@@ -90,18 +90,21 @@ def _tidy(meta: dict) -> dict:
         return tuple(map(tidy, value)) if isinstance(value, list | tuple) else value
     return {str(key): tidy(value) for key, value in meta.items()}
 
-# %% ../../nbs/data/01_clip_sets.ipynb #6c0c256d
+# %% ../../nbs/data/01_clip_sets.ipynb #53be7b3f
 def _check(s: ClipSet) -> None:
-    "Raise DataError at the first thing that is wrong."
-    for check in (_check_arrays, _check_offsets, _check_labels, _check_names, _check_skeleton, _check_meta, _check_finite): check(s)
+    "Raise DataError with the first thing that is wrong."
+    for wrong in (_wrong_arrays, _wrong_offsets, _wrong_labels, _wrong_names, _wrong_meta, _wrong_frames):
+        if sentence := wrong(s): raise DataError(sentence)
 
-def _check_arrays(s: ClipSet) -> None:
-    for field, dtype, shape in (("frames", torch.float32, "[sum_T, M, V, C]"), ("offsets", torch.int64, "[N+1]"), ("labels", torch.int64, "[N]"), ("split", torch.int64, "[N]")):
+_shapes = {"frames": (torch.float32, "[sum_T, M, V, C]"), "offsets": (torch.int64, "[N+1]"), "labels": (torch.int64, "[N]"), "split": (torch.int64, "[N]")}
+
+def _wrong_arrays(s: ClipSet) -> str | None:
+    for field, (dtype, shape) in _shapes.items():
         a = getattr(s, field)
-        if not isinstance(a, Tensor): raise DataError(f"{field} is a {type(a).__name__}; give a torch tensor {shape}")
-        if a.ndim != shape.count(",") + 1: raise DataError(f"{field} has shape {list(a.shape)}; it has to be {shape}")
-        if a.dtype != dtype: raise DataError(f"{field} is {a.dtype}; cast it to {dtype}")
-    if 0 in s.frames.shape: raise DataError(f"frames has shape {list(s.frames.shape)}, so there is nothing in it; give at least one frame, person, joint and channel")
+        if not isinstance(a, Tensor): return f"{field} is a {type(a).__name__}; give a torch tensor {shape}"
+        if a.ndim != shape.count(",") + 1: return f"{field} has shape {list(a.shape)}; it has to be {shape}"
+        if a.dtype != dtype: return f"{field} is {a.dtype}; cast it to {dtype}"
+    if 0 in s.frames.shape: return f"frames has shape {list(s.frames.shape)}: nothing in it; give at least one frame, person, joint, channel"
 
 def _which(s: ClipSet, i: int) -> str:
     "How a clip is called in an error."
@@ -111,55 +114,59 @@ def _first(bad: Tensor) -> int | None: # bool [n]
     "Index of the first True, None where there is none."
     return int(bad.nonzero()[0]) if bool(bad.any()) else None
 
-# %% ../../nbs/data/01_clip_sets.ipynb #0d3a9cfb
-def _check_offsets(s: ClipSet) -> None:
-    n, total, steps = len(s.offsets) - 1, len(s.frames), s.offsets.diff()
-    if n < 1: raise DataError(f"offsets has {n + 1} entries and so tells of no clip; give N+1 numbers, from 0 to the {total} frames")
-    if s.offsets[0] != 0: raise DataError(f"offsets begins at {int(s.offsets[0])}; the first clip has to begin at frame 0")
-    if (i := _first(steps < 0)) is not None:
-        raise DataError(f"offsets falls from {int(s.offsets[i])} to {int(s.offsets[i + 1])} at {_which(s, i)}; it has to increase from clip to clip")
-    if (i := _first(steps == 0)) is not None: raise DataError(f"{_which(s, i)} is empty: offsets stays at {int(s.offsets[i])}; drop the clip or give its frames")
-    if s.offsets[-1] != total: raise DataError(f"offsets ends at {int(s.offsets[-1])}, but there are {total} frames; its last entry has to be the number of frames")
+# %% ../../nbs/data/01_clip_sets.ipynb #133b9913
+def _wrong_offsets(s: ClipSet) -> str | None:
+    n, total, o = len(s.offsets) - 1, len(s.frames), s.offsets.tolist()
+    if n < 1: return f"offsets has {n + 1} entries and so tells of no clip; give N+1 numbers, from 0 to the {total} frames"
+    if o[0] != 0: return f"offsets begins at {o[0]}; the first clip has to begin at frame 0"
+    if (i := _first(s.offsets.diff() < 0)) is not None:
+        return f"offsets falls from {o[i]} to {o[i + 1]} at {_which(s, i)}; it has to increase from clip to clip"
+    if (i := _first(s.offsets.diff() == 0)) is not None:
+        return f"{_which(s, i)} is empty: offsets stays at {o[i]}; drop the clip or give its frames"
+    if o[-1] != total: return f"offsets ends at {o[-1]}, but there are {total} frames; its last entry has to be the number of frames"
 
-def _check_labels(s: ClipSet) -> None:
+def _wrong_labels(s: ClipSet) -> str | None:
     n, k = len(s.offsets) - 1, len(s.class_names)
     for field in ("labels", "split", "names"):
-        if len(getattr(s, field)) != n: raise DataError(f"{field} has {len(getattr(s, field))} entries, but offsets tells of {n} clips; give one for each clip")
+        have = len(getattr(s, field))
+        if have != n: return f"{field} has {have} entries, but offsets tells of {n} clips; give one for each clip"
     if (i := _first((s.labels < 0) | (s.labels >= k))) is not None:
-        raise DataError(f"{_which(s, i)} has label {int(s.labels[i])}, but class_names has {k} classes (0..{k - 1}); count labels from 0, or name the class")
+        return f"{_which(s, i)} has label {int(s.labels[i])}, but class_names has {k} classes (0..{k - 1}); count labels from 0, or name the class"
     if (i := _first((s.split < 0) | (s.split > max(SPLITS.values())))) is not None:
-        raise DataError(f"{_which(s, i)} has split {int(s.split[i])}; use " + ", ".join(f"{value} ({name})" for name, value in SPLITS.items()))
+        return f"{_which(s, i)} has split {int(s.split[i])}; use " + ", ".join(f"{value} ({name})" for name, value in SPLITS.items())
 
-# %% ../../nbs/data/01_clip_sets.ipynb #764dcb39
-def _check_names(s: ClipSet) -> None:
+# %% ../../nbs/data/01_clip_sets.ipynb #726dd466
+def _wrong_names(s: ClipSet) -> str | None:
     for field in ("names", "class_names"):
         texts = getattr(s, field)
-        if not isinstance(texts, tuple) or not all(isinstance(t, str) for t in texts): raise DataError(f"{field} is no tuple of str; give the names as text")
-        twice = [t for t, count in Counter(texts).items() if count > 1]
-        if twice: raise DataError(f"{field} holds {twice[0]!r} {texts.count(twice[0])} times, first at {texts.index(twice[0])}; names have to differ: rename or drop the copies")
+        if not (isinstance(texts, tuple) and all(isinstance(t, str) for t in texts)): return f"{field} is no tuple of str; give the names as text"
+        twice = next((t for t, count in Counter(texts).items() if count > 1), None)
+        if twice is not None:
+            return f"{field} holds {twice!r} {texts.count(twice)} times, first at {texts.index(twice)}; names have to differ: rename or drop the copies"
 
-def _check_skeleton(s: ClipSet) -> None:
-    v, joints = s.frames.shape[2], s.skeleton.num_joints
-    if v != joints: raise DataError(f"frames has {v} joints a person, but skeleton {s.skeleton.name!r} has {joints}; give the skeleton that the clips were taken with")
-
-# %% ../../nbs/data/01_clip_sets.ipynb #c9ff2de0
-def _check_meta(s: ClipSet) -> None:
-    if not isinstance(s.meta.get("name"), str): raise DataError('meta has no "name"; name the set, as in {"name": "nw_ucla", "coordinates": "xyz"}')
-    letters, c = s.meta.get("coordinates"), s.frames.shape[3]
-    if letters not in DIMS: raise DataError(f'meta["coordinates"] is {letters!r}; say which channels a joint has: {", ".join(DIMS)}')
-    if len(letters) != c: raise DataError(f'frames has {c} channels, but meta["coordinates"] is {letters!r}; make the two agree')
+def _wrong_meta(s: ClipSet) -> str | None:
+    if not isinstance(s.meta.get("name"), str): return 'meta has no "name"; name the set, as in {"name": "nw_ucla", "coordinates": "xyz"}'
+    letters = s.meta.get("coordinates")
+    if letters not in DIMS: return f'meta["coordinates"] is {letters!r}; say which channels a joint has: {", ".join(DIMS)}'
     for key, value in s.meta.items():
         if isinstance(value, Tensor) and value.shape != s.labels.shape:
-            raise DataError(f"meta[{key!r}] has shape {list(value.shape)}; a tensor in meta holds one number for each of the {len(s)} clips, use a tuple for anything else")
+            return f"meta[{key!r}] has shape {list(value.shape)}, but there are {len(s)} clips; a tensor in meta is one number a clip, use a tuple for anything else"
 
-def _check_finite(s: ClipSet) -> None:
-    if bool(torch.isfinite(s.frames).all()): return
+# %% ../../nbs/data/01_clip_sets.ipynb #7d879912
+def _wrong_frames(s: ClipSet) -> str | None:
+    _, _, joints, channels = s.frames.shape
+    if joints != s.skeleton.num_joints:
+        return (f"frames has {joints} joints a person, but skeleton {s.skeleton.name!r} has {s.skeleton.num_joints}; "
+                "give the skeleton that the clips were taken with")
+    letters = s.meta["coordinates"]
+    if len(letters) != channels: return f'frames has {channels} channels, but meta["coordinates"] is {letters!r}; make the two agree'
+    if bool(torch.isfinite(s.frames).all()): return None
     t, m, v, c = (int(k) for k in (~torch.isfinite(s.frames)).nonzero()[0])
     i = int(torch.searchsorted(s.offsets, t, right=True)) - 1
-    raise DataError(f"{_which(s, i)}, frame {t - int(s.offsets[i])}, person {m}, joint {v} ({s.skeleton.joints[v]}): {s.meta['coordinates'][c]} is {float(s.frames[t, m, v, c])}; "
-                    "set all coordinates of a joint that was not found to 0")
+    return (f"{_which(s, i)}, frame {t - int(s.offsets[i])}, person {m}, joint {v} ({s.skeleton.joints[v]}): {letters[c]} is "
+            f"{float(s.frames[t, m, v, c])}; set all coordinates of a joint that was not found to 0")
 
-# %% ../../nbs/data/01_clip_sets.ipynb #ed897863
+# %% ../../nbs/data/01_clip_sets.ipynb #7b6af4de
 def frame_rows(
     offsets: Tensor, # int64 [N+1]
     index: Tensor, # clips [n]
@@ -176,33 +183,37 @@ def _indices(s: ClipSet, split: str) -> Tensor:
 def _select(s: ClipSet, index) -> ClipSet:
     index = torch.as_tensor(index, device=s.device).long().flatten()
     if not len(index): raise ValueError("no clip selected; give at least one index")
-    if (bad := _first((index < 0) | (index >= len(s)))) is not None: raise IndexError(f"clip {int(index[bad])} asked of {len(s)} clips, 0..{len(s) - 1}")
+    bad = _first((index < 0) | (index >= len(s)))
+    if bad is not None: raise IndexError(f"clip {int(index[bad])} asked of {len(s)} clips, 0..{len(s) - 1}")
     offsets = torch.cat([index.new_zeros(1), s.lengths[index].cumsum(0)])
     meta = {k: v[index.to(v.device)] if isinstance(v, Tensor) else v for k, v in s.meta.items()}
     return replace(s, frames=s.frames[frame_rows(s.offsets, index)], offsets=offsets, labels=s.labels[index], split=s.split[index],
                    names=tuple(s.names[i] for i in index.tolist()), meta=meta)
 
-# %% ../../nbs/data/01_clip_sets.ipynb #ea508d92
+# %% ../../nbs/data/01_clip_sets.ipynb #3a8d1e14
 def _hold_out(s: ClipSet, subjects) -> ClipSet:
-    subjects, subject = list(subjects), s.meta.get("subject")
+    subjects, subject, name = set(subjects), s.meta.get("subject"), s.meta["name"]
     if not subjects: return s
-    if not isinstance(subject, Tensor): raise DataError(f'{s.meta["name"]} does not tell who performs (meta has no "subject"), so no subject can be held out of it')
+    if not isinstance(subject, Tensor): raise DataError(f'{name} does not tell who performs (meta has no "subject"), so nobody can be held out of it')
     training = (s.split == SPLITS["train"]).to(subject.device)
-    known = sorted(set(subject[training].tolist()))
-    strangers = [p for p in subjects if p not in known]
-    if strangers: raise DataError(f"{s.meta['name']}: subject {strangers[0]} performs no training clip; training subjects are {', '.join(map(str, known))}")
-    if len(set(subjects)) == len(known): raise DataError(f"{s.meta['name']}: holding out all {len(known)} training subjects leaves nothing to train on")
-    held = training & torch.isin(subject, torch.tensor(subjects, dtype=subject.dtype, device=subject.device))
+    known = set(subject[training].tolist())
+    if strangers := subjects - known:
+        raise DataError(f"{name}: subject {min(strangers)} performs no training clip; training subjects are {', '.join(map(str, sorted(known)))}")
+    if subjects == known: raise DataError(f"{name}: holding out all {len(known)} training subjects leaves nothing to train on")
+    held = training & torch.isin(subject, torch.tensor(sorted(subjects), dtype=subject.dtype, device=subject.device))
     return replace(s, split=s.split.masked_fill(held.to(s.device), SPLITS["val"]))
 
-# %% ../../nbs/data/01_clip_sets.ipynb #2d9cb7ff
+# %% ../../nbs/data/01_clip_sets.ipynb #5eb5aca8
 def _relabel(s: ClipSet, key: str) -> ClipSet:
     "Put the label set `meta[key]` [N] with its `meta[key + '_names']` in place of the labels, which stay in meta."
     known = [k for k in s.meta if isinstance(s.meta[k], Tensor) and f"{k}_names" in s.meta]
     if key not in known: raise DataError(f"there is no label set {key!r}; known: {', '.join(known) or 'only the labels themselves'}")
     others = {k: v for k, v in s.meta.items() if k not in (key, f"{key}_names")}
     meta = others | {"name": f"{s.meta['name']}#{key}", "label": s.labels.cpu(), "label_names": s.class_names}
-    return replace(s, labels=s.meta[key].to(s.device), class_names=s.meta[f"{key}_names"], meta=meta)
+    return replace(_with_labels(s, s.meta[key], s.meta[f"{key}_names"]), meta=meta)
+
+def _with_labels(s: ClipSet, labels: Tensor, class_names) -> ClipSet:
+    return replace(s, labels=labels.to(s.device), class_names=tuple(class_names))
 
 def _to(s: ClipSet, device) -> ClipSet:
     if torch.empty(0, device=device).device == s.device: return s
@@ -262,7 +273,7 @@ def _save(s: ClipSet, path: str | Path) -> None:
         Path(file.name).unlink(missing_ok=True)
         raise
 
-# %% ../../nbs/data/01_clip_sets.ipynb #da9b4074
+# %% ../../nbs/data/01_clip_sets.ipynb #73545ca2
 class NpzFile:
     "The arrays of one .npz; whatever is wrong with the file is a DataError."
     def __init__(self, path: str | Path):
@@ -277,8 +288,8 @@ class NpzFile:
         if name not in self.names: raise DataError(f"array {name!r} is missing; the file holds {', '.join(sorted(self.names))}")
         try: return self.arrays[name]
         except Exception as e: # a damaged file can fail anywhere in zipfile, zlib or numpy
-            if "allow_pickle" in str(e): raise DataError(f"array {name!r} holds pickled Python objects, which are never loaded; save it as plain numbers or text") from None
-            raise DataError(f"array {name!r} is damaged; copy or download the file again") from None
+            pickled = "holds pickled Python objects, which are never loaded; save it as plain numbers or text"
+            raise DataError(f"array {name!r} " + (pickled if "allow_pickle" in str(e) else "is damaged; copy or download the file again")) from None
 
 def first_bytes(path: str | Path, count: int = 8) -> bytes:
     "How a file begins, which tells its kind."
@@ -286,7 +297,7 @@ def first_bytes(path: str | Path, count: int = 8) -> bytes:
         with open(path, "rb") as file: return file.read(count)
     except OSError as e: raise DataError(f"the file cannot be read ({e.strerror}); check the path and its rights") from None
 
-# %% ../../nbs/data/01_clip_sets.ipynb #7b9af3bb
+# %% ../../nbs/data/01_clip_sets.ipynb #f2885355
 _kinds = {"numbers": "fiu", "whole numbers": "iu", "text": "U"}
 
 def typed(
@@ -298,26 +309,29 @@ def typed(
     "An array of the expected kind and number of axes, or a DataError that names it."
     if array.dtype.kind not in _kinds[kind]: raise DataError(f"array {name!r} is of type {array.dtype}; it has to hold {kind}")
     if array.ndim != ndim: raise DataError(f"array {name!r} has shape {list(array.shape)}; it has to have {ndim} {'axis' if ndim == 1 else 'axes'}")
-    return array if kind == "text" else array.astype(np.float32 if kind == "numbers" else np.int64, copy=False)
+    if kind == "text": return array
+    with np.errstate(over="ignore"): return array.astype(np.float32 if kind == "numbers" else np.int64, copy=False) # an overflow is found as inf
 
 def holds(path: Path, *names: str) -> bool:
     "Whether a file is an .npz with all of these arrays."
     return path.is_file() and first_bytes(path)[:2] == b"PK" and NpzFile(path).names >= set(names)
 
-# %% ../../nbs/data/01_clip_sets.ipynb #e8e79d14
+# %% ../../nbs/data/01_clip_sets.ipynb #b51c5536
 def _read_own(path: Path) -> ClipSet:
     z = NpzFile(path)
-    if (form := str(z["form"])) != FORM: raise DataError(f"the file was written in the form {form!r}, and {FORM!r} is the one known here; save it again")
+    form = str(z["form"])
+    if form != FORM: raise DataError(f"the file was written in the form {form!r}, and {FORM!r} is the one known here; save it again")
     try:
         header = json.loads(str(z["header"]))
         skeleton, meta = Skeleton(**header["skeleton"]), dict(header["meta"])
-    except (ValueError, KeyError, TypeError) as e: raise DataError(f"array 'header' is no JSON of a skeleton and meta ({e}); save the clips again") from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise DataError(f"array 'header' is no JSON of a skeleton and meta ({e}); save the clips again") from None
     whole = {k: torch.from_numpy(typed(z[k], k, "whole numbers")) for k in ("offsets", "labels", "split")}
     texts = {k: tuple(typed(z[k], k, "text").tolist()) for k in ("names", "class_names")}
     per_clip = {k.removeprefix("meta."): z[k] for k in sorted(z.names) if k.startswith("meta.")}
     return ClipSet(frames=torch.from_numpy(typed(z["frames"], "frames", "numbers", 4)), skeleton=skeleton, meta=meta | per_clip, **whole, **texts)
 
-# %% ../../nbs/data/01_clip_sets.ipynb #aa0ccd35
+# %% ../../nbs/data/01_clip_sets.ipynb #7bf58a09
 _builtin = ("coco17", "body25", "ntu25", "kinect20")
 
 def find_skeleton(
@@ -332,10 +346,10 @@ def find_skeleton(
     try: skeleton = Skeleton(name, tuple(joints), tuple(edges), 0)
     except ValueError as e: raise DataError(f"array 'edges' does not fit 'joint_names': {e}") from None
     roots = set(range(len(joints))) - {child for _, child in skeleton.edges}
-    if len(roots) != 1: raise DataError(f"array 'edges' leaves {len(roots)} joints without a parent; give a tree of (parent, child) pairs with one root")
+    if len(roots) != 1: raise DataError(f"array 'edges' leaves {len(roots)} joints without a parent; give (parent, child) pairs of a tree with one root")
     return replace(skeleton, center=roots.pop())
 
-# %% ../../nbs/data/01_clip_sets.ipynb #1e6cb16f
+# %% ../../nbs/data/01_clip_sets.ipynb #3a573603
 _required = ("keypoints", "offsets", "label", "split", "name", "class_names", "joint_names", "edges")
 _set_wide = ("action_ids", "train_views", "test_views", "test_subjects") # about the whole set, even where they happen to have N entries
 
@@ -348,17 +362,19 @@ def _extras(z: NpzFile, n: int) -> dict:
 def _read_named(path: Path) -> ClipSet:
     z = NpzFile(path)
     keypoints, offsets, label, split, name, class_names, joint_names, edges = (z[k] for k in _required) # a missing one is named first
-    frames = typed(keypoints if keypoints.ndim == 4 else keypoints[:, None], "keypoints", "numbers", 4) # [sum_T, V, C] is one person
+    if keypoints.ndim == 3: keypoints = keypoints[:, None] # [sum_T, V, C] is one person
+    frames = typed(keypoints, "keypoints", "numbers", 4)
     joints, edges = typed(joint_names, "joint_names", "text").tolist(), typed(edges, "edges", "whole numbers", 2)
-    if frames.shape[2] != len(joints): raise DataError(f"array 'keypoints' has {frames.shape[2]} joints a person, but 'joint_names' has {len(joints)} names; make the two agree")
+    _, _, v, c = frames.shape
+    if v != len(joints): raise DataError(f"array 'keypoints' has {v} joints a person, but 'joint_names' has {len(joints)} names; make the two agree")
     if edges.shape[1] != 2: raise DataError(f"array 'edges' has shape {list(edges.shape)}; it has to be [bones, 2], (parent, child)")
-    if frames.shape[3] not in (2, 3): raise DataError(f"array 'keypoints' has {frames.shape[3]} channels; this form has x, y or x, y, z")
-    numbers = {k: torch.from_numpy(typed(a, k, "whole numbers")) for k, a in (("offsets", offsets), ("label", label), ("split", split))}
-    return ClipSet(torch.from_numpy(np.ascontiguousarray(frames)), numbers["offsets"], numbers["label"], numbers["split"], tuple(typed(name, "name", "text").tolist()),
-                   tuple(typed(class_names, "class_names", "text").tolist()), find_skeleton(joints, edges, path.stem),
-                   {"name": path.stem, "coordinates": "xyz"[:frames.shape[3]]} | _extras(z, len(label)))
+    if c not in (2, 3): raise DataError(f"array 'keypoints' has {c} channels; this form has x, y or x, y, z")
+    whole = [torch.from_numpy(typed(a, k, "whole numbers")) for k, a in (("offsets", offsets), ("label", label), ("split", split))]
+    texts = [tuple(typed(a, k, "text").tolist()) for k, a in (("name", name), ("class_names", class_names))]
+    meta = {"name": path.stem, "coordinates": "xyz"[:c]} | _extras(z, len(label))
+    return ClipSet(torch.from_numpy(np.ascontiguousarray(frames)), *whole, *texts, find_skeleton(joints, edges, path.stem), meta)
 
-# %% ../../nbs/data/01_clip_sets.ipynb #350daf27
+# %% ../../nbs/data/01_clip_sets.ipynb #eb3c82c8
 class Reader(NamedTuple):
     "One form of clips on disk."
     fits: Callable[[Path], bool] # told by content, cheaply
@@ -366,7 +382,8 @@ class Reader(NamedTuple):
     form: str # how an error describes it
 
 readers = {"own": Reader(lambda path: holds(path, "form", "header"), _read_own, "an .npz that ClipSet.save wrote"),
-           "named": Reader(lambda path: holds(path, "keypoints") or holds(path, "joint_names", "edges"), _read_named, f"an .npz with {', '.join(_required)}")}
+           "named": Reader(lambda path: holds(path, "keypoints") or holds(path, "joint_names", "edges"), _read_named,
+                           f"an .npz with {', '.join(_required)}")}
 
 def _load(path: str | Path, labels: str | None) -> ClipSet:
     path = Path(path)

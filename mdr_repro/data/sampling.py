@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['modes', 'Sampling', 'draw_uniform', 'frame_positions', 'origins', 'take_frames', 'sample_frames']
 
-# %% ../../nbs/data/02_temporal_sampling.ipynb #e80ea1ff
+# %% ../../nbs/data/02_temporal_sampling.ipynb #eef7134c
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,15 +35,18 @@ class Sampling:
 
     def __post_init__(self): object.__setattr__(self, "p_interval", tuple(self.p_interval)); _check(self)
 
-# %% ../../nbs/data/02_temporal_sampling.ipynb #45601a7a
+# %% ../../nbs/data/02_temporal_sampling.ipynb #5a0f77dd
 def _check(s: Sampling) -> None:
     "Raise ValueError at a knob that cannot be, or that would do nothing."
-    for knob, known in (("mode", modes), ("padding", ("zero", "hold", "loop")), ("center", ("first", "frame", "none")), ("rotate_axis", ("all", "vertical"))):
+    words = {"mode": tuple(modes), "padding": ("zero", "hold", "loop"), "center": ("first", "frame", "none"), "rotate_axis": ("all", "vertical")}
+    bounds = {"num_frames": (1, math.inf), "stride": (1, math.inf), "rotate": (0, math.inf), "scale": (0, 1), "mirror": (0, 1), "speed": (0, 1)}
+    for knob, known in words.items():
         if getattr(s, knob) not in known: raise ValueError(f"Sampling: {knob} is {getattr(s, knob)!r}; known: {', '.join(known)}")
-    for knob, low, high in (("num_frames", 1, None), ("stride", 1, None), ("rotate", 0, None), ("scale", 0, 1), ("mirror", 0, 1), ("speed", 0, 1)):
-        value, fits = getattr(s, knob), f"at least {low}" if high is None else f"in {low}..{high}"
-        if value < low or (high is not None and value > high): raise ValueError(f"Sampling: {knob} is {value}; it has to be {fits}")
-    if len(s.p_interval) != 2 or not 0 < s.p_interval[0] <= s.p_interval[1] <= 1: raise ValueError(f"Sampling: p_interval is {s.p_interval}; give 0 < low <= high <= 1")
+    for knob, (low, high) in bounds.items():
+        value, fits = getattr(s, knob), f"at least {low}" if high == math.inf else f"in {low}..{high}"
+        if not low <= value <= high: raise ValueError(f"Sampling: {knob} is {value}; it has to be {fits}")
+    p = s.p_interval
+    if not (len(p) == 2 and 0 < p[0] <= p[1] <= 1): raise ValueError(f"Sampling: p_interval is {p}; give 0 < low <= high <= 1")
     if not 0 < s.test_p <= 1: raise ValueError(f"Sampling: test_p is {s.test_p}; give a share of the clip, 0 < test_p <= 1")
     idle = [knob for knob, rest in (("stride", 1), ("speed", 0.0), ("padding", "zero")) if s.mode != "pad" and getattr(s, knob) != rest]
     if idle: raise ValueError(f"Sampling: {idle[0]} belongs to mode 'pad' and would do nothing in mode {s.mode!r}; leave it out or change the mode")
@@ -58,7 +62,7 @@ def draw_uniform(
     draw = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu" if generator is None else generator.device)
     return (low + (high - low) * draw).to(device)
 
-# %% ../../nbs/data/02_temporal_sampling.ipynb #bf1edb07
+# %% ../../nbs/data/02_temporal_sampling.ipynb #def14b19
 def _crop_resize(length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None) -> Tensor:
     "A crop of each clip [N], stretched to T frames: positions between frames, float64 [N, T]."
     if training:
@@ -66,7 +70,7 @@ def _crop_resize(length: Tensor, s: Sampling, training: bool, generator: torch.G
         crop = torch.minimum((share * length).floor().clamp(min=64), length)
         begin = (draw_uniform(len(length), generator, length.device) * (length - crop + 1)).floor()
     else:
-        begin = ((1 - s.test_p) * length / 2).double().floor()
+        begin = ((length - s.test_p * length.double()) / 2).floor() # not (1 - p) L / 2: in binary that falls just short of whole numbers
         crop = length - 2 * begin
     i = torch.arange(s.num_frames, dtype=torch.float64, device=length.device)
     inside = (i + 0.5) * (crop / s.num_frames)[:, None] - 0.5
@@ -80,12 +84,12 @@ def _uniform(length: Tensor, s: Sampling, training: bool, generator: torch.Gener
     if not training: return edge[:, :-1] + size // 2
     return edge[:, :-1] + (draw_uniform(tuple(size.shape), generator, length.device) * size).long()
 
-# %% ../../nbs/data/02_temporal_sampling.ipynb #39381d5a
+# %% ../../nbs/data/02_temporal_sampling.ipynb #c0adbcae
 def _pad(length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None) -> Tensor:
     "T frames, `stride` apart, of each clip [N]; -1 is a frame of zeros. int64 [N, T], float64 where the speed varies."
     n, device = len(length), length.device
-    varied = training and s.speed > 0
-    stride = s.stride * (draw_uniform(n, generator, device, 1 - s.speed, 1 + s.speed) if varied else torch.ones(n, dtype=torch.float64, device=device))
+    stride, varied = torch.full((n,), s.stride, dtype=torch.float64, device=device), training and s.speed > 0
+    if varied: stride *= draw_uniform(n, generator, device, 1 - s.speed, 1 + s.speed)
     room = (length - (s.num_frames - 1) * stride).floor().clamp(min=1) # first frames that leave the window inside the clip
     begin = (draw_uniform(n, generator, device) * room if training else (room - 1) / 2).floor()
     t = begin[:, None] + torch.arange(s.num_frames, device=device) * stride[:, None]
@@ -95,13 +99,13 @@ def _pad(length: Tensor, s: Sampling, training: bool, generator: torch.Generator
     if s.padding == "loop": t = torch.minimum(t % length[:, None], last) # never between the last frame and the first
     return t if varied else t.long()
 
-# %% ../../nbs/data/02_temporal_sampling.ipynb #e5b11b4d
+# %% ../../nbs/data/02_temporal_sampling.ipynb #c5ed47e8
 def _released(length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None) -> Tensor:
     "Long clips thinned out, short ones set into zeros: int64 [N, T], -1 is a frame of zeros."
     i, n = torch.arange(s.num_frames, device=length.device), len(length)
-    step = length / s.num_frames
+    step = length.double() / s.num_frames
     room = torch.where(length > s.num_frames, step.floor(), (s.num_frames - length).double()) + 1
-    begin = (draw_uniform(n, generator, length.device) * room).floor()[:, None] if training else torch.zeros(n, 1, dtype=torch.float64, device=length.device)
+    begin = (draw_uniform(n, generator, length.device) * room).floor()[:, None] if training else torch.zeros_like(step)[:, None]
     thinned = torch.minimum((begin + i * step[:, None]).floor(), (length - 1)[:, None])
     placed = i - begin
     placed = placed.where((placed >= 0) & (placed < length[:, None]), -1.0)

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['count_parameters', 'count_macs', 'latency', 'peak_memory']
 
-# %% ../../nbs/training/05_efficiency.ipynb #fc685065
+# %% ../../nbs/training/05_efficiency.ipynb #7d99484e
 import io
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ def count_parameters(module: nn.Module) -> int:
     "Learnable numbers, each once; running statistics of batch norm are not learned and do not count."
     return sum(p.numel() for p in module.parameters())
 
-# %% ../../nbs/training/05_efficiency.ipynb #952c07d6
+# %% ../../nbs/training/05_efficiency.ipynb #94c931ed
 @contextmanager
 def _at_rest(module: nn.Module) -> Iterator[None]:
     "Evaluation mode, without gradients (by requires_grad: under no_grad the counter of torch 2.13 misses operations); put back afterwards."
@@ -38,6 +37,7 @@ def _at_rest(module: nn.Module) -> Iterator[None]:
         for m, training in modes: m.training = training
         for p, want in wants: p.requires_grad_(want)
 
+# %% ../../nbs/training/05_efficiency.ipynb #a04475ec
 def _zeros(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
     "A batch of zeros where the module lives."
     return torch.zeros(shape, device=next(module.parameters()).device)
@@ -51,7 +51,7 @@ def count_macs(
     with _at_rest(backbone), FlopCounterMode(display=False) as counter: features = backbone(_zeros(backbone, shape))
     return counter.get_total_flops() // 2 + (features.numel() * num_classes if num_classes is not None else 0)
 
-# %% ../../nbs/training/05_efficiency.ipynb #89d28398
+# %% ../../nbs/training/05_efficiency.ipynb #060063c5
 def _timed(module: nn.Module, x: Tensor, backward: bool) -> float:
     "Seconds of one pass; a GPU is waited for before and after."
     wait = (lambda: torch.cuda.synchronize(x.device)) if x.is_cuda else (lambda: None)
@@ -63,6 +63,7 @@ def _timed(module: nn.Module, x: Tensor, backward: bool) -> float:
     wait()
     return time.perf_counter() - start
 
+# %% ../../nbs/training/05_efficiency.ipynb #8f7e131b
 def latency(
     modules: dict[str, nn.Module], # compared with each other, each as it is (train or eval mode, device)
     x: Tensor, # the batch that all of them take
@@ -80,7 +81,7 @@ def latency(
     rows = {name: dict(zip(("median", "low", "high"), np.quantile(s, (0.5, 0.25, 0.75)))) for name, s in seconds.items()}
     return pd.DataFrame.from_dict(rows, orient="index").assign(repeats=repeats, threads=torch.get_num_threads())
 
-# %% ../../nbs/training/05_efficiency.ipynb #5f6e0d43
+# %% ../../nbs/training/05_efficiency.ipynb #4b92b7a7
 def peak_memory(
     backbone: nn.Module,
     shape: tuple[int, ...], # of a batch [N, C, T, V, M]
@@ -97,6 +98,7 @@ def peak_memory(
     grown, method = child.stdout.decode().split()
     return int(grown), method
 
+# %% ../../nbs/training/05_efficiency.ipynb #9b474bb2
 def _cuda_memory(backbone: nn.Module, x: Tensor, backward: bool) -> int:
     "Bytes that PyTorch's allocator handed out at most, less what it had handed out before."
     _timed(backbone, x[:1], backward) # loads the kernels
@@ -128,7 +130,7 @@ def _resident(key: str) -> int | None:
     except OSError: return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":")), None)
 
-# %% ../../nbs/training/05_efficiency.ipynb #2f376841
+# %% ../../nbs/training/05_efficiency.ipynb #7188cead
 def _reset_peak() -> bool:
     "Let the high-water mark fall to the present level (Linux); False where this is not allowed."
     try: Path("/proc/self/clear_refs").write_text("5")
@@ -137,4 +139,5 @@ def _reset_peak() -> bool:
 
 def _max_rss() -> int:
     "The high-water mark since the process began; kilobytes on Linux, bytes on macOS."
+    import resource # not on Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

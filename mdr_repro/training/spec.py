@@ -175,10 +175,11 @@ class RunSpec(Canonical):
     @property
     def label(self) -> str: return _label(self) # what a person calls it
 
-# %% ../../nbs/training/01_run_spec.ipynb #2042de8d
+# %% ../../nbs/training/01_run_spec.ipynb #0be58924
 def _check_spec(s: RunSpec):
     "One sentence for each spec that cannot be meant; the order of held-out subjects does not matter."
     object.__setattr__(s, "holdout", tuple(sorted(set(s.holdout))))
+    if s.noise == 0: object.__setattr__(s, "noise_unit", "joint") # nothing is set to 0, so there are no two ways to do it
     for name in ("data", "data_checksum", "backbone", "objective"):
         if not getattr(s, name): raise ValueError(f"RunSpec.{name} is empty")
     if not 0 <= s.noise < 1: raise ValueError(f"RunSpec.noise: {s.noise} is no share in 0..1")

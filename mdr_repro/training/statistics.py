@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-# %% ../../nbs/training/06_statistics.ipynb #ce337b27
+# %% ../../nbs/training/06_statistics.ipynb #d25d88dc
 @dataclass(frozen=True)
 class Interval:
     "An estimate and what it may be; `low` and `high` are None where nothing can be said."
@@ -33,6 +33,7 @@ def _numbers(values: Sequence[float], what: str) -> np.ndarray:
     if not np.isfinite(a).all(): raise ValueError(f"{what}: {a[~np.isfinite(a)][0]} is not a finite number")
     return a
 
+# %% ../../nbs/training/06_statistics.ipynb #ec2b8bb6
 def mean_interval(
     values: Sequence[float], # one a seed
     level: float = 0.95,
@@ -43,7 +44,7 @@ def mean_interval(
     half = stats.t.ppf((1 + level) / 2, len(a) - 1) * stats.sem(a)
     return Interval(float(a.mean()), float(a.mean() - half), float(a.mean() + half), len(a))
 
-# %% ../../nbs/training/06_statistics.ipynb #fe5d6b0a
+# %% ../../nbs/training/06_statistics.ipynb #f4d3b6ff
 @dataclass(frozen=True)
 class PairedTest:
     "The difference a - b over seeds."
@@ -60,6 +61,7 @@ class PairedTest:
         if self.p is None or self.p >= 1 - self.level: return "undecided"
         return "holds" if self.effect * expected_sign > 0 else "fails"
 
+# %% ../../nbs/training/06_statistics.ipynb #c2a11b94
 def paired_test(
     a: Sequence[float], # one a seed
     b: Sequence[float], # the same seeds, in the same order
@@ -78,7 +80,7 @@ def _paired_p(d: np.ndarray) -> float | None:
         return 1.0 if abs(d.mean()) <= 1e-12 else 2.0 ** (1 - len(d))
     return float(stats.ttest_1samp(d, 0.0).pvalue)
 
-# %% ../../nbs/training/06_statistics.ipynb #43a86bd7
+# %% ../../nbs/training/06_statistics.ipynb #51c55e8d
 def binomial_interval(
     k: int, # clips recognised
     n: int, # clips tested
@@ -89,6 +91,7 @@ def binomial_interval(
     ci = stats.binomtest(k, n).proportion_ci(level, method="wilson")
     return Interval(k / n, float(ci.low), float(ci.high), n)
 
+# %% ../../nbs/training/06_statistics.ipynb #d92d122f
 def two_proportions(
     k1: int, n1: int, # clips recognised and tested by one system
     k2: int, n2: int, # by the other

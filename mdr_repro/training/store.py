@@ -29,7 +29,7 @@ from .evaluation import Scores
 from .spec import RunSpec, sync_folder
 from .trainer import TrainingError, build_recognizer, train
 
-# %% ../../nbs/training/04_run_store.ipynb #e48eff18
+# %% ../../nbs/training/04_run_store.ipynb #1cd4958a
 class StoreError(RuntimeError): "A run's folder that cannot be trusted, or data that is not what the spec says."
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Record:
     def seconds(self) -> float: return self.result["seconds"]
     @property
     def metrics(self) -> pd.DataFrame: # a row an epoch
-        return pd.read_json(self.folder / "metrics.jsonl", lines=True)
+        return pd.DataFrame([json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()])
     def scores(self) -> Scores: return Scores.load(self.folder / "scores.npz") # of the reported epoch
     def model(self, device: str | torch.device = "cpu") -> Recognizer: # of the reported epoch, in eval mode
         r = self.result
@@ -136,12 +136,12 @@ def _line(row: dict) -> str:
     words = [f"loss {row['loss']:.3g}", f"train {100 * row['train_top1']:.1f} %"]
     return " ".join(words + [f"{split} {100 * row[f'{split}_top1']:.1f} %" for split in ("val", "test") if f"{split}_top1" in row])
 
-# %% ../../nbs/training/04_run_store.ipynb #3a053210
+# %% ../../nbs/training/04_run_store.ipynb #a4281f73
 def _ensure(store: RunStore, specs: list[RunSpec], max_minutes: float | None, progress) -> list[Record | None]:
     "One pass over all runs, leaving those that others work on; then passes over what is left, until nothing is or time is up."
     deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     late = lambda: deadline is not None and time.monotonic() >= deadline
-    records, errors, waiting = {}, [], {s.id: s for s in specs}
+    records, errors, waiting, told = {}, [], {s.id: s for s in specs}, progress is not True
     while waiting:
         busy = {}
         for spec in waiting.values():
@@ -152,6 +152,7 @@ def _ensure(store: RunStore, specs: list[RunSpec], max_minutes: float | None, pr
             except Timeout: busy[spec.id] = spec
             except TrainingError as e: errors.append(str(e))
         waiting = {} if late() else busy
+        if waiting and not told: told = True; print(f"waiting for {len(waiting)} run(s) that another process trains", flush=True)
         if waiting: time.sleep(0.5)
     if errors: raise TrainingError(errors[0] if len(errors) == 1 else f"{len(errors)} runs failed, the others are done; the first: {errors[0]}")
     return [records[s.id] for s in specs]

@@ -92,9 +92,9 @@ class Training:
         try: return evaluate(self.recognizer, self.clips, split, s.sampling, s.schedule.batch_size, s.modality, self.device, s.precision)
         except ValueError as e: raise TrainingError(f"{s.label}: {e}") from None
 
-# %% ../../nbs/training/03_trainer.ipynb #beb28c10
+# %% ../../nbs/training/03_trainer.ipynb #302dc161
 def _counts(spec: RunSpec, clips: ClipSet) -> dict:
-    "Clips and batches of each split; the last training batch is dropped only if it would hold a single clip, which batch norm cannot use."
+    "Clips and batches of each split; the last training batch is dropped only if it would hold a single clip, too few for batch norm."
     size = spec.schedule.batch_size
     n = {split: len(clips.indices(split)) for split in ("train", "test", "val")}
     for split in ("train", "test", *(("val",) if spec.holdout else ())):
@@ -103,7 +103,7 @@ def _counts(spec: RunSpec, clips: ClipSet) -> dict:
     if drop and n["train"] == 1: raise TrainingError(f"{spec.label}: {spec.data} has a single training clip, too few for batch norm")
     return {"clips": n, "drop_last": drop, "batches": {s: num_batches(clips, s, size, drop_last=drop and s == "train") for s in n if n[s]}}
 
-# %% ../../nbs/training/03_trainer.ipynb #0338b225
+# %% ../../nbs/training/03_trainer.ipynb #7dfb839f
 def train_epoch(run: Training) -> dict:
     "One pass over the training clips; the row of the history: rate, loss, its terms and accuracy, averaged over clips."
     s, epoch, net = run.spec, len(run.rows), run.recognizer
@@ -122,7 +122,7 @@ def train_epoch(run: Training) -> dict:
         run.optimizer.step()
         # asking a GPU for a number makes it wait, so not after every batch
         if (step % 20 == 0 or step == last) and not math.isfinite(sums["loss"]):
-            raise TrainingError(f"{s.label}: the loss is no longer finite in epoch {epoch + 1}, batch {step + 1}; lower the learning rate or look at the loss terms in metrics.jsonl")
+            raise TrainingError(f"{s.label}: the loss is no longer finite in epoch {epoch + 1}, batch {step + 1}; lower the learning rate, or see metrics.jsonl")
     return {"epoch": epoch + 1, "lr": s.schedule.lr * s.schedule.lr_factor(epoch), **{k: float(v) / seen for k, v in sums.items()}}
 
 # %% ../../nbs/training/03_trainer.ipynb #b9b3977c
@@ -168,7 +168,7 @@ def save_checkpoint(run: Training):
 def _write_rows(run: Training):
     write_atomic(run.folder / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in run.rows))
 
-# %% ../../nbs/training/03_trainer.ipynb #4520dac2
+# %% ../../nbs/training/03_trainer.ipynb #3ac32415
 def load_checkpoint(run: Training):
     "Go on from the last finished epoch; TrainingError if the checkpoint belongs to something else."
     path = run.folder / "checkpoint.pt"
@@ -176,7 +176,7 @@ def load_checkpoint(run: Training):
     again = "delete the folder to train it again"
     try: state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e: raise TrainingError(f"{path}: the checkpoint is damaged ({type(e).__name__}); {again}") from None
-    if state.get("format") != CHECKPOINT_FORMAT: raise TrainingError(f"{path}: the checkpoint has format {state.get('format')}, this version writes {CHECKPOINT_FORMAT}; {again}")
+    if state.get("format") != CHECKPOINT_FORMAT: raise TrainingError(f"{path}: a checkpoint of format {state.get('format')}, not {CHECKPOINT_FORMAT}; {again}")
     if state["spec"] != run.spec.canonical(): raise TrainingError(f"{path}: the checkpoint is of another spec; {again}")
     if state["content"] != run.content: raise TrainingError(f"{path}: the clips have changed since this run began; {again}")
     run.recognizer.load_state_dict(state["recognizer"])
@@ -203,7 +203,7 @@ def final_scores(run: Training) -> tuple[Scores, dict]:
     said["best"]["test"] = _accuracies(best)
     return best, said | {"reported": "best", "epoch": row["epoch"]}
 
-# %% ../../nbs/training/03_trainer.ipynb #a188046f
+# %% ../../nbs/training/03_trainer.ipynb #0b0cba74
 def device_name(device: str | torch.device) -> str:
     "What the device calls itself."
     device = torch.device(device)
@@ -213,12 +213,12 @@ def device_name(device: str | torch.device) -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
 
 def code_revision() -> str | None:
-    "The git revision of the checkout that this package runs from, with -dirty if files differ; None outside a checkout."
+    "The git revision of the checkout that this package runs from, with -dirty if its own files differ; None outside a checkout."
     package = Path(mdr_repro.__file__).resolve().parent
     def git(*args): return subprocess.run(["git", "-C", str(package), *args], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() / package.name != package: return None # installed inside somebody's repository
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", str(package)) else "")
     except (OSError, subprocess.SubprocessError): return None
 
 # %% ../../nbs/training/03_trainer.ipynb #e5f30db9

@@ -1,0 +1,133 @@
+"The command line as a user meets it."
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mdr_repro.cli import main
+
+TINY = ["train", "--data", "synthetic:num_clips=40,num_classes=2,seed=5", "--epochs", "1", "--batch-size", "8", "--frames", "8", "--width", "0.04", "--warmup-epochs", "0"]
+
+
+def said(capsys):
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "settings.ini").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_installed_command_says_its_version():
+    run = subprocess.run([Path(sys.executable).parent / "mdr-repro", "--version"], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0 and run.stdout.startswith("mdr-repro 0.")
+
+
+def test_every_knob_of_a_run_is_listed_with_a_word_on_it(capsys):
+    with pytest.raises(SystemExit) as end: main(["train", "--help"])
+    assert end.value.code == 0
+    text, _ = said(capsys)
+    for knob in ("--num-frames", "--frames", "--mode", "--stride", "--padding", "--rotate", "--epochs", "--batch-size", "--lr", "--milestones", "--no-nesterov", "--centers-lr", "--hold-out", "--option"): assert knob in text
+    assert "(default: 0.95)" in text
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (["train", "--data", "nowhere.npz", "--epochs", "1", "--batch-size", "8"], "nowhere.npz"),
+    ([*TINY, "--backbone", "mdr_gnc"], "unknown backbone 'mdr_gnc'"),
+    ([*TINY, "--objective", "rld"], "unknown objective 'rld'"),
+    ([*TINY, "--option", "reductoin=4"], "reduction"),
+    ([*TINY, "--mode", "crop"], "known: crop_resize"),
+    ([*TINY, "--stride", "2"], "stride belongs to mode 'pad'"),
+    ([*TINY, "--modality", "bones"], "known: joint, bone"),
+    (["plan", "--profile", "smok"], "known: smoke"),
+    (["reproduce", "--only", "table_5"], "did you mean table_05?"),
+    (["data", "show", "synthetic:num_clip=3"], "num_clip"),
+    (["report", "--profile", "smok"], "known: smoke"),
+])
+def test_a_mistake_gets_one_sentence_and_status_2(capsys, root, monkeypatch, tmp_path, arguments, sentence):
+    monkeypatch.chdir(root)
+    if arguments[0] == "train": arguments = [*arguments, "--results-root", str(tmp_path)]
+    assert main(arguments) == 2
+    out, err = said(capsys)
+    assert err.startswith("mdr-repro: ") and sentence in err and err.count("\n") == 1 and "Traceback" not in err
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(folder, monkeypatch):
+    def broken(*args, **kwargs): return np.zeros(3).reshape(2)  # a ValueError from inside numpy
+    monkeypatch.setattr("mdr_repro.cli.open_clips", broken)
+    with pytest.raises(ValueError, match="reshape"): main(["data", "show", "synthetic:num_clips=3"])
+
+
+def test_train_keeps_its_record_and_does_not_train_twice(folder, capsys):
+    assert main([*TINY, "--seeds", "2", "--save-record", "kept", "--option", "reduction=4", "--objective", "softmax"]) == 0
+    out, _ = said(capsys)
+    assert "top-1 over 2 seeds" in out
+    records = sorted((folder / "kept").iterdir())
+    assert len(records) == 2
+    for record in records: assert sorted(p.name for p in record.iterdir()) == ["metrics.jsonl", "result.json", "spec.json"]
+    specs = [json.loads((r / "spec.json").read_text()) for r in records]
+    assert sorted(s["seed"] for s in specs) == [0, 1]
+    assert specs[0]["backbone_options"]["reduction"] == 4 and specs[0]["objective"] == "softmax" and specs[0]["sampling"]["num_frames"] == 8
+    assert max(specs[0]["backbone_options"]["widths"]) == round(0.04 * 256)
+
+    made = {p: p.stat().st_mtime_ns for p in (folder / "results/runs").glob("*/result.json")}
+    assert main([*TINY, "--seed", "1", "--option", "reduction=4", "--objective", "softmax"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in (folder / "results/runs").glob("*/result.json")} == made
+
+
+def test_time_that_runs_out_is_status_1(folder, capsys):
+    assert main([*TINY, "--max-minutes", "0.00001"]) == 1
+    assert "the same command goes on" in said(capsys)[0]
+
+
+def test_data_files_are_listed_shown_and_verified(folder, capsys):
+    from mdr_repro.data.sources import open_clips
+    clips = open_clips("synthetic:num_clips=20,num_classes=2,seed=1")
+    clips.save(folder / "mine.npz")
+    assert main(["data", "list"]) == 0 and "mine.npz" in said(capsys)[0]
+    assert main(["data", "show", "mine.npz", "--data-root", str(folder)]) == 0
+    shown = said(capsys)[0]
+    assert "20 clips" in shown and "2 classes" in shown
+    assert main(["data", "verify", "mine.npz", "--data-root", str(folder)]) == 0 and clips.checksum() in said(capsys)[0]
+
+    whole = (folder / "mine.npz").read_bytes()
+    (folder / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    assert main(["data", "verify", "cut.npz", "--data-root", str(folder)]) == 2
+    assert "cut.npz" in said(capsys)[1]
+
+
+def test_plan_counts_shared_runs_once_and_times_the_missing_ones(root, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(root)
+    plan = ["plan", "--only", "table_02", "table_05", "--seeds", "1", "--results-root", str(tmp_path)]
+    assert main(plan) == 0
+    text = said(capsys)[0]
+    assert "11 distinct runs for 12 cells x seeds; 0 done, 11 missing\n" in text  # C8 of Table II is the last row of Table V
+    assert "table_02 C8, table_05 a_in + a_out + norm" in text
+
+
+@pytest.mark.end_to_end
+def test_a_small_reproduction_from_notebooks_to_report(root, tmp_path):
+    command = [Path(sys.executable).parent / "mdr-repro", "reproduce", "--profile", "smoke", "--only", "table_02", "figure_03", "--seeds", "1", "--results-root", tmp_path]
+    assert subprocess.run(command, cwd=root, timeout=1200).returncode == 0
+    folder = tmp_path / "smoke"
+    table = json.loads((folder / "table_02/table.json").read_text())
+    assert {c["row"]: len(c["values"]) for c in table["cells"]} == {"Cf": 1, "C16": 1, "C8": 1, "C4": 1}
+    assert all(0 <= c["measured"]["mean"] <= 100 for c in table["cells"])
+    for id in ("table_02", "figure_03"):
+        assert json.loads((folder / id / f"{id}.ipynb").read_text())["metadata"]["papermill"]["end_time"]
+        assert list((folder / id).glob("*.svg"))
+    page = (folder / "index.html").read_text()
+    for c in table["cells"]: assert f"{c['measured']['mean']:.2f} (n=1)" in page and c["printed"] in page
+    assert page.count("data:image/") >= 2
+
+    made = {p: p.stat().st_mtime_ns for p in (*tmp_path.glob("runs/*/result.json"), *folder.glob("*/*.ipynb"))}
+    again = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0 and again.stdout.count("unchanged") == 2
+    assert {p: p.stat().st_mtime_ns for p in made} == made  # trained and executed nothing

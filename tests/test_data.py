@@ -1,0 +1,343 @@
+"""Clips from disk to batches, where a notebook cannot show it: spoilt files, killed processes, the real sets."""
+import hashlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mdr_repro.data.batches import batches, make_batch, num_batches
+from mdr_repro.data.clips import ClipSet, DataError
+from mdr_repro.data.modalities import modalities
+from mdr_repro.data.noise import add_noise
+from mdr_repro.data.sampling import Sampling
+from mdr_repro.skeleton import Skeleton, get_skeleton
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+STICK = Skeleton("stick", ("hip", "spine", "head"), ((0, 1), (1, 2)), 0)
+
+
+def named_arrays():
+    "A small valid file of the form with named joints: 4 clips of 2, 40, 1 and 90 frames."
+    frames = np.random.default_rng(0).normal(size=(133, 3, 3)).astype(np.float32)
+    return {"keypoints": frames, "offsets": np.array([0, 2, 42, 43, 133]), "label": np.array([0, 1, 0, 1]), "split": np.array([0, 0, 1, 1]),
+            "name": np.array(["a", "b", "c", "d"]), "class_names": np.array(["turn", "jump"]), "joint_names": np.array(STICK.joints), "edges": np.array(STICK.edges),
+            "subject": np.array([3, 4, 5, 5]), "merged": np.array([0, 0, 0, 0]), "merged_names": np.array(["any"])}
+
+
+def some_clips(n=12, letters="xyz"):
+    "Clips on kinect20 with two persons and missing joints."
+    g = torch.Generator().manual_seed(0)
+    length = torch.randint(1, 150, (n,), generator=g)
+    frames = torch.randn(int(length.sum()), 2, 20, 3, generator=g)
+    frames[torch.rand(frames.shape[:3], generator=g) < 0.1] = 0
+    i = torch.arange(n)
+    return ClipSet(frames, torch.cat([torch.zeros(1), length.cumsum(0)]).long(), i % 3, i % 2, tuple(f"clip {k}" for k in range(n)), ("a", "b", "c"),
+                   get_skeleton("kinect20"), {"name": "some", "coordinates": letters, "subject": i // 4})
+
+
+def same(a: ClipSet, b: ClipSet) -> bool:
+    return a.checksum() == b.checksum() and torch.equal(a.frames, b.frames)
+
+
+# ---- spoilt files: one test a kind, judged by the sentence
+
+def change(key, value):
+    def edit(arrays): arrays[key] = value(arrays[key]) if callable(value) else np.array(value)
+    return edit
+
+def drop(key):
+    def edit(arrays): del arrays[key]
+    return edit
+
+def put(key, index, value):
+    def edit(arrays): arrays[key][index] = value
+    return edit
+
+SPOILT = {
+    "nan": (put("keypoints", (2 + 7, 2, 1), np.nan), r"clip 1 \('b'\), frame 7, person 0, joint 2 \(head\): y is nan; set all coordinates of a joint that was not found to 0"),
+    "inf": (put("keypoints", (42, 0, 2), -np.inf), r"clip 2 \('c'\), frame 0, person 0, joint 0 \(hip\): z is -inf"),
+    "overflow": (change("keypoints", lambda a: a.astype(np.float64) * 1e300), r"clip 0 \('a'\), frame 0, .* is -?inf"),
+    "missing array": (drop("split"), r"array 'split' is missing; the file holds class_names, edges, joint_names, keypoints"),
+    "missing keypoints": (drop("keypoints"), r"array 'keypoints' is missing"),
+    "axes": (change("keypoints", lambda a: a[:, :, 0]), r"array 'keypoints' has shape \[133, 3\]; it has to have 4 axes"),
+    "channels": (change("keypoints", lambda a: np.concatenate([a, a], 2)), r"array 'keypoints' has 6 channels; this form has x, y or x, y, z"),
+    "text for numbers": (change("keypoints", lambda a: a.astype(str)), r"array 'keypoints' is of type <U\d+; it has to hold numbers"),
+    "fractional labels": (change("label", lambda a: a + 0.5), r"array 'label' is of type float64; it has to hold whole numbers"),
+    "numbers for names": (change("name", [1, 2, 3, 4]), r"array 'name' is of type int64; it has to hold text"),
+    "label above": (put("label", 3, 2), r"clip 3 \('d'\) has label 2, but class_names has 2 classes \(0..1\); count labels from 0, or name the class"),
+    "label below": (put("label", 0, -1), r"clip 0 \('a'\) has label -1"),
+    "labels short": (change("label", lambda a: a[:3]), r"labels has 3 entries, but offsets tells of 4 clips"),
+    "split": (put("split", 2, 7), r"clip 2 \('c'\) has split 7; use 0 \(train\), 1 \(test\), 2 \(val\)"),
+    "offsets fall": (change("offsets", [0, 2, 50, 43, 133]), r"offsets falls from 50 to 43 at clip 2 \('c'\); it has to increase"),
+    "empty clip": (change("offsets", [0, 2, 42, 42, 133]), r"clip 2 \('c'\) is empty: offsets stays at 42; drop the clip or give its frames"),
+    "offsets begin": (change("offsets", [1, 2, 42, 43, 133]), r"offsets begins at 1; the first clip has to begin at frame 0"),
+    "offsets end": (change("offsets", [0, 2, 42, 43, 132]), r"offsets ends at 132, but there are 133 frames"),
+    "no clip": (change("offsets", [0]), r"offsets has 1 entries and so tells of no clip"),
+    "joint names": (change("joint_names", ["hip", "head"]), r"array 'keypoints' has 3 joints a person, but 'joint_names' has 2 names; make the two agree"),
+    "edge outside": (change("edges", [[0, 1], [1, 3]]), r"array 'edges' does not fit 'joint_names': .*edge \(1, 3\) names a joint outside 0..2"),
+    "edge shape": (change("edges", [[0, 1, 2]]), r"array 'edges' has shape \[1, 3\]; it has to be \[bones, 2\]"),
+    "two roots": (change("edges", [[0, 1]]), r"array 'edges' leaves 2 joints without a parent"),
+    "name twice": (change("name", ["a", "b", "a", "d"]), r"names holds 'a' 2 times, first at 0; names have to differ"),
+    "class twice": (change("class_names", ["turn", "turn"]), r"class_names holds 'turn' 2 times"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_spoilt_arrays(kind, tmp_path):
+    edit, sentence = SPOILT[kind]
+    arrays = named_arrays()
+    np.savez(tmp_path / "good.npz", **arrays)
+    ClipSet.load(tmp_path / "good.npz") # so that it is the edit that is refused
+    edit(arrays)
+    path = tmp_path / "spoilt.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(DataError, match=sentence) as caught: ClipSet.load(path)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def write_text(path): path.write_text("x,y,z\n1,2,3\n")
+def write_nothing(path): path.write_bytes(b"")
+def write_other_arrays(path): np.savez(path, x_train=np.zeros(3))
+def write_pickle(path): path.write_bytes(pickle.dumps({"keypoints": [1, 2]}))
+def write_truncated(path): np.savez(path, **named_arrays()); path.write_bytes(path.read_bytes()[:1500])
+def write_folder(path): path.mkdir()
+
+@pytest.mark.parametrize("write, sentence", [
+    (lambda path: None, r"there is no such file; check the path"),
+    (write_text, r"this is no .npz \(it does not begin as a zip archive does\)"),
+    (write_pickle, r"this is no .npz"),
+    (write_nothing, r"the file is empty; copy or download it again"),
+    (write_truncated, r"the file is cut off or damaged: its list of arrays cannot be read; copy or download it again"),
+    (write_other_arrays, r"no known form of clips \(it holds x_train\); known: .*ClipSet.save.*keypoints"),
+    (write_folder, r"no known form of clips; known: ")])
+def test_spoilt_files(write, sentence, tmp_path):
+    path = tmp_path / "clips.npz"
+    write(path)
+    with pytest.raises(DataError, match=sentence) as caught: ClipSet.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="whoever runs this may read everything")
+def test_unreadable_file(tmp_path):
+    path = tmp_path / "clips.npz"
+    some_clips().save(path)
+    path.chmod(0)
+    with pytest.raises(DataError, match="the file cannot be read"): ClipSet.load(path)
+
+
+@pytest.mark.parametrize("form", ["own", "named"])
+def test_every_cut_is_refused(form, tmp_path):
+    path = tmp_path / "clips.npz"
+    some_clips(4).save(path) if form == "own" else np.savez(path, **named_arrays())
+    whole = path.read_bytes()
+    for length in np.linspace(1, len(whole) - 1, 40).astype(int):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError): ClipSet.load(path)
+
+
+@pytest.mark.parametrize("form", ["own", "named"])
+def test_flipped_bytes_never_change_a_number(form, tmp_path):
+    "A damaged byte is refused, or it was of no consequence; no other exception, no other clips."
+    path = tmp_path / "clips.npz"
+    some_clips(3).save(path) if form == "own" else np.savez_compressed(path, **named_arrays())
+    whole, good = path.read_bytes(), ClipSet.load(path)
+    rng, refused = np.random.default_rng(0), 0
+    for place in rng.integers(0, len(whole), 150):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ int(rng.integers(1, 256))]) + whole[place + 1:])
+        try: assert torch.equal(ClipSet.load(path).frames, good.frames)
+        except DataError: refused += 1
+    assert refused > 75
+
+
+class Trap:
+    def __init__(self, mark): self.mark = mark
+    def __reduce__(self): return (open, (str(self.mark), "w"))
+
+@pytest.mark.parametrize("key", ["name", "keypoints", "subject"])
+def test_pickles_are_never_run(key, tmp_path):
+    mark, arrays = tmp_path / "the code ran", named_arrays()
+    arrays[key] = np.array([Trap(mark)] * 4, dtype=object)
+    np.savez(tmp_path / "trap.npz", **arrays)
+    with pytest.raises(DataError, match=f"array '{key}' holds pickled Python objects, which are never loaded"): ClipSet.load(tmp_path / "trap.npz")
+    assert not mark.exists()
+    np.load(tmp_path / "trap.npz", allow_pickle=True)[key]
+    assert mark.exists() # the trap is a real one
+
+
+def test_label_sets(tmp_path):
+    np.savez(tmp_path / "clips.npz", **named_arrays())
+    merged = ClipSet.load(tmp_path / "clips.npz", labels="merged")
+    assert merged.class_names == ("any",) and merged.labels.tolist() == [0] * 4 and merged.meta["label"].tolist() == [0, 1, 0, 1]
+    with pytest.raises(DataError, match=r"clips.npz: there is no label set 'coarse'; known: merged"): ClipSet.load(tmp_path / "clips.npz", labels="coarse")
+    arrays = named_arrays(); arrays["merged"][2] = 1
+    np.savez(tmp_path / "clips.npz", **arrays)
+    with pytest.raises(DataError, match=r"clip 2 \('c'\) has label 1, but class_names has 1 classes"): ClipSet.load(tmp_path / "clips.npz", labels="merged")
+
+
+# ---- our own file
+
+def test_round_trip(tmp_path):
+    clips = some_clips()
+    clips.save(tmp_path / "new" / "clips.npz")
+    back = ClipSet.load(tmp_path / "new" / "clips.npz")
+    assert same(clips, back) and back.skeleton == clips.skeleton and back.names == clips.names and set(back.meta) == set(clips.meta)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["clips.npz"]
+
+
+@pytest.mark.parametrize("header, sentence", [("{", "array 'header' is no JSON"), ('{"meta": {}}', "array 'header' is no JSON"),
+                                              ('{"skeleton": {"name": "s", "joints": ["a"], "edges": [[0, 1]], "center": 0}, "meta": {}}', "names a joint outside 0..0")])
+def test_own_header(header, sentence, tmp_path):
+    some_clips().save(tmp_path / "clips.npz")
+    arrays = dict(np.load(tmp_path / "clips.npz"))
+    np.savez(tmp_path / "clips.npz", **(arrays | {"header": np.array(header)}))
+    with pytest.raises(DataError, match=sentence): ClipSet.load(tmp_path / "clips.npz")
+    np.savez(tmp_path / "clips.npz", **(arrays | {"form": np.array("mdr_repro clips 2")}))
+    with pytest.raises(DataError, match="written in the form 'mdr_repro clips 2'"): ClipSet.load(tmp_path / "clips.npz")
+
+
+def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "clips.npz"
+    some_clips().save(path)
+    def full(*args, **kwargs): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError): some_clips(5).save(path)
+    monkeypatch.undo()
+    assert same(ClipSet.load(path), some_clips()) and [p.name for p in tmp_path.iterdir()] == ["clips.npz"]
+
+
+def child(code: str, **environment) -> subprocess.Popen:
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_data import *\n" + textwrap.dedent(code)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+
+
+def test_killed_while_saving(tmp_path):
+    path = tmp_path / "clips.npz"
+    saving = child(f"""
+        small, large = some_clips(6), some_clips(60)
+        while True: small.save({str(path)!r}); large.save({str(path)!r}); print("saved", flush=True)
+        """)
+    assert saving.stdout.readline() == "saved\n"
+    for pause in (0.013, 0.05):
+        time.sleep(pause)
+        ClipSet.load(path) # whole at any moment
+    saving.send_signal(signal.SIGKILL); saving.wait()
+    assert len(ClipSet.load(path)) in (6, 60)
+
+
+# ---- batches
+
+FULL = Sampling(num_frames=32, rotate=0.3, scale=0.1, move=True, mirror=0.5)
+
+def epoch_digest(seed):
+    digest, g = hashlib.sha256(), torch.Generator().manual_seed(seed)
+    for _ in range(2):
+        for x, y in batches(some_clips(), "train", 4, FULL, "bone_motion", generator=g): digest.update(x.numpy().tobytes() + y.numpy().tobytes())
+    return digest.hexdigest()
+
+def test_same_seed_same_batches_in_another_process():
+    other = child("print(epoch_digest(3))", PYTHONHASHSEED="7")
+    assert other.communicate()[0].strip() == epoch_digest(3) != epoch_digest(4)
+
+
+def test_only_the_generator_decides():
+    clips = some_clips()
+    def epoch(disturb):
+        g = torch.Generator().manual_seed(0); found = []
+        for x, _ in batches(clips, "train", 4, FULL, generator=g):
+            found.append(x)
+            if disturb: torch.rand(5); np.random.rand(5); list(batches(clips, "test", 4, FULL)); list(batches(clips, "train", 2, FULL, training=False))
+        return found
+    assert all(torch.equal(a, b) for a, b in zip(epoch(False), epoch(True)))
+    torch.manual_seed(0); state = torch.get_rng_state()
+    list(batches(clips, "train", 4, FULL, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(state, torch.get_rng_state()) # torch's own is not touched
+
+
+@pytest.mark.parametrize("sampling", [Sampling(16), Sampling(16, "uniform"), Sampling(16, "pad", padding="loop", speed=.2), Sampling(16, "released"),
+                                      Sampling(256, "pad", center="frame", move=True, rotate=.3), Sampling(16, center="none", scale=.2)], ids=lambda s: s.mode)
+@pytest.mark.parametrize("letters", ["xyz", "xys"])
+def test_shapes_and_counts(sampling, letters):
+    clips = some_clips(letters=letters)
+    for modality in modalities:
+        for drop_last in (False, True):
+            found = list(batches(clips, "train", 4, sampling, modality, generator=torch.Generator().manual_seed(0), drop_last=drop_last))
+            assert len(found) == num_batches(clips, "train", 4, drop_last) == (1 if drop_last else 2)
+            for x, y in found:
+                assert x.shape == (len(y), 3, sampling.num_frames, 20, 2) and x.dtype == torch.float32 and y.dtype == torch.int64
+                assert x.isfinite().all() and x.is_contiguous()
+
+
+def test_nothing_is_as_long_as_the_padded_set():
+    "One clip of 20,000 frames among short ones: padding the set would take 20,000 frames a clip."
+    lengths = torch.tensor([20000] + [3] * 299)
+    frames = torch.ones(int(lengths.sum()), 1, 20, 3)
+    i = torch.arange(300)
+    clips = ClipSet(frames, torch.cat([torch.zeros(1), lengths.cumsum(0)]).long(), i % 2, i % 1, tuple(map(str, range(300))), ("a", "b"), get_skeleton("kinect20"),
+                    {"name": "long", "coordinates": "xyz"})
+    largest = 0
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() != frames.untyped_storage().data_ptr(): largest = max(largest, out.untyped_storage().nbytes())
+            return out
+    with Watch(): n = sum(len(x) for x, _ in batches(clips, "train", 16, Sampling(64, move=True), generator=torch.Generator().manual_seed(0)))
+    assert n == 300 and 16 * 64 * 60 * 4 <= largest < frames.nbytes / 3 # a batch of 64 frames; padded, the set has 300 * 20,000 * 60 numbers
+
+
+def test_noise_stays_zero_in_every_batch():
+    clips = some_clips()
+    clips = add_noise(clips, 0.5, seed=0)
+    missing = (clips.frames == 0).all(-1)
+    window = Sampling(150, "pad", rotate=.5, move=True, scale=.2)
+    index = clips.indices("train")
+    x = make_batch(clips, index, window, training=True, generator=torch.Generator().manual_seed(0))
+    for k, i in enumerate(index):
+        T = int(clips.lengths[i])
+        gone = missing[clips.offsets[i]:clips.offsets[i + 1]].permute(0, 2, 1)              # [T, V, M]
+        assert (x[k, :, :T].permute(1, 2, 3, 0)[gone] == 0).all() and (x[k, :, T:] == 0).all()
+        assert (x[k, :, :T].permute(1, 2, 3, 0)[~gone] != 0).any()
+
+
+# ---- the real sets, where they are at hand
+
+def shared(name):
+    if not (SHARED / name).exists(): pytest.skip(f"{name} is not here")
+    return SHARED / name
+
+def test_nw_ucla():
+    clips = ClipSet.load(shared("nw_ucla.npz"))
+    table = clips.summary()
+    assert (len(clips), clips.num_classes, len(clips.frames)) == (1484, 10, 58534) and table["clips"].to_dict() == {"train": 1020, "test": 464}
+    assert clips.skeleton == get_skeleton("kinect20") and clips.meta["coordinates"] == "xyz"
+    assert (clips.lengths.min(), clips.lengths.max(), clips.lengths.median()) == (1, 201, 31)
+    assert set(clips.meta["view"][clips.indices("test")].tolist()) == {3} and clips.meta["train_views"] == (1, 2)
+    for name in ("a04_s01_e01_v01", "a04_s04_e02_v01"): # the joints known to be missing
+        i = clips.names.index(name)
+        assert ((clips.frames[clips.offsets[i]:clips.offsets[i + 1]] == 0).all(-1)).sum() == 6
+    for x, y in batches(clips, "test", 64, Sampling(), "bone"): assert x.isfinite().all() and x.abs().max() < 2 # no bone is two metres long
+
+def test_kinder_gator():
+    path = shared("kinder_gator.npz")
+    clips = ClipSet.load(path)
+    assert (len(clips), clips.num_classes, len(clips.frames)) == (1159, 58, 194523) and clips.summary()["subjects"].to_dict() == {"train": 14, "test": 6}
+    merged, coarse = (ClipSet.load(path, labels=k) for k in ("merged", "coarse"))
+    assert (merged.num_classes, coarse.num_classes) == (48, 4)
+    assert coarse.labels.bincount().tolist() == [180, 279, 320, 380]
+    assert coarse.meta["label"].equal(clips.labels) and coarse.meta["name"] == "kinder_gator#coarse"
+    held = clips.hold_out(clips.meta["subject"][clips.indices("train")].unique()[:2].tolist())
+    assert held.summary().loc["test"].equals(clips.summary().loc["test"]) and held.summary().loc["val", "subjects"] == 2
+    with pytest.raises(DataError, match="subject 604 performs no training clip"): clips.hold_out([604]) # a test subject
+
+def test_real_set_through_our_own_form(tmp_path):
+    clips = ClipSet.load(shared("nw_ucla.npz"))
+    clips.save(tmp_path / "again.npz")
+    assert same(clips, ClipSet.load(tmp_path / "again.npz"))

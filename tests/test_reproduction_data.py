@@ -1,0 +1,200 @@
+"""The paper's numbers, the profiles and the measured tables: what their notebooks cannot show by themselves."""
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mdr_repro.data.clips import DataError
+from mdr_repro.data.sampling import Sampling
+from mdr_repro.reproduction import experiments
+from mdr_repro.reproduction.experiments import EXPERIMENTS, data_folder, experiment_cells, experiment_specs, measure, open_store, provenance, train_missing
+from mdr_repro.reproduction.paper import CLAIMS, FIGURES, SAME_SETTING, TABLES, paper_text, plain, tables_in_text
+from mdr_repro.reproduction.profiles import SLOTS, Profile, Slot, get_profile
+from mdr_repro.training.spec import Schedule
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = ("table_02", "table_05", "table_06", "figure_05")
+text = paper_text()
+needs_paper = pytest.mark.skipif(text is None, reason="the paper's text (shared/paper) is not here")
+
+
+# the paper
+
+@needs_paper
+@pytest.mark.parametrize("id", TABLES)
+def test_every_cell_is_printed_in_the_paper(id):
+    head, *rows = tables_in_text(text)[id]
+    table = TABLES[id]
+    assert [plain(c) for c in head] == [plain(c) for c in table.setting_columns + table.columns]
+    assert [[plain(c) for c in row] for row in rows] == [[plain(c) for c in (*r.settings.values(), *r.results.values())] for r in table.rows]
+
+
+@needs_paper
+def test_a_wrong_digit_is_found():
+    "The comparison above would notice a typing error."
+    changed = tables_in_text(text.replace("93.18", "93.81"))
+    assert [id for id in TABLES if changed[id] != tables_in_text(text)[id]] == ["table_04", "table_05", "table_08"]
+
+
+@needs_paper
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
+def test_every_claim_quotes_the_paper(claim):
+    assert plain(claim.text) in plain(text)
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
+def test_every_claim_points_at_cells(claim):
+    assert claim.table in TABLES or claim.table in FIGURES
+    assert len(claim.better) == len(claim.worse) and set(claim.better) != set(claim.worse)
+    assert claim.table in FIGURES or claim.computed is not None
+
+
+def test_same_settings_point_at_cells():
+    assert all(TABLES[t].value(row, column) > 0 for cells in SAME_SETTING.values() for t, row, column in cells)
+
+
+def test_every_result_column_has_a_slot():
+    assert all(slot in SLOTS for table in TABLES.values() for slot in table.slots.values())
+
+
+# profiles and experiments
+
+def test_spec_ids_do_not_depend_on_the_process():
+    code = "from mdr_repro.reproduction.experiments import *; print(*(s.id for t in sorted(EXPERIMENTS) for s in experiment_specs(t)))"
+    there = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "1"}, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+    assert there == [s.id for t in sorted(EXPERIMENTS) for s in experiment_specs(t)] and len(there) > 20
+
+
+@pytest.mark.parametrize("profile", ["smoke", "paper"])
+def test_tables_that_meet_share_their_runs(profile):
+    def ids(table):
+        return {c.row: get_profile(profile).spec(c.slot, **c.changes, data_checksum="0" * 64).id for c in experiment_cells(table, profile)}
+    two, five, six = ids("table_02"), ids("table_05"), ids("table_06")
+    assert two["C8"] == five["a_in + a_out + norm"] and six["T2"] == five["softmax"]
+    assert len({*two.values(), *five.values(), *six.values()}) == 16
+
+
+@pytest.mark.parametrize("id", [t for t in EXPERIMENTS if t in TABLES])
+def test_an_experiment_fills_its_whole_table(id):
+    places = [(c.row, c.column) for c in experiment_cells(id)]
+    assert places == [(r.name, column) for r in TABLES[id].rows for column in TABLES[id].columns]
+    assert all(c.slot == TABLES[id].slots[c.column] for c in experiment_cells(id))
+
+
+@pytest.mark.parametrize("slot, file", [("fsd10", "train_data_25.npy"), ("fsd10_all_frames", "train_label_25.pkl"), ("finegym99", "gym_hrnet.pkl"), ("ntu60_xsub", "NTU60_CS.npz"), ("ntu60_xview", "NTU60_CV.npz")])
+def test_missing_data_says_what_to_put_where(slot, file, tmp_path):
+    with pytest.raises(DataError, match=file) as e: get_profile("paper").spec(slot, data_root=str(tmp_path))
+    assert SLOTS[slot] in str(e.value) and "\n" not in str(e.value)
+
+
+# measured tables, with runs of a second
+
+def tiny(**schedule) -> Profile:
+    "The smoke profile's clips with a network of hardly any channels for one epoch."
+    def shrink(s: Slot): return replace(s, data="synthetic:num_clips=24,num_classes=3,skeleton=coco17,dims=2",
+                                        width=1 / 32, sampling=Sampling(num_frames=8), schedule=replace(Schedule(epochs=1, batch_size=8, lr=0.01), **schedule))
+    return Profile("tiny", "a test", 2, {name: shrink(s) for name, s in get_profile("smoke").slots.items()})
+
+
+def without_timing(value):
+    if isinstance(value, dict): return {k: without_timing(v) for k, v in value.items() if k != "timing"}
+    return [without_timing(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    "A store with the runs of Figure 5."
+    root = tmp_path_factory.mktemp("results")
+    store = open_store(root)
+    train_missing(store, experiment_specs("figure_05", tiny()))
+    return store, measure(store, "figure_05", tiny())
+
+
+def test_the_same_numbers_again(trained, tmp_path):
+    "A second store, trained anew, writes the same table but for timing."
+    store, table = trained
+    again = open_store(tmp_path)
+    counts = train_missing(again, experiment_specs("figure_05", tiny()))
+    assert counts.to_dict() == {"done": 4}
+    saved = []
+    for name, t in (("first", table), ("second", measure(again, "figure_05", tiny()))):
+        (tmp_path / name).mkdir(); t.save(tmp_path / name)
+        saved.append(json.loads((tmp_path / name / "table.json").read_text()))
+    assert without_timing(saved[0]) == without_timing(saved[1])
+    assert (tmp_path / "first/table.csv").read_text() == (tmp_path / "second/table.csv").read_text()
+    assert (tmp_path / "first/table.md").read_text() == (tmp_path / "second/table.md").read_text()
+    assert [c["measured"]["n"] for c in saved[0]["cells"]] == [2] * 8 and len(saved[0]["provenance"]["runs"]) == 4
+
+
+def test_measured_values_are_those_of_the_runs(trained):
+    store, table = trained
+    for cell in (c for c in table.cells if c.column == "Accuracy(%)"):
+        for (seed, value), run in zip(cell.values.items(), cell.runs):
+            scores = next(r for r in table.records if r.spec.id == run)
+            assert scores.spec.seed == seed and value == pytest.approx(100 * scores.scores().top1)
+
+
+def test_features_are_those_the_scores_came_from(trained):
+    "The classifier on the features that Figure 5 draws gives the stored scores again."
+    import torch
+    store, table = trained
+    record = table.records[0]
+    features, labels = experiments.clip_features(store, record.spec)
+    with torch.no_grad(): logits = record.model().objective.logits(torch.from_numpy(features))
+    torch.testing.assert_close(logits, torch.from_numpy(record.scores().scores), rtol=1e-4, atol=1e-4)
+    assert (labels == record.scores().labels).all()
+
+
+def test_a_run_without_time_leaves_its_cell_with_the_reason(tmp_path):
+    store = open_store(tmp_path)
+    assert train_missing(store, experiment_specs("table_05", tiny()), max_minutes=1e-9).to_dict() == {"missing": 16}
+    table = measure(store, "table_05", tiny())
+    assert all("2 of 2 runs not trained" in c.note and not c.values for c in table.cells)
+    assert {v.verdict for v in table.verdicts} == {"not run"}
+    table.save(tmp_path); table.draw()
+    assert json.loads((tmp_path / "table.json").read_text())["cells"][0]["measured"] is None
+
+
+def test_a_failed_run_is_reported_and_the_table_written(tmp_path, capsys):
+    wild = tiny(lr=1e30)
+    store = open_store(tmp_path)
+    counts = train_missing(store, experiment_specs("figure_05", wild, seeds=1))
+    assert counts.to_dict() == {"failed": 2} and "no longer finite" in capsys.readouterr().out
+    table = measure(store, "figure_05", wild, seeds=1)
+    assert all("training failed: " in c.note and "finite" in c.note for c in table.cells)
+    table.save(tmp_path)
+    assert "training failed" in (tmp_path / "table.md").read_text()
+
+
+def test_provenance_names_no_place_and_no_person(trained):
+    import getpass
+    import platform
+    store, table = trained
+    words = json.dumps(provenance(table.records))
+    for private in (platform.node(), str(store.root), str(Path.home()), str(ROOT)): assert private not in words
+    assert f"/{getpass.getuser()}/" not in words
+
+
+def test_a_relative_folder_counts_from_the_project(tmp_path, monkeypatch):
+    (tmp_path / "a/b").mkdir(parents=True); (tmp_path / "settings.ini").touch()
+    monkeypatch.chdir(tmp_path / "a/b")
+    assert open_store("results", "data").root == tmp_path / "results" and data_folder("data") == str(tmp_path / "data")
+
+
+# the experiment notebooks
+
+@pytest.mark.parametrize("id", NOTEBOOKS)
+def test_notebook_front_matter_and_parameters(id):
+    nb = nbformat.read(ROOT / f"nbs/experiments/{id}.ipynb", 4)
+    assert nb.cells[0].cell_type == "raw" and "skip_exec: true" in nb.cells[0].source
+    tagged = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    names = [line.split(" = ")[0] for line in tagged[0].source.splitlines()]
+    assert names == ["profile", "seeds", "device", "data_root", "results_root", "max_minutes"]
+    assert all("  # " in line for line in tagged[0].source.splitlines())
+    assert not any(c.get("outputs") for c in nb.cells)
