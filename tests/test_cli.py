@@ -9,7 +9,7 @@ import pytest
 
 from mdr_repro.cli import main
 
-TINY = ["train", "--data", "synthetic:num_clips=40,num_classes=2,seed=5", "--epochs", "1", "--batch-size", "8", "--frames", "8", "--width", "0.04", "--warmup-epochs", "0"]
+TINY = ["train", "--data", "synthetic:num_clips=40,num_classes=2,seed=5", "--epochs", "1", "--batch-size", "8", "--frames", "8", "--width", "0.0625", "--warmup-epochs", "0"]
 
 
 def said(capsys):
@@ -75,7 +75,7 @@ def test_train_keeps_its_record_and_does_not_train_twice(folder, capsys):
     specs = [json.loads((r / "spec.json").read_text()) for r in records]
     assert sorted(s["seed"] for s in specs) == [0, 1]
     assert specs[0]["backbone_options"]["reduction"] == 4 and specs[0]["objective"] == "softmax" and specs[0]["sampling"]["num_frames"] == 8
-    assert max(specs[0]["backbone_options"]["widths"]) == round(0.04 * 256)
+    assert max(specs[0]["backbone_options"]["widths"]) == 256 / 16
 
     made = {p: p.stat().st_mtime_ns for p in (folder / "results/runs").glob("*/result.json")}
     assert main([*TINY, "--seed", "1", "--option", "reduction=4", "--objective", "softmax"]) == 0

@@ -73,10 +73,14 @@ def test_others_run_when_one_fails_and_a_second_call_does_only_that_one(project)
 
 
 def test_outputs_that_are_gone_are_made_again(project):
-    project("table_91", WRITE)
+    project("table_91", "(Path(results_root, profile, 'table_91') / 'table.json').write_text('1')")
+    folder = project.root / "results/smoke/table_91"
     reproduce(say=str)
-    (project.root / "results/smoke/table_91/table_91.ipynb").write_text("{")
+    assert [o.status for o in reproduce(say=str)] == ["unchanged"]
+    (folder / "table_91.ipynb").write_text("{")
     assert [o.status for o in reproduce(say=str)] == ["done"]
+    (folder / "table.json").unlink()
+    assert [o.status for o in reproduce(say=str)] == ["done"] and (folder / "table.json").exists()
 
 
 def test_two_jobs_run_at_once(project):

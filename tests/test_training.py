@@ -220,6 +220,18 @@ def test_two_processes_train_each_run_once(store, other, data, tmp_path):
     assert not list((store.root / "runs" / ".partial").iterdir())
 
 
+def test_a_run_finished_between_the_look_and_the_lock_is_not_trained_again(store, data, monkeypatch):
+    spec, real = make_spec(data, schedule=Schedule(epochs=1, batch_size=8)), RunStore.lock
+    faster, trained = RunStore(store.root, data), []
+    def late_lock(self, spec): # the other process gets, trains and frees the run just before
+        monkeypatch.setattr(RunStore, "lock", real)
+        faster.ensure([spec], progress=lambda spec, row: trained.append("other"))
+        return real(self, spec)
+    monkeypatch.setattr(RunStore, "lock", late_lock)
+    record, = store.ensure([spec], progress=lambda spec, row: trained.append("this"))
+    assert trained == ["other"] and record.result == faster.get(spec).result
+
+
 # time limits
 
 def test_max_minutes_stops_at_an_epochs_end_and_the_run_goes_on_later(store, other, data, monkeypatch):

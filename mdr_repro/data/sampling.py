@@ -15,13 +15,14 @@ from torch import Tensor
 
 from .clips import ClipSet
 
-# %% ../../nbs/data/02_temporal_sampling.ipynb #a40b5765
+# %% ../../nbs/data/02_temporal_sampling.ipynb #541a6d4e
 @dataclass(frozen=True)
 class Sampling:
     "How clips become the frames that a network sees."
     num_frames: int = 64 # T
     mode: str = "crop_resize" # or "uniform", "pad", "released"
     p_interval: tuple[float, float] = (0.5, 1.0) # crop_resize: share of the clip that a training crop keeps
+    min_crop: int = 64 # crop_resize: frames that a training crop keeps at least, where the clip has them
     test_p: float = 0.95 # crop_resize: share of the clip that the central crop keeps in testing
     stride: int = 1 # pad: every stride-th frame
     padding: str = "zero" # pad: what follows a short clip; or "hold", "loop"
@@ -35,11 +36,11 @@ class Sampling:
 
     def __post_init__(self): object.__setattr__(self, "p_interval", tuple(self.p_interval)); _check(self)
 
-# %% ../../nbs/data/02_temporal_sampling.ipynb #5a0f77dd
+# %% ../../nbs/data/02_temporal_sampling.ipynb #0a9c8699
 def _check(s: Sampling) -> None:
     "Raise ValueError at a knob that cannot be, or that would do nothing."
     words = {"mode": tuple(modes), "padding": ("zero", "hold", "loop"), "center": ("first", "frame", "none"), "rotate_axis": ("all", "vertical")}
-    bounds = {"num_frames": (1, math.inf), "stride": (1, math.inf), "rotate": (0, math.inf), "scale": (0, 1), "mirror": (0, 1), "speed": (0, 1)}
+    bounds = {"num_frames": (1, math.inf), "min_crop": (1, math.inf), "stride": (1, math.inf), "rotate": (0, math.inf), "scale": (0, 1), "mirror": (0, 1), "speed": (0, 1)}
     for knob, known in words.items():
         if getattr(s, knob) not in known: raise ValueError(f"Sampling: {knob} is {getattr(s, knob)!r}; known: {', '.join(known)}")
     for knob, (low, high) in bounds.items():
@@ -62,12 +63,12 @@ def draw_uniform(
     draw = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu" if generator is None else generator.device)
     return (low + (high - low) * draw).to(device)
 
-# %% ../../nbs/data/02_temporal_sampling.ipynb #def14b19
+# %% ../../nbs/data/02_temporal_sampling.ipynb #fb8027b6
 def _crop_resize(length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None) -> Tensor:
     "A crop of each clip [N], stretched to T frames: positions between frames, float64 [N, T]."
     if training:
         share = draw_uniform(len(length), generator, length.device, *s.p_interval)
-        crop = torch.minimum((share * length).floor().clamp(min=64), length)
+        crop = torch.minimum((share * length).floor().clamp(min=s.min_crop), length)
         begin = (draw_uniform(len(length), generator, length.device) * (length - crop + 1)).floor()
     else:
         begin = ((length - s.test_p * length.double()) / 2).floor() # not (1 - p) L / 2: in binary that falls just short of whole numbers

@@ -95,7 +95,7 @@ class RunStore:
         "Train what is missing; the records in the order of `specs`, None for what `max_minutes` did not suffice for."
         return _ensure(self, list(specs), max_minutes, progress)
 
-# %% ../../nbs/training/04_run_store.ipynb #88781f3e
+# %% ../../nbs/training/04_run_store.ipynb #6fd63ff9
 def _lock(store: RunStore, spec: RunSpec) -> FileLock:
     "One lock a run; the system frees it when its process ends, however it ends."
     path = store.root / "runs" / ".locks" / f"{spec.id}.lock"
@@ -107,7 +107,7 @@ def _train_run(store: RunStore, spec: RunSpec, deadline: float | None, progress)
     "Train under the lock, then move the whole folder to its place."
     if store.folder(spec).exists(): return store.get(spec) # another process was faster
     if source_checksum(spec.data, store.data_root) != spec.data_checksum:
-        raise StoreError(f"{spec.data}: the data is not what the spec was made for (checksum {spec.data_checksum[:12]}); make the spec again, or bring back the file")
+        raise StoreError(f"{spec.data}: the data is not what the spec was made for (checksum {spec.data_checksum[:12]}); bring it back, or make the spec anew")
     clips, partial = open_clips(spec.data, store.data_root), store.partial(spec)
     with _reporter(spec, progress) as report:
         if train(spec, clips, partial, store.device, report, deadline) is None: return None

@@ -55,7 +55,7 @@ def build_recognizer(
     backbone = build_backbone(spec.backbone, skeleton, in_channels, num_persons, **spec.backbone_options)
     return Recognizer(backbone, build_objective(spec.objective, num_classes, backbone.embedding_dim, **spec.objective_options))
 
-# %% ../../nbs/training/03_trainer.ipynb #f2c6acd9
+# %% ../../nbs/training/03_trainer.ipynb #6972c332
 def build_optimizer(
     recognizer: Recognizer,
     schedule: Schedule,
@@ -68,8 +68,9 @@ def build_optimizer(
     return torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum, nesterov=schedule.nesterov, weight_decay=schedule.weight_decay)
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float):
-    "Every group at `factor` of its own highest rate."
-    for g in optimizer.param_groups: g["lr"] = g["base_lr"] * factor
+    "Every group at `factor` of its own highest rate; a group that says `scheduled=False` keeps that rate (the centers of the released form)."
+    for g in optimizer.param_groups:
+        if g.get("scheduled", True): g["lr"] = g["base_lr"] * factor
 
 # %% ../../nbs/training/03_trainer.ipynb #d4d9fdad
 class Training:
