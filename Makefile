@@ -49,8 +49,14 @@ export: $(STAMP) ## write mdr_repro/ from the notebooks
 clean-notebooks: $(STAMP) ## strip the notebooks' volatile metadata
 	$(BIN)/nbdev_clean
 
-docs: $(STAMP) ## build the site in _docs/
-	@echo "The site is not built yet; read the notebooks in nbs/, from nbs/index.ipynb on."; exit 1
+docs: .venv-docs/.stamp ## build the site in _docs/html (MathJax comes from npm)
+	.venv-docs/bin/python docs/build.py
+	@echo "the site is _docs/html/index.html"
+
+.venv-docs/.stamp: requirements-docs.lock
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
+	@touch $@
 
 lab: $(STAMP) ## open the notebooks in JupyterLab (installs it on first use)
 	@$(BIN)/python -c 'import jupyterlab' 2>/dev/null || $(BIN)/python -m pip install --quiet 'jupyterlab>=4.2,<5'
@@ -59,5 +65,6 @@ lab: $(STAMP) ## open the notebooks in JupyterLab (installs it on first use)
 wheel: $(STAMP) ## build sdist and wheel in dist/
 	$(BIN)/python -m build --no-isolation
 
-lock: ## renew requirements.lock from requirements.in (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements.in -o requirements.lock
+lock: ## renew the locked requirements (needs uv)
+	for name in requirements requirements-docs; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $$name.in -o $$name.lock || exit 1; done

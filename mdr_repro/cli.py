@@ -27,16 +27,17 @@ from pathlib import Path
 
 import pandas as pd
 
-# %% ../nbs/reproduction/06_command_line.ipynb #91213cdd
+# %% ../nbs/reproduction/06_command_line.ipynb #dc378c76
 import mdr_repro
 from .data.clips import DataError
 from .data.sampling import Sampling
 from .data.sources import open_clips, source_checksum
 from .losses import objective_options
 from .models import backbone_options
-from .reproduction.experiments import EXPERIMENTS, cell_specs, data_folder, experiment_cells, open_store, project_root
+from .reproduction.experiments import EXPERIMENTS, cell_specs, experiment_cells, open_store
 from .reproduction.profiles import PROFILES, Profile, Slot, get_profile, widths
 from .reproduction.report import write_report
+from .reproduction.results import data_folder, project_root
 from .reproduction.runner import RunnerError, chosen, duration, experiments, reproduce, trailing_comment
 from .training.spec import RunSpec, Schedule
 from .training.statistics import mean_interval
@@ -80,7 +81,7 @@ def given_fields(args: argparse.Namespace, cls) -> dict:
     "What was given for the fields of a dataclass."
     return {f.name: getattr(args, f.name) for f in fields(cls) if f.name in args and not (cls is RunSpec and f.name in ELSEWHERE)}
 
-# %% ../nbs/reproduction/06_command_line.ipynb #e27293b5
+# %% ../nbs/reproduction/06_command_line.ipynb #10250d6e
 def read_value(text: str):
     "A Python literal, else the text itself."
     try: return ast.literal_eval(text)
@@ -98,7 +99,8 @@ def split_options(
         part, _, name = key.rpartition(".")
         owners = [p for p, names in known.items() if name in names and part in ("", p)]
         if not sign or not name: raise ValueError(f"--option {pair}: give KEY=VALUE")
-        if not owners: raise ValueError(f"--option {key}: neither {backbone} ({', '.join(known['backbone'])}) nor {objective} ({', '.join(known['objective'])}) has it")
+        lists = [f"{n} ({', '.join(known[p])})" for p, n in (("backbone", backbone), ("objective", objective))]
+        if not owners: raise ValueError(f"--option {key}: neither {' nor '.join(lists)} has it")
         if len(owners) > 1: raise ValueError(f"--option {key}: {backbone} and {objective} both have it; write backbone.{key} or objective.{key}")
         found[owners[0]][name] = read_value(value)
     return found["backbone"], found["objective"]
@@ -123,7 +125,7 @@ def save_record(record: Record, folder: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in ("spec.json", "metrics.jsonl", "result.json"): shutil.copyfile(record.folder / name, target / name)
 
-# %% ../nbs/reproduction/06_command_line.ipynb #d59bea4c
+# %% ../nbs/reproduction/06_command_line.ipynb #88a6b47c
 def run_train(args: argparse.Namespace) -> int:
     "Train what is missing and print the accuracies."
     specs, store = train_specs(args), open_store(args.results_root, args.data_root, args.device)
@@ -131,7 +133,8 @@ def run_train(args: argparse.Namespace) -> int:
     for spec, record in zip(specs, records):
         if record is None: print(f"{spec.id}  {spec.label}: not finished in {args.max_minutes:g} minutes; the same command goes on"); continue
         r = record.result
-        print(f"{spec.id}  {spec.label}: top-1 {100 * r['top1']:.2f} %, mean class {100 * r['mean_class']:.2f} % ({r['reported']} epoch {r['epoch']}, {duration(r['seconds'])})  {record.folder}")
+        found = f"top-1 {100 * r['top1']:.2f} %, mean class {100 * r['mean_class']:.2f} %"
+        print(f"{spec.id}  {spec.label}: {found} ({r['reported']} epoch {r['epoch']}, {duration(r['seconds'])})  {record.folder}")
         if args.save_record: save_record(record, Path(args.save_record))
     values = [100 * record.result["top1"] for record in records if record]
     if len(values) > 1:
@@ -221,10 +224,11 @@ def run_data(args: argparse.Namespace) -> int:
     print(f"checksum of the source: {source_checksum(args.source, root)}")
     return 0
 
-# %% ../nbs/reproduction/06_command_line.ipynb #0c70fbdf
+# %% ../nbs/reproduction/06_command_line.ipynb #91e55378
 def run_reproduce(args: argparse.Namespace) -> int:
     "Run the notebooks, then write the report; 1 if a notebook failed."
-    outcomes = reproduce(args.profile, args.only, args.device, args.data_root, args.results_root, args.seeds, args.max_minutes, args.jobs, say=lambda line: print(line, flush=True))
+    where = (args.device, args.data_root, args.results_root)
+    outcomes = reproduce(args.profile, args.only, *where, args.seeds, args.max_minutes, args.jobs, say=lambda line: print(line, flush=True))
     print(f"report: {write_report(args.results_root, args.profile)}")
     return int(any(o.status == "failed" for o in outcomes))
 
@@ -259,10 +263,11 @@ def _train_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-record", metavar="DIR", help="copy spec, history and result of each run to DIR/ID, without weights")
     _add_common(parser, "--device", "--data-root", "--results-root", "--max-minutes")
 
-# %% ../nbs/reproduction/06_command_line.ipynb #0eab86e2
+# %% ../nbs/reproduction/06_command_line.ipynb #0d26e70b
 def make_parser() -> argparse.ArgumentParser:
     "All commands."
-    parser = argparse.ArgumentParser(prog="mdr-repro", description="Multi-Dimensional Refinement GCN with Robust Decouple Loss: run its experiments, train its networks.")
+    about = "Multi-Dimensional Refinement GCN with Robust Decouple Loss: run its experiments, train its networks."
+    parser = argparse.ArgumentParser(prog="mdr-repro", description=about)
     parser.add_argument("--version", action="version", version=f"mdr-repro {mdr_repro.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     everything = ("--profile", "--only", "--device", "--data-root", "--results-root", "--seeds")

@@ -19,6 +19,7 @@ max_minutes = 0.0  # time limit'''
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "end_to_end: the small reproduction; `make test` runs it last")
+    config.addinivalue_line("markers", "gpu: needs a CUDA device")
 
 
 @pytest.fixture

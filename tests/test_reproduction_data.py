@@ -111,7 +111,7 @@ def trained(tmp_path_factory):
     "A store with the runs of Figure 5."
     root = tmp_path_factory.mktemp("results")
     store = open_store(root)
-    train_missing(store, experiment_specs("figure_05", tiny()))
+    train_missing(store, experiment_specs("figure_05", tiny()), say=None)
     return store, measure(store, "figure_05", tiny())
 
 

@@ -8,7 +8,7 @@ __all__ = ['VERDICTS', 'CLAIMS_HEADER', 'STYLE', 'PICTURE_LIMIT', 'COLUMNS', 'Re
            'missing_section', 'all_claims_section', 'to_markdown', 'picture_address', 'html_table', 'html_section',
            'to_html', 'report_sections', 'write_report']
 
-# %% ../../nbs/reproduction/05_report.ipynb #8cba192a
+# %% ../../nbs/reproduction/05_report.ipynb #4ff81414
 import base64
 import html
 import json
@@ -17,9 +17,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .experiments import project_root
 from .paper import FIGURES, TABLES
 from .profiles import get_profile
+from .results import project_root
 from .runner import duration, experiments, judge
 from ..training.spec import write_atomic
 
@@ -73,14 +73,17 @@ def interval(measured: dict | None) -> str: # {"mean", "low", "high", "n"}
     half = f" ± {(measured['high'] - measured['low']) / 2:.2f}" if measured["low"] is not None else ""
     return f"{measured['mean']:.2f}{half} (n={measured['n']})"
 
-# %% ../../nbs/reproduction/05_report.ipynb #a65eda7e
+# %% ../../nbs/reproduction/05_report.ipynb #027f7d91
 VERDICTS = {"holds": "✓ holds", "fails": "✗ fails", "undecided": "? undecided", "not run": "– not run"}
 
 def cells_table(table: dict) -> tuple[str, list[str], list[list[str]]]:
     "Paper and measured side by side, a line a cell."
     several, noted = len({c["column"] for c in table["cells"]}) > 1, any(c["note"] for c in table["cells"])
     header = ["Setting", *(["Quantity"] if several else []), "Paper", "Measured", "Difference", *(["Note"] if noted else [])]
-    rows = [[c["row"], *([c["column"]] if several else []), c["printed"], interval(c["measured"]) or "–", number(c["difference"], sign=True), *([c["note"]] if noted else [])] for c in table["cells"]]
+    rows = []
+    for c in table["cells"]:
+        numbers = [c["printed"], interval(c["measured"]) or "–", number(c["difference"], sign=True)]
+        rows.append([c["row"], *([c["column"]] if several else []), *numbers, *([c["note"]] if noted else [])])
     return ("" if several else table["cells"][0]["column"]), header, rows
 
 def claims_rows(tables: list[dict]) -> list[list[str]]:
@@ -90,17 +93,18 @@ def claims_rows(tables: list[dict]) -> list[list[str]]:
     for table in tables:
         for c in table["claims"]:
             printed = c["printed"] if c["printed"] is not None else c["computed"]
-            p = "" if c["p"] is None else f"{c['p']:.3f}"
-            rows.append([c["id"], f"{names(c['better'])} over {names(c['worse'])}", VERDICTS[c["verdict"]], number(printed, sign=True), interval(c["effect"]) or "–", p, c["text"]])
+            numbers = [number(printed, sign=True), interval(c["effect"]) or "–", "" if c["p"] is None else f"{c['p']:.3f}"]
+            rows.append([c["id"], f"{names(c['better'])} over {names(c['worse'])}", VERDICTS[c["verdict"]], *numbers, c["text"]])
     return rows
 
 CLAIMS_HEADER = ["Claim", "Statement", "Verdict", "Paper", "Measured difference", "p", "In the paper's words"]
 
-# %% ../../nbs/reproduction/05_report.ipynb #477f2f25
+# %% ../../nbs/reproduction/05_report.ipynb #5119aa47
 def origin_notes(origin: dict) -> list[str]:
     "Where the numbers come from, and what they cost."
     if not origin: return []
-    code = f"code: revision {origin['revision'] or 'unknown (no git)'}{', with changes' if origin['dirty'] else ''}; locked packages {(origin['lock_sha256'] or 'unknown')[:12]}; torch {origin['torch']}, Python {origin['python']}, {origin['device']}"
+    code = f"code: revision {origin['revision'] or 'unknown (no git)'}{', with changes' if origin['dirty'] else ''}; "
+    code += f"locked packages {(origin['lock_sha256'] or 'unknown')[:12]}; torch {origin['torch']}, Python {origin['python']}, {origin['device']}"
     trained = [f"runs made with: {', '.join(f'{k} {v}' for k, v in made.items())}" for made in origin.get("made_with", [])]
     data = [f"data: {source}, checksum {checksum[:12]}" for source, checksum in origin["data"].items()]
     runs = [f"{len(origin['runs'])} runs: {', '.join(origin['runs'])}"] if origin["runs"] else []
@@ -119,7 +123,7 @@ def result_section(r: Result) -> Section:
     if (r.folder / f"{r.id}.ipynb").is_file(): s.link = ("the executed notebook", f"{r.id}/{r.id}.ipynb")
     return s
 
-# %% ../../nbs/reproduction/05_report.ipynb #52995376
+# %% ../../nbs/reproduction/05_report.ipynb #aeec67c1
 def summary_section(profile: str, results: list[Result]) -> Section:
     "What the whole page says."
     about, done = get_profile(profile), [r for r in results if r.table or r.pictures]
@@ -131,7 +135,8 @@ def summary_section(profile: str, results: list[Result]) -> Section:
     return Section(f"MDR-GCN and Robust Decouple Loss: results of profile {profile}", [
         f"Data: {about.about}.", *foreign,
         f"{len(done)} of {len(results)} tables and figures are here; trainings behind them: {len(runs)}.",
-        f"The paper's claims so far: {said or 'none tested'}. A claim holds or fails where a paired test over seeds at the 5 % level tells the difference from chance; else it is undecided.",
+        f"The paper's claims so far: {said or 'none tested'}.",
+        "A claim holds or fails where a paired test over seeds, at the 5 % level, tells the difference from chance; else it is undecided.",
         f"Training behind the tables took {duration(cost)}; runs that several tables share count in each of them." if cost else "Nothing was trained for it."])
 
 def missing_section(results: list[Result]) -> Section:
@@ -144,7 +149,7 @@ def all_claims_section(results: list[Result]) -> Section:
     rows = claims_rows([r.table for r in results if r.table])
     return Section("All claims", [] if rows else ["None tested yet."], [("", CLAIMS_HEADER, rows)] if rows else [])
 
-# %% ../../nbs/reproduction/05_report.ipynb #9c8baccb
+# %% ../../nbs/reproduction/05_report.ipynb #545d1ba4
 def _cell(text: str) -> str: return str(text).replace("|", "\\|").replace("\n", " ") # for a Markdown table
 
 def to_markdown(sections: list[Section], folder: Path) -> str:
@@ -153,7 +158,8 @@ def to_markdown(sections: list[Section], folder: Path) -> str:
     for level, s in [("#", sections[0]), *(("##", s) for s in sections[1:])]:
         lines += [f"{level} {s.title}", "", *(part for text in s.text for part in (text, ""))]
         for caption, header, rows in s.tables:
-            lines += [*([f"**{caption}**", ""] if caption else []), f"| {' | '.join(header)} |", "|" + " --- |" * len(header), *(f"| {' | '.join(map(_cell, row))} |" for row in rows), ""]
+            if caption: lines += [f"**{caption}**", ""]
+            lines += [f"| {' | '.join(map(_cell, row))} |" for row in (header, ["---"] * len(header), *rows)] + [""]
         for caption, path in s.pictures: lines += [f"![{caption}]({os.path.relpath(path, folder)}.png)", ""]
         if s.link: lines += [f"[{s.link[0]}]({s.link[1]})", ""]
         lines += [*(f"- {note}" for note in s.notes), *([""] if s.notes else [])]
@@ -179,14 +185,15 @@ def picture_address(path: Path) -> str:
     kind, file = ("svg+xml", drawing) if drawing.is_file() and drawing.stat().st_size <= PICTURE_LIMIT else ("png", path.with_name(path.name + ".png"))
     return f"data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
-# %% ../../nbs/reproduction/05_report.ipynb #f58a600e
+# %% ../../nbs/reproduction/05_report.ipynb #b2722dd7
 COLUMNS = {"Paper": "n", "Measured": "n", "Difference": "n", "Measured difference": "n", "p": "n", "Verdict": "v", "In the paper's words": "w"} # how they are set
 
 def html_table(caption: str, header: list[str], rows: list[list[str]]) -> str:
     "A table that scrolls sideways by itself on a narrow screen."
     e, css = html.escape, [f' class="{COLUMNS[h]}"' if h in COLUMNS else "" for h in header]
     body = "\n".join("<tr>" + "".join(f"<td{c}>{e(str(v))}</td>" for c, v in zip(css, row)) + "</tr>" for row in rows)
-    return f'<div class="wide"><table>{f"<caption>{e(caption)}</caption>" if caption else ""}<thead><tr>{"".join(f"<th>{e(h)}</th>" for h in header)}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    top = (f"<caption>{e(caption)}</caption>" if caption else "") + f"<thead><tr>{''.join(f'<th>{e(h)}</th>' for h in header)}</tr></thead>"
+    return f'<div class="wide"><table>{top}<tbody>\n{body}\n</tbody></table></div>'
 
 def html_section(s: Section, at: int) -> str:
     "A section; the first one carries the page's title."
@@ -197,11 +204,13 @@ def html_section(s: Section, at: int) -> str:
     if s.notes: parts.append(f"<details><summary>Provenance and cost</summary><ul>{''.join(f'<li>{e(n)}</li>' for n in s.notes)}</ul></details>")
     return "\n".join([*parts, "</section>"])
 
+# %% ../../nbs/reproduction/05_report.ipynb #e6c7c142
 def to_html(sections: list[Section]) -> str:
     "The page as one HTML file that needs no other."
     first, *others = [html_section(s, i) for i, s in enumerate(sections)]
     contents = "".join(f'<li><a href="#s{i}">{html.escape(s.title)}</a></li>' for i, s in enumerate(sections[1:], start=1))
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(sections[0].title)}</title><style>{STYLE}</style>'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head += f"<title>{html.escape(sections[0].title)}</title><style>{STYLE}</style>"
     return "\n".join(["<!DOCTYPE html>", f'<html lang="en"><head>{head}</head><body>', first, f"<nav><ul>{contents}</ul></nav>", *others, "</body></html>", ""])
 
 # %% ../../nbs/reproduction/05_report.ipynb #bee5e6d8

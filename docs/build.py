@@ -1,0 +1,79 @@
+"Build the site: notebooks -> _docs/source -> _docs/html. Run by `make docs`."
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_markdown_cell
+
+ROOT = Path(__file__).resolve().parents[1]
+MATHJAX = "3.2.2"
+MATHJAX_SHA256 = "a4354ff94fd868aea0cc6eaaa79a57fda0588646fc46ee3700a349ee0a11cbe6"
+ROOMS = {"method": "Method", "data": "Data", "training": "Training", "models": "Networks", "losses": "Losses", "reproduction": "Reproduction", "experiments": "Experiments"}
+DIRECTIVE = re.compile(r"^#\|.*\n?", re.M)
+
+
+def page(notebook):
+    "A notebook as a page: its hidden cells and nbdev's directives are for machines."
+    hidden = [c for c in notebook.cells if c.cell_type == "raw" or re.match(r"#\| *(hide|default_exp)\b", c.source)]
+    notebook.cells = [c for c in notebook.cells if c not in hidden]
+    for cell in notebook.cells:
+        if cell.cell_type == "code": cell.source = DIRECTIVE.sub("", cell.source).strip("\n")
+    return notebook
+
+
+def contents(names):
+    "The site's table of contents as one cell: a list for each room."
+    rooms = {room: sorted(n for n in names if n.startswith(f"{room}/")) for room in ROOMS}
+    lists = [(ROOMS[room], pages) for room, pages in rooms.items() if pages] + [("Beside the road", sorted(n for n in names if "/" not in n and n != "index"))]
+    return new_markdown_cell("\n\n".join("```{toctree}\n:caption: " + title + "\n:hidden:\n\n" + "\n".join(pages) + "\n```" for title, pages in lists))
+
+
+def source_of(path):
+    "An experiment as it was last executed on real clips, where that is kept; else the notebook."
+    executed = ROOT / "results" / "replica" / path.stem / path.name
+    return executed if path.parent.name == "experiments" and executed.is_file() else path
+
+
+def write_pages(target):
+    "All pages below `target`."
+    notebooks = {p.relative_to(ROOT / "nbs"): p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts}
+    names = [p.with_suffix("").as_posix() for p in notebooks]
+    for relative, path in notebooks.items():
+        notebook = page(nbformat.read(source_of(path), as_version=4))
+        if relative.name == "index.ipynb": notebook.cells.append(contents(names))
+        (target / relative).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, target / relative)
+
+
+def fetch_mathjax(target, cache):
+    "One file of MathJax from npm, checked."
+    if not target.is_file():
+        if not shutil.which("npm"): raise SystemExit("npm is not installed; the site's formulas need MathJax from there")
+        cache.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["npm", "pack", "--silent", f"mathjax@{MATHJAX}", "--pack-destination", str(cache)], check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(cache / f"mathjax-{MATHJAX}.tgz") as archive: content = archive.extractfile("package/es5/tex-svg-full.js").read()
+        found = hashlib.sha256(content).hexdigest()
+        if found != MATHJAX_SHA256: raise SystemExit(f"MathJax {MATHJAX} from npm is not the known file: sha256 {found}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
+def main():
+    site = ROOT / "_docs"
+    pages = site / "source"
+    shutil.rmtree(pages, ignore_errors=True)
+    write_pages(pages)
+    shutil.copy(ROOT / "docs" / "conf.py", pages)
+    fetch_mathjax(pages.parent / "cache" / "mathjax.js", site / "cache")
+    (pages / "_static").mkdir()
+    shutil.copy(site / "cache" / "mathjax.js", pages / "_static")
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", str(pages), str(site / "html")]
+    raise SystemExit(subprocess.run(command).returncode)
+
+
+if __name__ == "__main__": main()
