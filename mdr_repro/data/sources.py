@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['synthetic_options', 'find_file', 'open_clips', 'source_checksum']
 
-# %% ../../nbs/data/09_sources.ipynb #bbedc7b6
-import ast
+# %% ../../nbs/data/09_sources.ipynb #90937057
 import hashlib
 import inspect
 import json
@@ -14,60 +13,79 @@ from functools import lru_cache
 from pathlib import Path
 
 from .clips import ClipSet, DataError
-from .synthetic import SYNTHETIC_VERSION, synthetic_clips
+from .synthetic import SYNTHETIC_VERSION, check_synthetic_options, synthetic_clips
 
-# %% ../../nbs/data/09_sources.ipynb #169a09c0
-def _literal(text: str):
-    try: return ast.literal_eval(text)
-    except (ValueError, SyntaxError): return text
+# %% ../../nbs/data/09_sources.ipynb #049087fb
+def _read(key: str, text: str, default):
+    "The text of an option in the type of its default."
+    kind = "two whole numbers, as in 50-600" if isinstance(default, tuple) else {int: "a whole number", float: "a number", str: "a name"}[type(default)]
+    try: return tuple(int(t) for t in text.split("-")) if isinstance(default, tuple) else type(default)(text)
+    except ValueError: raise DataError(f"{key} is {text!r}; give {kind}") from None
 
-def synthetic_options(source: str) -> dict:
-    "Options of a `synthetic:key=value,...` source; DataError lists the known ones."
-    known, options = list(inspect.signature(synthetic_clips).parameters), {}
-    for pair in filter(None, source.partition(":")[2].split(",")):
-        key, sign, value = pair.partition("=")
-        key = key.strip()
-        if not sign or key not in known: raise DataError(f"{source}: {pair!r} is no option of synthetic clips; known: {', '.join(known)}, written as key=value")
-        options[key] = tuple(map(_literal, value.split("-"))) if key == "frames" else _literal(value.strip())
+def synthetic_options(
+    source: str, # "synthetic:key=value,..."
+) -> dict: # every option of `synthetic_clips`
+    "What a synthetic source asks for, defaults filled in; DataError names what is wrong with it."
+    options = {key: p.default for key, p in inspect.signature(synthetic_clips).parameters.items()}
+    try:
+        for pair in filter(None, source.partition(":")[2].split(",")):
+            key, sign, text = (part.strip() for part in pair.partition("="))
+            if not sign or key not in options: raise DataError(f"{pair!r} is no option; known, written as key=value: {', '.join(options)}")
+            options[key] = _read(key, text, options[key])
+        check_synthetic_options(**options)
+    except ValueError as e: raise DataError(f"{source}: {e}") from None
     return options
 
-# %% ../../nbs/data/09_sources.ipynb #f27f89c5
+# %% ../../nbs/data/09_sources.ipynb #0ff97048
 def find_file(
-    source: str, # file name or path, without "#labels"
-    data_root: str | Path | None = None, # folder that is searched after the working directory
+    name: str, # file or folder, without "#labels"
+    data_root: str | Path | None = None, # the data folder
 ) -> Path:
-    "The file that a source names; DataError says where it was looked for."
-    tried = [Path(source), *([Path(data_root) / source] if data_root else [])]
+    "What a name stands for on this machine; DataError says where it was looked for."
+    tried = [Path(name), *([Path(data_root) / name] if data_root else [])]
     for path in tried:
-        if path.exists(): return path.resolve()
-    raise DataError(f"{source}: not found (looked at {', '.join(map(str, tried))}); name the folder that holds it with --data-root")
+        if name and path.exists(): return path.resolve()
+    looked = ", ".join(str(p.absolute()) for p in tried)
+    raise DataError(f"{name or 'an empty source'}: not found; looked for {looked}; " + ("put it there" if data_root else "name the folder that holds it with --data-root (data_root)"))
 
-@lru_cache(maxsize=4)
-def _open(path: Path, labels: str | None, stamp: tuple) -> ClipSet: return ClipSet.load(path, labels)
-@lru_cache(maxsize=4)
-def _make(options: str) -> ClipSet: return synthetic_clips(**json.loads(options))
+# %% ../../nbs/data/09_sources.ipynb #b4663e51
+def _stamp(path: Path) -> tuple: # of every file
+    "Changes when a file is written."
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return tuple((p.relative_to(path).as_posix(), p.stat().st_mtime_ns, p.stat().st_size) for p in files)
+
 @lru_cache(maxsize=16)
-def _digest(path: Path, stamp: tuple) -> str:
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
-def _stamp(path: Path) -> tuple: return path.stat().st_mtime_ns, path.stat().st_size
+def _digest(path: Path, stamp: tuple) -> str: # sha256 hex
+    "Of a file its bytes, of a folder its files' names and bytes."
+    def of(file):
+        with open(file, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    return of(path) if path.is_file() else hashlib.sha256(json.dumps([(name, of(path / name)) for name, *_ in stamp]).encode()).hexdigest()
 
-# %% ../../nbs/data/09_sources.ipynb #a4682310
+@lru_cache(maxsize=4)
+def _load(path: Path, labels: str | None, stamp: tuple) -> ClipSet: return ClipSet.load(path, labels)
+
+@lru_cache(maxsize=4)
+def _make(options: tuple) -> ClipSet: return synthetic_clips(**dict(options))
+
+# %% ../../nbs/data/09_sources.ipynb #09aa593a
 def open_clips(
-    source: str, # "synthetic:key=value,...", or a file, with "#merged" behind it for another set of labels
-    data_root: str | Path | None = None, # folder of the files
+    source: str, # "synthetic:key=value,...", or a file or folder, with "#merged" behind it for another label set
+    data_root: str | Path | None = None, # the data folder
 ) -> ClipSet:
-    "The clips that a source names; DataError if there are none. Opened once a process."
-    if source.startswith("synthetic:"): return _make(json.dumps(synthetic_options(source), sort_keys=True))
+    "The clips that a source names, opened once a process; DataError if there are none."
+    if source.startswith("synthetic:"): return _make(tuple(synthetic_options(source).items()))
     name, _, labels = source.partition("#")
     path = find_file(name, data_root)
-    return _open(path, labels or None, _stamp(path))
+    return _load(path, labels or None, _stamp(path))
 
-def source_checksum(source: str, data_root: str | Path | None = None) -> str: # sha256 hex
-    "What decides the clips of a source: of a file its bytes and label set, of synthetic clips their options and the generator's version."
-    if source.startswith("synthetic:"):
-        given = {k: p.default for k, p in inspect.signature(synthetic_clips).parameters.items()} | synthetic_options(source)
-        return hashlib.sha256(json.dumps([SYNTHETIC_VERSION, given], sort_keys=True).encode()).hexdigest()
+def source_checksum(
+    source: str,
+    data_root: str | Path | None = None, # the data folder
+) -> str: # sha256 hex
+    "Names the content of a source: a file's bytes and label set, or the options of synthetic clips and their version, which are not made for it."
+    text = lambda *parts: hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    if source.startswith("synthetic:"): return text("synthetic", SYNTHETIC_VERSION, sorted(synthetic_options(source).items()))
     name, _, labels = source.partition("#")
     path = find_file(name, data_root)
     digest = _digest(path, _stamp(path))
-    return hashlib.sha256(f"{digest}#{labels}".encode()).hexdigest() if labels else digest
+    return text(digest, labels) if labels else digest

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['attributes', 'moments', 'min_frames', 'gravity', 'SYNTHETIC_VERSION', 'motion_classes', 'motion_class_names',
            'class_tracks', 'glide', 'turned', 'smooth_steps', 'pelvis_heights', 'draw_people', 'draw_plan', 'clock',
-           'perform', 'draw_cameras', 'followed', 'synthetic_clips']
+           'perform', 'draw_cameras', 'followed', 'check_synthetic_options', 'synthetic_clips']
 
 # %% ../../nbs/data/08_synthetic_clips.ipynb #ad37b4cc
 from collections.abc import Sequence
@@ -346,22 +346,24 @@ def _record(plans: list[tuple], camera, follow, parts, dims, jitter, dropped, se
         done += len(clip)
     return out
 
-# %% ../../nbs/data/08_synthetic_clips.ipynb #2ca03a42
-def _check_options(*, num_clips, num_classes, dims, num_persons, frames, test_fraction, num_subjects, variation, jitter, dropped, mirrored, yaw, pitch, follow, seed) -> None:
+# %% ../../nbs/data/08_synthetic_clips.ipynb #285e0a23
+def check_synthetic_options(*, num_clips, num_classes, skeleton, dims, num_persons, frames, test_fraction, num_subjects, variation, jitter, dropped, mirrored,
+                            yaw, pitch, follow, seed) -> None:
     "ValueError at an option that cannot be."
     def need(fits, option, value, what):
         if not fits: raise ValueError(f"synthetic clips: {option} is {value!r}; give {what}")
-    need(len(frames) == 2 and min_frames <= frames[0] <= frames[1], "frames", frames, f"(shortest, longest) with at least {min_frames} frames, or three turns cannot be told from two")
+    joint_parts(skeleton); motion_classes(num_classes)
+    need(len(frames) == 2 and min_frames <= frames[0] <= frames[1], "frames", frames, f"the shortest and the longest clip, at least {min_frames} frames, or three turns cannot be told from two")
     need(num_clips >= 2 * num_classes, "num_clips", num_clips, f"at least {2 * num_classes}, two for each of the {num_classes} classes")
     need(dims in (2, 3), "dims", dims, "2 (x, y, score) or 3 (x, y, z)")
     need(num_persons in (1, 2), "num_persons", num_persons, "1 or 2")
     need(num_subjects >= 2, "num_subjects", num_subjects, "at least 2, one to learn from and one to test")
     need(0 < test_fraction < 1, "test_fraction", test_fraction, "a share between 0 and 1")
     for option, value in dict(dropped=dropped, mirrored=mirrored, follow=follow).items(): need(0 <= value <= 1, option, value, "a share in 0..1")
-    for option, value in dict(variation=variation, jitter=jitter, yaw=yaw, pitch=pitch, seed=seed).items(): need(value >= 0, option, value, "a number that is not negative")
-    need(pitch <= .5, "pitch", pitch, "at most 0.5, or the camera looks past the people")
+    for option, value in dict(variation=variation, jitter=jitter, yaw=yaw, seed=seed).items(): need(0 <= value < np.inf, option, value, "a number that is not negative")
+    need(0 <= pitch <= .5, "pitch", pitch, "at most 0.5, or the camera looks past the people")
 
-# %% ../../nbs/data/08_synthetic_clips.ipynb #dfa8ab25
+# %% ../../nbs/data/08_synthetic_clips.ipynb #99727998
 SYNTHETIC_VERSION = 2 # raised whenever the same options give other clips
 
 def synthetic_clips(
@@ -381,13 +383,14 @@ def synthetic_clips(
     seed: int = 0,
 ) -> ClipSet:
     "Clips of jumps, with the truth about each in `meta`."
-    options = {k: v for k, v in locals().items() if k != "skeleton"}
-    _check_options(**options)
-    return _assemble(get_skeleton(skeleton) if isinstance(skeleton, str) else skeleton, **options)
+    options = dict(locals())
+    check_synthetic_options(**options)
+    return _assemble(**options)
 
-# %% ../../nbs/data/08_synthetic_clips.ipynb #d34100b3
-def _assemble(skeleton, num_clips, num_classes, dims, num_persons, frames, test_fraction, num_subjects, variation, jitter, dropped, mirrored, yaw, pitch, follow, seed) -> ClipSet:
+# %% ../../nbs/data/08_synthetic_clips.ipynb #dae14a73
+def _assemble(num_clips, num_classes, skeleton, dims, num_persons, frames, test_fraction, num_subjects, variation, jitter, dropped, mirrored, yaw, pitch, follow, seed) -> ClipSet:
     "Cast, plan, record."
+    skeleton = get_skeleton(skeleton) if isinstance(skeleton, str) else skeleton
     labels, subject, split = _cast(num_clips, num_classes, num_subjects, test_fraction)
     plans, camera = _plans(labels, subject, num_classes, num_persons, tuple(frames), variation, mirrored, seed), draw_cameras(num_clips, yaw, pitch, [seed, 5])
     recorded = _record(plans, camera, follow, joint_parts(skeleton), dims, jitter, dropped, seed)
