@@ -346,7 +346,7 @@ def _record(plans: list[tuple], camera, follow, parts, dims, jitter, dropped, se
         done += len(clip)
     return out
 
-# %% ../../nbs/data/08_synthetic_clips.ipynb #285e0a23
+# %% ../../nbs/data/08_synthetic_clips.ipynb #f118fc72
 def check_synthetic_options(*, num_clips, num_classes, skeleton, dims, num_persons, frames, test_fraction, num_subjects, variation, jitter, dropped, mirrored,
                             yaw, pitch, follow, seed) -> None:
     "ValueError at an option that cannot be."
@@ -360,10 +360,11 @@ def check_synthetic_options(*, num_clips, num_classes, skeleton, dims, num_perso
     need(num_subjects >= 2, "num_subjects", num_subjects, "at least 2, one to learn from and one to test")
     need(0 < test_fraction < 1, "test_fraction", test_fraction, "a share between 0 and 1")
     for option, value in dict(dropped=dropped, mirrored=mirrored, follow=follow).items(): need(0 <= value <= 1, option, value, "a share in 0..1")
-    for option, value in dict(variation=variation, jitter=jitter, yaw=yaw, seed=seed).items(): need(0 <= value < np.inf, option, value, "a number that is not negative")
+    need(0 <= variation <= 1, "variation", variation, "0 to 1; beyond it elbows and knees would flip over")
+    for option, value in dict(jitter=jitter, yaw=yaw, seed=seed).items(): need(0 <= value < np.inf, option, value, "a number that is not negative")
     need(0 <= pitch <= .5, "pitch", pitch, "at most 0.5, or the camera looks past the people")
 
-# %% ../../nbs/data/08_synthetic_clips.ipynb #99727998
+# %% ../../nbs/data/08_synthetic_clips.ipynb #df73804e
 SYNTHETIC_VERSION = 2 # raised whenever the same options give other clips
 
 def synthetic_clips(
@@ -375,7 +376,7 @@ def synthetic_clips(
     frames: tuple[int, int] = (50, 600), # shortest and longest clip
     test_fraction: float = .3, # share of subjects kept for testing
     num_subjects: int = 20, # people; fewer where a class has fewer clips
-    variation: float = 1., # how differently people, and one person's clips, do the same; 0: all alike
+    variation: float = 1., # how differently people, and one person's clips, do the same: 0, all alike, to 1
     jitter: float = .01, dropped: float = .02, # metres; share of joints lost
     mirrored: float = .5, # share of clips that turn to the right
     yaw: float = 3.1416, pitch: float = .15, # of the camera, largest angles in radians

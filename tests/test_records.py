@@ -1,0 +1,37 @@
+"The committed records of real runs are whole, and the README says what they say."
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mdr_repro.training.spec import RunSpec
+
+ROOT = Path(__file__).parent.parent
+RECORDS = sorted((ROOT / "results" / "replica" / "real_clips").glob("*/result.json"))
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.parent.name)
+def test_a_record_is_whole(path):
+    result, spec = json.loads(path.read_text()), RunSpec.from_json((path.parent / "spec.json").read_text())
+    assert path.parent.name == result["id"] == spec.id
+    for name in ("spec.json", "metrics.jsonl"):
+        assert hashlib.sha256((path.parent / name).read_bytes()).hexdigest() == result["files"][name]
+    rows = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in rows] == list(range(1, spec.schedule.epochs + 1))
+    assert result["reported"] == "last" and rows[-1]["test_top1"] == pytest.approx(result["top1"])
+    assert result["clips"]["test"] * result["top1"] == pytest.approx(round(result["clips"]["test"] * result["top1"])), "a share of whole clips"
+
+
+def test_the_readme_says_what_the_records_say():
+    assert RECORDS, "the README's real-clip table has no records behind it"
+    table = re.search(r"<!-- RESULTS.*?-->\n(.*?)\n\n", (ROOT / "README.md").read_text(), re.S).group(1)
+    lines = [line for line in table.splitlines() if re.search(r"`[0-9a-f]{12}`", line)]
+    assert len(lines) == len(RECORDS)
+    for path in RECORDS:
+        result, spec = json.loads(path.read_text()), RunSpec.from_json((path.parent / "spec.json").read_text())
+        line = next(line for line in lines if result["id"] in line)
+        cells = [c.strip() for c in line.strip("|").split("|")]
+        assert cells[1:] == [spec.data.removesuffix(".npz"), str(spec.backbone_options["widths"][0] / 64), str(spec.schedule.epochs), f"{100 * result['top1']:.2f} %", f"{100 * result['mean_class']:.2f} %",
+                             f"{result['seconds'] / 60:.0f} min", f"{result['threads']} of {result['device']}"]
