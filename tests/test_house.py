@@ -105,11 +105,11 @@ def test_an_experiment_can_be_run_by_papermill(notebook):
 
 # the road of the data (README, "Where to read"): what the modules of a room may import
 ROOMS = {
-    "ground": ("skeleton", "plotting"), "networks": ("cvsta", "gcb", "tcb", "mdrgcn", "models"), "objectives": ("recognizer", "rdl", "losses"),
+    "ground": ("skeleton", "plotting", "registry"), "networks": ("cvsta", "gcb", "tcb", "mdrgcn", "models"), "objectives": ("recognizer", "rdl", "losses"),
     "data": ("data",), "training": ("training",), "reproduction": ("reproduction",), "cli": ("cli",),
 }
 MAY_USE = {
-    "ground": {"ground"}, "networks": {"ground", "networks"}, "objectives": {"objectives"}, "data": {"ground", "data"},
+    "ground": {"ground"}, "networks": {"ground", "networks"}, "objectives": {"ground", "objectives"}, "data": {"ground", "data"},
     "training": {"ground", "networks", "objectives", "data", "training"},
     "reproduction": {"ground", "networks", "objectives", "data", "training", "reproduction"}, "cli": set(ROOMS),
 }

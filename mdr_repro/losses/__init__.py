@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['objectives', 'register_objective', 'objective_options', 'build_objective', 'check_objective']
 
-# %% ../../nbs/losses/00_registry.ipynb #a60429f7
+# %% ../../nbs/losses/00_registry.ipynb #b39a8377
 import copy
-import inspect
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
@@ -17,30 +16,27 @@ from torch import Tensor
 
 from ..rdl import RobustDecoupleLoss
 from ..recognizer import Objective, Softmax
+from ..registry import Registry, build
 
-# %% ../../nbs/losses/00_registry.ipynb #812ba813
-objectives: dict[str, Callable[..., Objective]] = {} # name -> constructor(num_classes, embedding_dim, **options)
+# %% ../../nbs/losses/00_registry.ipynb #40d8d79a
+objectives = Registry("objective", ("num_classes", "embedding_dim")) # name -> constructor(num_classes, embedding_dim, **options)
 
 def register_objective(
     name: str, # as in RunSpec.objective
     constructor: Callable[..., Objective], # called with (num_classes, embedding_dim, **options)
 ) -> Callable[..., Objective]: # the constructor
     "Make an objective known to `build_objective`."
-    taken = objectives.get(name, constructor)
-    if taken.__qualname__ != constructor.__qualname__: raise ValueError(f"objective {name!r} is taken by {taken.__qualname__}; choose another name")
-    objectives[name] = constructor
-    return constructor
+    return objectives.register(name, constructor)
 
 register_objective("softmax", Softmax)
 register_objective("rdl", RobustDecoupleLoss);
 
-# %% ../../nbs/losses/00_registry.ipynb #532ed68a
+# %% ../../nbs/losses/00_registry.ipynb #8caed998
 def objective_options(
     name: str, # a key of `objectives`
 ) -> list[str]:
     "The options that `build_objective` takes for this name."
-    if name not in objectives: raise ValueError(f"unknown objective {name!r}; known: {', '.join(sorted(objectives))}")
-    return [p for p in inspect.signature(objectives[name]).parameters if p not in ("num_classes", "embedding_dim")]
+    return objectives.options(name)
 
 def build_objective(
     name: str, # a key of `objectives`
@@ -49,10 +45,7 @@ def build_objective(
     **options, # of the objective's constructor
 ) -> Objective: # features [N, D] -> a number to go down on, or logits [N, K]
     "The objective of this name; ValueError lists the known names, or the options that this one has."
-    known = objective_options(name)
-    unknown = [o for o in options if o not in known]
-    if unknown: raise ValueError(f"objective {name!r} has no option {unknown[0]!r}; known: {', '.join(known) or 'none'}")
-    return objectives[name](num_classes, embedding_dim, **options)
+    return build(objectives, name, (num_classes, embedding_dim), options)
 
 # %% ../../nbs/losses/00_registry.ipynb #175d0ce7
 def check_objective(

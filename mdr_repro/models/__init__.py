@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['backbones', 'register_backbone', 'backbone_options', 'build_backbone', 'check_backbone']
 
-# %% ../../nbs/models/00_registry.ipynb #e27f38f6
+# %% ../../nbs/models/00_registry.ipynb #fe7460c9
 import copy
-import inspect
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
@@ -16,30 +15,27 @@ import torch
 from torch import Tensor, nn
 
 from ..mdrgcn import MDRGCN
+from ..registry import Registry, build
 from ..skeleton import Skeleton
 
-# %% ../../nbs/models/00_registry.ipynb #cdd26f8f
-backbones: dict[str, Callable[..., nn.Module]] = {} # name -> constructor(skeleton, in_channels, num_persons, **options)
+# %% ../../nbs/models/00_registry.ipynb #ec0bdf2b
+backbones = Registry("backbone", ("skeleton", "in_channels", "num_persons")) # name -> constructor(skeleton, in_channels, num_persons, **options)
 
 def register_backbone(
     name: str, # as in RunSpec.backbone
-    constructor: Callable[..., nn.Module], # called with (skeleton, in_channels=.., num_persons=.., **options)
+    constructor: Callable[..., nn.Module], # called with (skeleton, in_channels, num_persons, **options)
 ) -> Callable[..., nn.Module]: # the constructor
     "Make a network known to `build_backbone`."
-    taken = backbones.get(name, constructor)
-    if taken.__qualname__ != constructor.__qualname__: raise ValueError(f"backbone {name!r} is taken by {taken.__qualname__}; choose another name")
-    backbones[name] = constructor
-    return constructor
+    return backbones.register(name, constructor)
 
 register_backbone("mdr_gcn", MDRGCN);
 
-# %% ../../nbs/models/00_registry.ipynb #409cce4c
+# %% ../../nbs/models/00_registry.ipynb #c3af75ab
 def backbone_options(
     name: str, # a key of `backbones`
 ) -> list[str]:
     "The options that `build_backbone` takes for this name."
-    if name not in backbones: raise ValueError(f"unknown backbone {name!r}; known: {', '.join(sorted(backbones))}")
-    return [p for p in inspect.signature(backbones[name]).parameters if p not in ("skeleton", "in_channels", "num_persons")]
+    return backbones.options(name)
 
 def build_backbone(
     name: str, # a key of `backbones`
@@ -49,10 +45,7 @@ def build_backbone(
     **options, # of the network's constructor
 ) -> nn.Module: # clips [N, C, T, V, M] -> features [N, D]
     "The network of this name; ValueError lists the known names, or the options that this one has."
-    known = backbone_options(name)
-    unknown = [o for o in options if o not in known]
-    if unknown: raise ValueError(f"backbone {name!r} has no option {unknown[0]!r}; known: {', '.join(known) or 'none'}")
-    return backbones[name](skeleton, in_channels=in_channels, num_persons=num_persons, **options)
+    return build(backbones, name, (skeleton, in_channels, num_persons), options)
 
 # %% ../../nbs/models/00_registry.ipynb #2581c578
 def check_backbone(
