@@ -85,21 +85,21 @@ def _checksum(profile: Profile, name: str, source: str, data_root: str | None) -
         get = profile.slot(name).get
         raise DataError(f"profile {profile.name}, slot {name} ({SLOTS[name]}): {e}" + (f" -- {get}" if get else "")) from None
 
-# %% ../../nbs/reproduction/02_profiles.ipynb #9fef406e
+# %% ../../nbs/reproduction/02_profiles.ipynb #85efb517
 SMOKE_SEEDS = 2
 SMOKE_WIDTH = 1 / 8
 SMOKE_CLIPS = dict(yaw=0, mirrored=0, variation=0.3, dropped=0, jitter=0.005) # one camera, all turn to the left: learnt in a hundred steps
 
-def _smoke_slot(num_frames: int, batch_size: int, epochs: int, lr: float, **options) -> Slot:
+def _smoke_slot(epochs: int, **options) -> Slot:
     "A synthetic set of the given size and skeleton."
     source = "synthetic:" + ",".join(f"{k}={v}" for k, v in {**options, **SMOKE_CLIPS}.items())
-    schedule = Schedule(epochs, batch_size, lr=lr, policy="cosine", warmup_epochs=1, evaluate_every=epochs)
-    return Slot(source, "synthetic clips", schedule, Sampling(num_frames=num_frames, mode="uniform", center="frame"), SMOKE_WIDTH)
+    schedule = Schedule(epochs, batch_size=8, lr=0.05, policy="cosine", warmup_epochs=1, evaluate_every=epochs)
+    return Slot(source, "synthetic clips", schedule, Sampling(num_frames=32, mode="uniform", center="frame"), SMOKE_WIDTH)
 
 def _smoke() -> Profile:
-    fsd10 = _smoke_slot(32, 8, 6, 0.05, num_clips=140, num_classes=10, skeleton="body25", dims=2, seed=1)
-    gym = _smoke_slot(16, 12, 14, 0.08, num_clips=168, num_classes=12, skeleton="coco17", dims=2, seed=2)
-    ntu = [_smoke_slot(32, 8, 6, 0.05, num_clips=96, num_classes=8, skeleton="ntu25", dims=3, num_persons=2, seed=seed) for seed in (3, 4)]
+    fsd10 = _smoke_slot(6, num_clips=200, num_classes=10, skeleton="body25", dims=2, seed=1)
+    gym = _smoke_slot(8, num_clips=240, num_classes=8, skeleton="coco17", dims=2, seed=2)
+    ntu = [_smoke_slot(6, num_clips=96, num_classes=8, skeleton="ntu25", dims=3, num_persons=2, seed=seed) for seed in (3, 4)]
     return Profile("smoke", "synthetic clips, narrow networks, minutes on two cores", SMOKE_SEEDS,
                    dict(zip(SLOTS, (fsd10, fsd10, gym, *ntu))))
 
