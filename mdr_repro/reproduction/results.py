@@ -9,14 +9,13 @@ __all__ = ['project_root', 'results_folder', 'data_folder', 'provenance', 'save_
 import hashlib
 import json
 import platform
-import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 
 from ..training.spec import write_atomic
-from ..training.trainer import device_name
+from ..training.trainer import device_name, git
 
 # %% ../../nbs/reproduction/00_results.ipynb #511a72e9
 def project_root() -> Path:
@@ -40,12 +39,6 @@ def data_folder(
     "Where clips are looked for."
     return str(project_root() / data_root) if data_root else None
 
-# %% ../../nbs/reproduction/00_results.ipynb #d30f217c
-def _git(root: Path, *args: str) -> str | None:
-    "What git answers, None outside a repository or without a commit."
-    try: return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-    except (OSError, subprocess.SubprocessError): return None
-
 # %% ../../nbs/reproduction/00_results.ipynb #eea17684
 def provenance(
     records=(), # the Records the numbers come from
@@ -54,10 +47,10 @@ def provenance(
     "Everything that decides a number; what may differ between two sound repetitions is under `timing`."
     root, records = project_root(), list(records)
     # results are what the runs write themselves: they do not make the code another one
-    lock, changed = root / "requirements.lock", _git(root, "status", "--porcelain", "--", ".", ":(exclude)results")
+    lock, changed = root / "requirements.lock", git(root, "status", "--porcelain", "--", ".", ":(exclude)results")
     made = [{"code": r.result["git"] or "unknown", "torch": r.result["torch"], "device": r.result["device"]} for r in records]
     return {
-        "revision": _git(root, "rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed),
+        "revision": git(root, "rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed),
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
         "torch": torch.__version__, "python": platform.python_version(), "device": device_name(device),
         "made_with": [dict(t) for t in dict.fromkeys(tuple(m.items()) for m in made)],

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_FORMAT', 'TrainingError', 'run_clips', 'build_recognizer', 'build_optimizer', 'set_rate', 'Training',
-           'train_epoch', 'best_row', 'save_checkpoint', 'load_checkpoint', 'final_scores', 'device_name',
+           'train_epoch', 'best_row', 'save_checkpoint', 'load_checkpoint', 'final_scores', 'device_name', 'git',
            'code_revision', 'finish', 'train']
 
 # %% ../../nbs/training/03_trainer.ipynb #acf95d86
@@ -213,14 +213,18 @@ def device_name(device: str | torch.device) -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
 
+def git(folder: Path, *args: str) -> str | None:
+    "What git answers in a folder, None outside a repository or without a commit."
+    try: return subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError): return None
+
 def code_revision() -> str | None:
     "The git revision of the checkout that this package runs from, with -dirty if its own files differ; None outside a checkout."
     package = Path(mdr_repro.__file__).resolve().parent
-    def git(*args): return subprocess.run(["git", "-C", str(package), *args], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() / package.name != package: return None # installed inside somebody's repository
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", str(package)) else "")
-    except (OSError, subprocess.SubprocessError): return None
+    top = git(package, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() / package.name != package: return None # or installed inside somebody's repository
+    revision, changed = git(package, "rev-parse", "HEAD"), git(package, "status", "--porcelain", "--", str(package))
+    return None if revision is None or changed is None else revision + ("-dirty" if changed else "")
 
 # %% ../../nbs/training/03_trainer.ipynb #e5f30db9
 def finish(run: Training) -> dict:
