@@ -23,7 +23,7 @@ setup: $(STAMP) ## virtual environment in .venv: locked requirements, torch, thi
 $(STAMP): requirements.lock settings.ini setup.py pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 with venv found (Debian, Ubuntu: apt install python3-venv); name one with PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/python -m ipykernel install --prefix .venv --name python3 > /dev/null
@@ -65,6 +65,7 @@ lab: $(STAMP) ## open the notebooks in JupyterLab (installs it on first use)
 wheel: $(STAMP) ## build sdist and wheel in dist/
 	$(BIN)/python -m build --no-isolation
 
+# pytorch-metric-learning asks for torch, which stays outside: the override takes it away, and `setup` installs the lock without looking for dependencies
 lock: ## renew the locked requirements (needs uv)
-	for name in requirements requirements-docs; do \
-	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $$name.in -o $$name.lock || exit 1; done
+	for name in requirements requirements-docs; do printf "torch ; python_version < '3'\n" | \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --override - $$name.in -o $$name.lock || exit 1; done

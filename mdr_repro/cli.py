@@ -35,7 +35,7 @@ from .data.sources import open_clips, source_checksum
 from .losses import objective_options
 from .models import backbone_options
 from .reproduction.experiments import EXPERIMENTS, cell_specs, experiment_cells, open_store
-from .reproduction.profiles import PROFILES, Profile, Slot, get_profile, widths
+from .reproduction.profiles import PROFILES, Profile, Slot, get_profile
 from .reproduction.report import write_report
 from .reproduction.results import data_folder, project_root
 from .reproduction.runner import RunnerError, chosen, duration, experiments, reproduce, trailing_comment
@@ -111,9 +111,7 @@ def train_specs(args: argparse.Namespace) -> list[RunSpec]: # one a seed
     changes, data_root = given_fields(args, RunSpec), data_folder(args.data_root)
     backbone, objective = changes.get("backbone", "mdr_gcn"), changes.get("objective", "rdl")
     changes["backbone_options"], changes["objective_options"] = split_options(args.option, backbone, objective)
-    if args.width is not None and "widths" not in backbone_options(backbone): raise ValueError(f"--width: {backbone} has no option widths")
-    if args.width is not None and backbone != "mdr_gcn": changes["backbone_options"].setdefault("widths", widths(args.width))
-    slot = Slot(args.data, args.data, Schedule(**given_fields(args, Schedule)), Sampling(**given_fields(args, Sampling)), args.width or 1.0)
+    slot = Slot(args.data, args.data, Schedule(**given_fields(args, Schedule)), Sampling(**given_fields(args, Sampling)), 1.0 if args.width is None else args.width)
     profile = Profile("train", "from the command line", 1, {"data": slot})
     checksum = source_checksum(args.data, data_root)
     seeds = range(args.seeds) if args.seeds else [args.seed]

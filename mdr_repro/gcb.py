@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .cvsta import CVSTA, conv1x1, get_activation
+from .sa_gc import SAGC
 
 # %% ../nbs/method/03_graph_convolution.ipynb #d0fff2ad
 class SpatialRefinement(nn.Module):
@@ -95,10 +96,12 @@ class GCB(nn.Module):
         in_channels: int, # C_in
         out_channels: int, # C_out
         A: Tensor, # initial topology [K, V, V]
-        **options, # mid_channels, activation, attention, form: see GraphConvolution
+        attention: str = "cvsta", # or "none"; "sa_gc": another graph convolution in place of Eq. 6 (Table III)
+        **options, # mid_channels, activation, form: see GraphConvolution
     ):
         super().__init__()
-        self.graph = GraphConvolution(in_channels, out_channels, A, **options)
+        if attention == "sa_gc": self.graph = SAGC(in_channels, out_channels, A, options.get("mid_channels"))
+        else: self.graph = GraphConvolution(in_channels, out_channels, A, attention=attention, **options)
         self.norm = nn.BatchNorm2d(out_channels)
         nn.init.constant_(self.norm.weight, 1e-6) # the block starts as its residual
         same = in_channels == out_channels

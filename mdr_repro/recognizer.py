@@ -96,8 +96,13 @@ class Recognizer(nn.Module):
         self.backbone, self.objective = backbone, objective
 
     def embed(self, x: Tensor) -> Tensor: return self.backbone(x) # features [N, D]
+    def embed_with_terms(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]: # features, and weighted losses of the backbone's own
+        own = getattr(self.backbone, "forward_with_terms", None)
+        return own(x) if own else (self.embed(x), {})
     def forward(self, x: Tensor) -> Tensor: return self.objective.logits(self.embed(x)) # logits [N, K]
-    def loss(self, x: Tensor, y: Tensor) -> Tensor: return self.objective(self.embed(x), y) # scalar
+    def loss(self, x: Tensor, y: Tensor) -> Tensor: # scalar
+        features, terms = self.embed_with_terms(x)
+        return sum(terms.values(), self.objective(features, y))
 
     def parameter_groups(self, lr: float) -> list[dict]:
         "The backbone's group and the objective's, for a torch optimizer; together every parameter once."

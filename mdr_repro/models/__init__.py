@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..mdrgcn import MDRGCN
+from .parts import GCN, add_cvsta
 from ..registry import Registry, build
 from ..skeleton import Skeleton
 
@@ -34,18 +35,23 @@ register_backbone("mdr_gcn", MDRGCN);
 def backbone_options(
     name: str, # a key of `backbones`
 ) -> list[str]:
-    "The options that `build_backbone` takes for this name."
-    return backbones.options(name)
+    "The options that `build_backbone` takes for this name: the constructor's, and `cvsta` where CVSTA can be put in (Table I)."
+    refinable = isinstance(backbones.get(name), type) and issubclass(backbones[name], GCN)
+    return backbones.options(name) + ["cvsta"] * refinable
 
+# %% ../../nbs/models/00_registry.ipynb #c3af75ac
 def build_backbone(
     name: str, # a key of `backbones`
     skeleton: Skeleton, # joints and initial topology
     in_channels: int = 3, # C
     num_persons: int = 1, # M
-    **options, # of the network's constructor
+    **options, # of the network's constructor; cvsta=True puts CVSTA into a compared GCN
 ) -> nn.Module: # clips [N, C, T, V, M] -> features [N, D]
     "The network of this name; ValueError lists the known names, or the options that this one has."
-    return build(backbones, name, (skeleton, in_channels, num_persons), options)
+    cvsta = "cvsta" in backbone_options(name) and options.pop("cvsta", False)
+    if cvsta not in (True, False): raise ValueError(f"cvsta={cvsta!r}: say True or False")
+    net = build(backbones, name, (skeleton, in_channels, num_persons), options)
+    return add_cvsta(net) if cvsta else net
 
 # %% ../../nbs/models/00_registry.ipynb #2581c578
 def check_backbone(
@@ -59,17 +65,17 @@ def check_backbone(
     net, D, g = copy.deepcopy(backbone), backbone.embedding_dim, torch.Generator().manual_seed(0)
     for T in frames:
         x = torch.randn(4, in_channels, T, skeleton.num_joints, num_persons, generator=g)
-        features = net.train()(x)
+        features, own = net.train().forward_with_terms(x) if hasattr(net, "forward_with_terms") else (net.train()(x), {})
         assert features.shape == (4, D), f"features of {T} frames are {tuple(features.shape)}, not [N, D] = {(4, D)}"
         assert features.isfinite().all(), f"features of {T} frames are not finite"
-        _check_gradients(net, features)
+        _check_gradients(net, sum(own.values(), features.square().sum()))
         with torch.no_grad(): together, alone = net.eval()(x), net(x[:1])
         apart = (together[:1] - alone).abs().max() / together.abs().max().clamp(min=1)
         assert apart < 1e-4, f"in testing mode the features of a clip change with the rest of its batch, by {apart:.2g}"
 
-def _check_gradients(net: nn.Module, features: Tensor) -> None:
+def _check_gradients(net: nn.Module, loss: Tensor) -> None:
     net.zero_grad()
-    features.square().sum().backward()
+    loss.backward()
     for name, p in net.named_parameters():
         if p.requires_grad: assert p.grad is not None and p.grad.isfinite().all(), f"the gradient of {name} is missing or not finite"
 

@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['SLOTS', 'PAPER_WIDTHS', 'SETTINGS', 'SMOKE_SEEDS', 'SMOKE_WIDTH', 'SMOKE_CLIPS', 'REPLICA_SEEDS', 'KINDER_WIDTH',
-           'KINDER_SCHEDULE', 'KINDER_SAMPLING', 'UCLA_WIDTH', 'UCLA_SCHEDULE', 'UCLA_SAMPLING', 'PAPER_SEEDS',
-           'STATED', 'RELEASED', 'CHOSEN', 'RESIZED', 'ROTATED', 'PROFILES', 'widths', 'Slot', 'Profile', 'get_profile',
-           'profile_table']
+           'KINDER_SCHEDULE', 'KINDER_SAMPLING', 'UCLA_WIDTH', 'UCLA_SCHEDULE', 'UCLA_SAMPLING', 'SHORT_WIDTH',
+           'SHORT_SCHEDULE', 'PAPER_SEEDS', 'STATED', 'RELEASED', 'CHOSEN', 'RESIZED', 'ROTATED', 'PROFILES', 'widths',
+           'Slot', 'Profile', 'get_profile', 'profile_table']
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #6ff364d2
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from ..data.clips import DataError
 from ..data.sampling import Sampling
 from ..data.sources import source_checksum
+from ..models.parts import scaled
 from ..training.spec import RunSpec, Schedule
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #bbee53ce
@@ -25,6 +26,7 @@ SLOTS = { # slot -> what the paper calls its data set
     "finegym99": "FineGym99",
     "ntu60_xsub": "NTU RGB+D X-sub",
     "ntu60_xview": "NTU RGB+D X-view",
+    "short": "FSD-10, a tenth of the epochs", # no set of the paper: one short protocol for all systems
 }
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #b81396ee
@@ -32,7 +34,7 @@ PAPER_WIDTHS = (64,) * 4 + (128,) * 3 + (256,) * 3 # Section III-B
 
 def widths(factor: float) -> tuple[int, ...]: # of the ten layers
     "The paper's output channels, scaled; multiples of 4, for the four branches of the temporal convolution. 4 + 3 + 3 layers as there."
-    return tuple(4 * max(round(factor * w / 4), 1) for w in PAPER_WIDTHS)
+    return tuple(scaled(w, factor, 4) for w in PAPER_WIDTHS)
 
 @dataclass(frozen=True)
 class Slot:
@@ -73,7 +75,7 @@ def _spec(profile: Profile, name: str, seed: int, data_root: str | None, changes
     values = {"data": slot.data, "backbone": "mdr_gcn", "objective": "rdl", "schedule": slot.schedule, "sampling": slot.sampling, "seed": seed, **changes}
     for kind in ("backbone", "objective"):
         usual = dict(SETTINGS.get(values[kind], {}))
-        if values[kind] == "mdr_gcn": usual["widths"] = widths(slot.width)
+        if kind == "backbone": usual |= {"widths": widths(slot.width)} if values[kind] == "mdr_gcn" else {"width": slot.width} if slot.width != 1 else {}
         values[f"{kind}_options"] = {**usual, **changes.get(f"{kind}_options", {})}
     if "data_checksum" not in values: values["data_checksum"] = _checksum(profile, name, values["data"], data_root)
     return RunSpec(**values)
@@ -90,18 +92,18 @@ SMOKE_SEEDS = 2
 SMOKE_WIDTH = 1 / 8
 SMOKE_CLIPS = dict(yaw=0, mirrored=0, variation=0.3, dropped=0, jitter=0.005) # one camera, all turn to the left: learnt in a hundred steps
 
-def _smoke_slot(epochs: int, **options) -> Slot:
+def _smoke_slot(epochs: int, frames: int = 32, **options) -> Slot:
     "A synthetic set of the given size and skeleton."
     source = "synthetic:" + ",".join(f"{k}={v}" for k, v in {**options, **SMOKE_CLIPS}.items())
     schedule = Schedule(epochs, batch_size=8, lr=0.05, policy="cosine", warmup_epochs=1, evaluate_every=epochs)
-    return Slot(source, "synthetic clips", schedule, Sampling(num_frames=32, mode="uniform", center="frame"), SMOKE_WIDTH)
+    return Slot(source, "synthetic clips", schedule, Sampling(num_frames=frames, mode="uniform", center="frame"), SMOKE_WIDTH)
 
 def _smoke() -> Profile:
     fsd10 = _smoke_slot(6, num_clips=200, num_classes=10, skeleton="body25", dims=2, seed=1)
     gym = _smoke_slot(8, num_clips=240, num_classes=8, skeleton="coco17", dims=2, seed=2)
     ntu = [_smoke_slot(6, num_clips=96, num_classes=8, skeleton="ntu25", dims=3, num_persons=2, seed=seed) for seed in (3, 4)]
-    return Profile("smoke", "synthetic clips, narrow networks, minutes on two cores", SMOKE_SEEDS,
-                   dict(zip(SLOTS, (fsd10, fsd10, gym, *ntu))))
+    short = _smoke_slot(6, num_clips=96, num_classes=6, skeleton="coco17", dims=2, seed=5, frames=16)
+    return Profile("smoke", "synthetic clips, narrow networks, minutes on two cores", SMOKE_SEEDS, dict(zip(SLOTS, (fsd10, fsd10, gym, *ntu, short))))
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #8180705c
 REPLICA_SEEDS = 5
@@ -109,6 +111,7 @@ KINDER_WIDTH, KINDER_SCHEDULE = 0.25, Schedule(epochs=50, batch_size=16, policy=
 KINDER_SAMPLING = Sampling(num_frames=64, mode="pad", stride=3, speed=0.1, rotate=0.3, rotate_axis="vertical", scale=0.1) # speed is what tells some classes apart
 UCLA_WIDTH, UCLA_SCHEDULE = 0.25, Schedule(epochs=60, batch_size=16, policy="cosine", warmup_epochs=3, evaluate_every=5)
 UCLA_SAMPLING = Sampling(num_frames=32, min_crop=16, rotate=0.8, rotate_axis="vertical", scale=0.1) # half of its clips have 31 frames or fewer; cameras stand around
+SHORT_WIDTH, SHORT_SCHEDULE = 0.125, replace(UCLA_SCHEDULE, epochs=12, warmup_epochs=1) # a few minutes a system
 
 def _replica() -> Profile:
     def kinder(source): return Slot(source, "Kinder-Gator", KINDER_SCHEDULE, KINDER_SAMPLING, KINDER_WIDTH,
@@ -116,7 +119,7 @@ def _replica() -> Profile:
     ucla = Slot("nw_ucla.npz", "NW-UCLA", UCLA_SCHEDULE, UCLA_SAMPLING, UCLA_WIDTH, get="put nw_ucla.npz into the data folder and name that folder as data_root")
     joined = kinder("kinder_gator.npz#merged")
     return Profile("replica", "Kinder-Gator for the fine-grained slots, NW-UCLA for NTU's", REPLICA_SEEDS,
-                   dict(zip(SLOTS, (joined, joined, kinder("kinder_gator.npz"), ucla, ucla))))
+                   dict(zip(SLOTS, (joined, joined, kinder("kinder_gator.npz"), ucla, ucla, replace(ucla, schedule=SHORT_SCHEDULE, width=SHORT_WIDTH)))))
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #0639b6cc
 PAPER_SEEDS = 3
@@ -145,6 +148,13 @@ def _fsd10() -> tuple[Slot, Slot]:
                          **dict.fromkeys(("mode", "p_interval", "min_crop", "test_p"), "Section IV.B: all frames"), "padding": "released code: the clip goes round until 1500 frames are full"})
     return short, whole
 
+# %% ../../nbs/reproduction/02_profiles.ipynb #339c51b0
+def _tenth(slot: Slot) -> Slot:
+    "The same slot with a tenth of the epochs and milestones, to compare all systems cheaply before any full run."
+    s = slot.schedule
+    return replace(slot, schedule=replace(s, epochs=s.epochs // 10, milestones=tuple(m // 10 for m in s.milestones), warmup_epochs=1),
+                   origin={**slot.origin, **dict.fromkeys(("epochs", "milestones", "warmup_epochs"), "ours: a tenth of the slot fsd10")})
+
 # %% ../../nbs/reproduction/02_profiles.ipynb #13782a3e
 def _paper() -> Profile:
     short, whole = _fsd10()
@@ -155,7 +165,7 @@ def _paper() -> Profile:
     def ntu(file): return Slot(f"NTU60/{file}", "NTU RGB+D", _paper_schedule(65, 64, (35, 55), 4e-4), Sampling(num_frames=64, rotate=0.3),
                                get=f"make {file} from the NTU RGB+D skeletons in the form of CTR-GCN and put it into the folder NTU60 below data_root",
                                origin={**origin, "num_frames": "released code"})
-    return Profile("paper", "the paper's sets and its training details", PAPER_SEEDS, dict(zip(SLOTS, (short, whole, gym, ntu("NTU60_CS.npz"), ntu("NTU60_CV.npz")))))
+    return Profile("paper", "the paper's sets and its training details", PAPER_SEEDS, dict(zip(SLOTS, (short, whole, gym, ntu("NTU60_CS.npz"), ntu("NTU60_CV.npz"), _tenth(short)))))
 
 PROFILES = {p.name: p for p in (_smoke(), _replica(), _paper())}
 

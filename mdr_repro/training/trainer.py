@@ -114,10 +114,10 @@ def train_epoch(run: Training) -> dict:
     for step, (x, y) in enumerate(batches(run.clips, "train", s.schedule.batch_size, s.sampling, modality=s.modality, training=True,
                                           generator=run.generator, device=run.device, drop_last=run.counts["drop_last"])):
         run.optimizer.zero_grad(set_to_none=True)
-        with autocast(s.precision, run.device): features = net.embed(x)
+        with autocast(s.precision, run.device): features, own = net.embed_with_terms(x)
         features = features.float()
-        loss = net.objective(features, y)
-        for name, value in _batch_values(net.objective, loss, features, y).items(): sums[name] = sums.get(name, 0) + value * len(y)
+        loss = sum(own.values(), net.objective(features, y))
+        for name, value in _batch_values(net.objective, loss, features, y, own).items(): sums[name] = sums.get(name, 0) + value * len(y)
         seen += len(y)
         loss.backward()
         run.optimizer.step()
@@ -128,10 +128,10 @@ def train_epoch(run: Training) -> dict:
 
 # %% ../../nbs/training/03_trainer.ipynb #b9b3977c
 @torch.no_grad()
-def _batch_values(objective, loss, features, labels) -> dict:
-    "Loss, its terms and accuracy of one batch, left on the device."
+def _batch_values(objective, loss, features, labels, own) -> dict:
+    "Loss, its terms, the network's own, and accuracy of one batch, left on the device."
     right = objective.logits(features).argmax(1) == labels
-    terms = {f"loss_{name}": torch.as_tensor(value).detach() for name, value in objective.terms(features, labels).items()}
+    terms = {f"loss_{name}": torch.as_tensor(value).detach() for name, value in {**objective.terms(features, labels), **own}.items()}
     return {"loss": loss.detach(), **terms, "train_top1": right.float().mean()}
 
 # %% ../../nbs/training/03_trainer.ipynb #e6d1c276

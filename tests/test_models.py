@@ -1,0 +1,108 @@
+"Every compared network with every kind of loss: counts, gradients, and that it can learn."
+import pytest
+import torch
+
+from mdr_repro import models
+from mdr_repro.data.batches import batches
+from mdr_repro.data.sampling import Sampling
+from mdr_repro.data.sources import open_clips
+from mdr_repro.losses import build_objective, objectives
+from mdr_repro.models.parts import GCN, RefinedGraphConv
+from mdr_repro.recognizer import Recognizer
+from mdr_repro.skeleton import get_skeleton
+from mdr_repro.training.efficiency import count_macs, count_parameters
+
+NAMES = sorted(models.backbones)
+SKELETONS = ("coco17", "kinect20", "ntu25")
+QUIET = {"st_gcn": {"dropout": 0.0}}  # a narrow network learns 32 clips by heart only without dropout
+
+# parameters with a linear classifier and multiply-accumulates of the public implementations, at 3x64x17, one person, 99 classes, and 3x64x25, two persons, 60 classes
+COUNTS = {
+    "st_gcn": ((3098727, 1219769088), (3098832, 3646479360)),
+}
+
+
+def tiny(name, skeleton, in_channels=3, num_persons=1, **options):
+    size = {"widths": (8, 8, 16)} if name == "mdr_gcn" else {"width": 1 / 8}
+    return models.build_backbone(name, get_skeleton(skeleton), in_channels, num_persons, **{**size, **options})
+
+
+def test_the_paper_s_systems_are_there():
+    from mdr_repro.reproduction.experiments import LOSSES, SYSTEMS
+    from mdr_repro.reproduction.paper import TABLES
+    assert set(SYSTEMS.values()) == set(NAMES)
+    named = {row.name for id in ("table_09", "table_10", "table_11") for row in TABLES[id].rows}
+    assert named - {"MS-G3D++"} == set(SYSTEMS)  # Table IX writes MSG3D++ with a hyphen
+    assert {objective for objective, _ in LOSSES.values()} <= set(objectives)
+
+
+@pytest.mark.parametrize("name", sorted(COUNTS))
+def test_a_network_is_as_large_as_its_public_implementation(name):
+    for (parameters, macs), skeleton, persons, classes in zip(COUNTS[name], ("coco17", "ntu25"), (1, 2), (99, 60)):
+        body = get_skeleton(skeleton)
+        net = models.build_backbone(name, body, 3, persons)
+        classifier = net.embedding_dim * classes + classes
+        assert count_parameters(net) + classifier == parameters
+        assert count_macs(net, (1, 3, 64, body.num_joints, persons), classes) == macs
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("skeleton", SKELETONS)
+def test_any_network_with_any_loss(name, skeleton):
+    torch.manual_seed(0)
+    net = tiny(name, skeleton)
+    x, y = torch.randn(4, 3, 12, net.skeleton.num_joints if hasattr(net, "skeleton") else get_skeleton(skeleton).num_joints, 1), torch.tensor([0, 1, 2, 0])
+    for objective in ("softmax", "rdl", "arcface"):
+        recognizer = Recognizer(net, build_objective(objective, 3, net.embedding_dim))
+        recognizer.zero_grad()
+        loss = recognizer.loss(x, y)
+        loss.backward()
+        assert loss.isfinite()
+        for key, p in recognizer.named_parameters():
+            assert p.grad is not None and p.grad.isfinite().all(), f"{objective}: {key}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_coordinates_and_two_persons(name):
+    net = tiny(name, "coco17", 2, 2).eval()
+    with torch.no_grad(): assert net(torch.randn(2, 2, 12, 17, 2)).shape == (2, net.embedding_dim)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    clips = open_clips("synthetic:num_clips=44,num_classes=4,skeleton=coco17,dims=2,seed=1,test_fraction=0.27")
+    x, y = next(iter(batches(clips, "train", 32, Sampling(num_frames=16, mode="uniform", center="frame"), training=False)))
+    assert len(x) == 32
+    return x, y
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_learns_32_clips_by_heart(name, clips):
+    x, y = clips
+    torch.manual_seed(0)
+    net = tiny(name, "coco17", **QUIET.get(name, {}))
+    recognizer = Recognizer(net, build_objective("softmax", 4, net.embedding_dim)).train()
+    optimizer = torch.optim.SGD(recognizer.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    for step in range(150):
+        optimizer.zero_grad()
+        features, own = recognizer.embed_with_terms(x)
+        loss = sum(own.values(), recognizer.objective(features, y))
+        loss.backward()
+        optimizer.step()
+        if (recognizer.objective.logits(features).argmax(1) == y).all(): return
+    pytest.fail(f"after {step + 1} steps the loss is {loss:.3f}")
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if issubclass(models.backbones[n], GCN)])
+def test_cvsta_with_closed_gates_changes_nothing(name):
+    torch.manual_seed(0)
+    plain = tiny(name, "coco17").double().eval()
+    torch.manual_seed(0)
+    refined = tiny(name, "coco17", cvsta=True).double().eval()
+    gates = [m.gate for m in refined.modules() if isinstance(m, RefinedGraphConv)]
+    x = torch.randn(2, 3, 12, 17, 1).double()
+    with torch.no_grad():
+        before = plain(x)
+        assert gates and torch.allclose(refined(x), before, rtol=0, atol=1e-12)
+        for gate in gates: gate.fill_(0.5)
+        assert not torch.allclose(refined(x), before, rtol=0, atol=1e-6)
