@@ -6,8 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mdr_repro.cli import main
+from mdr_repro.data.batches import batches
+from mdr_repro.data.sampling import Sampling
+from mdr_repro.data.sources import open_clips
+from mdr_repro.models.st_gcn import STGCN
+from mdr_repro.skeleton import get_skeleton
 
 TINY = ["train", "--data", "synthetic:num_clips=40,num_classes=2,seed=5", "--epochs", "1", "--batch-size", "8", "--frames", "8", "--width", "0.0625", "--warmup-epochs", "0"]
 
@@ -80,6 +86,28 @@ def test_train_keeps_its_record_and_does_not_train_twice(folder, capsys):
     made = {p: p.stat().st_mtime_ns for p in (folder / "results/runs").glob("*/result.json")}
     assert main([*TINY, "--seed", "1", "--option", "reduction=4", "--objective", "softmax"]) == 0
     assert {p: p.stat().st_mtime_ns for p in (folder / "results/runs").glob("*/result.json")} == made
+
+
+def test_published_weights_meet_other_clips(folder, capsys):
+    body, data = get_skeleton("body25"), "synthetic:num_clips=20,num_classes=2,seed=5"
+    torch.manual_seed(0)
+    net, classifier = STGCN(body), torch.nn.Linear(256, 2)
+    words = [("data_norm", "data_bn"), ("layers", "st_gcn_networks"), ("graph.conv", "gcn.conv"), (".norm.", ".tcn.0."), ("temporal.0", "tcn.2"), ("temporal.1", "tcn.3")]  # the published code's
+    def theirs(key):
+        if key.endswith("importance"): return f"edge_importance.{key.split('.')[1]}"
+        for ours, word in words: key = key.replace(ours, word)
+        return key
+    state = {**{theirs(k): v for k, v in net.state_dict().items()}, **{f"fcn.{k}": v for k, v in classifier.state_dict().items()}}
+    torch.save(state, folder / "weights.pt")
+    ask = ["evaluate", "weights.pt", "--data", data, "--frames", "16", "--system"]
+    assert main([*ask, "st_gcn"]) == 0
+    x, y = next(iter(batches(open_clips(data), "test", 64, Sampling(num_frames=16))))
+    with torch.no_grad(): right = (classifier(net.eval()(x)).argmax(1) == y).float().mean().item()
+    assert f"st_gcn on {data}, test, {len(y)} clips: top-1 {100 * right:.2f} %" in said(capsys)[0]
+    for command, sentence in [([*ask, "ctr_gcn"], "weights.pt: no classifier of ctr_gcn in it"), ([*ask, "stgcn"], "unknown system 'stgcn'; known: mdr_gcn"),
+                              (["evaluate", "weights.pt", "--system", "st_gcn", "--data", data.replace("classes=2", "classes=3")], "weights.pt scores 2 classes")]:
+        assert main(command) == 2
+        assert sentence in said(capsys)[1]
 
 
 def test_time_that_runs_out_is_status_1(folder, capsys):

@@ -16,9 +16,22 @@ NAMES = sorted(models.backbones)
 SKELETONS = ("coco17", "kinect20", "ntu25")
 QUIET = {"st_gcn": {"dropout": 0.0}}  # a narrow network learns 32 clips by heart only without dropout
 
+AS_PUBLISHED = {"mdr_gcn": {"form": "released"}, "efficient_gcn_b4, EpSep": {"temporal": "ep_sep"}}
 # parameters with a linear classifier and multiply-accumulates of the public implementations, at 3x64x17, one person, 99 classes, and 3x64x25, two persons, 60 classes
 COUNTS = {
     "st_gcn": ((3098727, 1219769088), (3098832, 3646479360)),
+    "two_stream_agcn": ((3469255, 1387574592), (3469510, 4140255360)),
+    "ctr_gcn": ((1446417, 628001536), (1446672, 1939164160)),
+    "ms_g3d": ((2990676, 2179270464), (3194595, 6991443840)),
+    "ms_g3d_pp": ((2990676, 2179270464), (3194595, 6991443840)),
+    "shift_gcn": ((668348, 258917120), (690291, 761461760)),  # the public code also holds 2816 shifts that no forward pass uses
+    "dc_gcn": ((3210361, 1246716672), (3281176, 3725736960)),  # the public code normalises its graphs by matrix products, 3 * 1408 * V^3 more
+    "info_gcn": ((1355646, 589377216 + 256 * 99), (1359431, 1783305600 + 256 * 60)),  # with a linear classifier; with its own objective 1553022 and 1556807 parameters
+    "mst_gcn": ((2871368, 1222138176), (2891351, 3697639680)),  # the public code also holds 4704 numbers that no forward pass uses
+    "efficient_gcn_b4": ((1119504, 658370096), (1119945, 2000828864)),  # the layers of the printed accuracies
+    "efficient_gcn_b4, EpSep": ((2055144, 1170603312), (2055585, 3509241792)),
+    "posec3d": ((2044867, 20841154048), (2037404, 23358765056)),
+    "mdr_gcn": ((1975329, 849788160), (1975584, 2591477760)),
 }
 
 
@@ -40,7 +53,7 @@ def test_the_paper_s_systems_are_there():
 def test_a_network_is_as_large_as_its_public_implementation(name):
     for (parameters, macs), skeleton, persons, classes in zip(COUNTS[name], ("coco17", "ntu25"), (1, 2), (99, 60)):
         body = get_skeleton(skeleton)
-        net = models.build_backbone(name, body, 3, persons)
+        net = models.build_backbone(name.split(",")[0], body, 3, persons, **AS_PUBLISHED.get(name, {}))
         classifier = net.embedding_dim * classes + classes
         assert count_parameters(net) + classifier == parameters
         assert count_macs(net, (1, 3, 64, body.num_joints, persons), classes) == macs
@@ -105,4 +118,4 @@ def test_cvsta_with_closed_gates_changes_nothing(name):
         before = plain(x)
         assert gates and torch.allclose(refined(x), before, rtol=0, atol=1e-12)
         for gate in gates: gate.fill_(0.5)
-        assert not torch.allclose(refined(x), before, rtol=0, atol=1e-6)
+        assert not torch.equal(refined(x), before)  # by little where a block starts as its residual

@@ -7,7 +7,7 @@ __all__ = ['LOSSES', 'SYSTEMS', 'EXPERIMENTS', 'QUANTITIES', 'TITLES', 'Cell', '
            'experiment_specs', 'pretty', 'paper_claims', 'spec_table', 'clip_features', 'accuracy', 'drawn_features',
            'purity', 'outliers', 'silhouette', 'mean_class', 'epoch_seconds', 'cell_records', 'tsne_maps',
            'MeasuredCell', 'Verdict', 'judge', 'MeasuredTable', 'table_title', 'open_store', 'train_missing', 'measure',
-           'markdown', 'size_table', 'term_effects', 'draw_sizes', 'frame_values', 'view']
+           'markdown', 'size_table', 'term_effects', 'system_sizes', 'draw_sizes', 'frame_values', 'view']
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #30a9fae2
 import json
@@ -119,6 +119,7 @@ def _table_06() -> list[Cell]:
     return [Cell(r.name, "Accuracy(%)", "fsd10", {"objective": "softmax", "backbone_options": {"activation": r.settings["σ"], "temporal_kernels": int(r.settings["k"])}})
             for r in TABLES["table_06"].rows]
 
+# %% ../../nbs/reproduction/03_experiments.ipynb #7ea9f4f4
 LOSSES = { # rows of Table VIII -> objective and its options
     "Baseline": ("softmax", {}), "center loss": ("center", {}), "sphereFace": ("sphereface", {}), "LMCL": ("lmcl", {}), "arcFace": ("arcface", {}), "LACE": ("lace", {}),
     "RDL without L_out": ("rdl", {"weights": (1, 0, None)}), "RDL": ("rdl", {}),
@@ -138,7 +139,9 @@ SYSTEMS = { # rows of Tables IX to XI -> backbone
 def _systems_short() -> list[Cell]:
     "Every system under one short protocol, softmax: no table of the paper, but the only comparison in which nothing differs but the network."
     columns = {"Accuracy(%)": "accuracy", "Mean class(%)": "mean_class", "Seconds an epoch": "epoch_seconds"}
-    return [Cell(row, column, "short", {"backbone": backbone, "objective": "softmax"}, quantity=quantity) for row, backbone in SYSTEMS.items() for column, quantity in columns.items()]
+    smaller = {"posec3d": {"size": 28}} # heat maps of 28 x 28 as channels are narrower, too
+    rows = {"MSIN (rebuilt from its abstract)" if name == "MSIN" else name: backbone for name, backbone in SYSTEMS.items()}
+    return [Cell(row, column, "short", {"backbone": b, "backbone_options": smaller.get(b, {}), "objective": "softmax"}, quantity=q) for row, b in rows.items() for column, q in columns.items()]
 
 EXPERIMENTS: dict[str, Callable[[], list[Cell]]] = {
     "table_02": _table_02, "table_05": _table_05, "table_06": _table_06, "table_08": _table_08, "systems_short": _systems_short,
@@ -405,6 +408,14 @@ def term_effects(table: MeasuredTable) -> pd.DataFrame: # a line a term
         i = mean_interval([effect(term, lambda c: c.values[seed]) for seed in seeds]) if seeds else None
         rows.append({"term": term, "paper": effect(term, lambda c: c.paper), "measured": i and i.mean, "low": i and i.low, "high": i and i.high, "n": len(seeds)})
     return pd.DataFrame(rows).set_index("term").astype({k: float for k in ("measured", "low", "high")})
+
+# %% ../../nbs/reproduction/03_experiments.ipynb #03728dce
+def system_sizes(table: MeasuredTable) -> pd.DataFrame: # a line a row
+    "Accuracy, seconds an epoch and parameters of the systems that were trained."
+    frame = table.frame()["measured"].unstack("column").reindex(list(dict.fromkeys(c.row for c in table.cells)))
+    parameters = {r.spec.id: r.result["parameters"] for r in table.records}
+    first = {c.row: parameters[c.runs[0]] for c in table.cells if c.runs}
+    return pd.DataFrame({"accuracy": frame["Accuracy(%)"], "seconds": frame["Seconds an epoch"], "parameters": pd.Series(first, dtype=float)}).reindex(frame.index)
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #92a5fd79
 def draw_sizes(sizes: pd.DataFrame, title: str): # of `size_table`; matplotlib Figure

@@ -40,7 +40,7 @@ def _mdr_layer(l: int) -> list[tuple[str, str]]:
 
 MDR_GCN = ((r"data_bn\.(.*)", r"backbone.data_norm.\1"), *(line for l in range(1, 11) for line in _mdr_layer(l)), (r"fc\.(.*)", r"classifier.\1"))
 
-# %% ../../nbs/training/08_published_weights.ipynb #b286d5e2
+# %% ../../nbs/training/08_published_weights.ipynb #b17edf10
 @dataclass(frozen=True)
 class System:
     "A published code whose weight files can be read."
@@ -53,7 +53,7 @@ SYSTEMS = {
     "mdr_gcn": System("mdr_gcn", "", {"form": "released"}),
     **{name: System(name) for name in ("st_gcn", "two_stream_agcn", "as_gcn", "shift_gcn", "dc_gcn", "ctr_gcn", "dynamic_gcn", "ms_g3d", "mst_gcn", "efficient_gcn_b4")},
     "info_gcn": System("info_gcn", objective="information_bottleneck"),
-    "pyskl_st_gcn": System("st_gcn", "PYSKL"), "pyskl_ctr_gcn": System("ctr_gcn", "PYSKL"), "pyskl_posec3d": System("posec3d", "PYSKL"),
+    "pyskl_st_gcn": System("st_gcn", "PYSKL"), "pyskl_ctr_gcn": System("ctr_gcn", "PYSKL", {"form": "pyskl"}), "pyskl_posec3d": System("posec3d", "PYSKL"),
 }
 
 def system_table(
