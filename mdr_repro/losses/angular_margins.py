@@ -45,7 +45,7 @@ def _check(scale: float, margin: float, least: float = 0., below: float = float(
     if not scale > 0: raise ValueError(f"scale={scale!r}: give a number > 0")
     if not least <= margin < below: raise ValueError(f"margin={margin!r}: give a number >= {least:g}" + (f" and < {below:.4g}" if below < float("inf") else ""))
 
-# %% ../../nbs/losses/03_angular_margins.ipynb #da26d3e6
+# %% ../../nbs/losses/03_angular_margins.ipynb #fc810099
 class _SphereFaceLoss(SphereFaceLoss):
     annealing = 0. # lambda
     def modify_cosine_of_target_classes(self, cosine):
@@ -59,7 +59,7 @@ class SphereFace(AngularMargin):
         embedding_dim: int, # D
         margin: int = 4, # m, a whole number
         scale: float = 1., # besides ||x||
-        annealing: float = 0., # lambda, held constant; 0: the equation as it stands
+        annealing: float = 5., # lambda, held constant; 0: the equation as it stands
     ):
         _check(scale, margin, least=1)
         if margin != int(margin): raise ValueError(f"margin={margin!r}: SphereFace multiplies the angle by a whole number")
