@@ -56,7 +56,7 @@ def _descend(name: str, options: dict, seed: int, x: Tensor, y: Tensor, steps: i
         for optimizer in optimizers: optimizer.step()
     return net, objective
 
-# %% ../../nbs/losses/01_plane.ipynb #0f8e71c0
+# %% ../../nbs/losses/01_plane.ipynb #13c444a0
 @dataclass(frozen=True)
 class PlaneResult:
     "An objective and the embedding it was trained with."
@@ -68,6 +68,7 @@ class PlaneResult:
     objective: Objective
     loss: float # over all clips, at the end
 
+# %% ../../nbs/losses/01_plane.ipynb #5b89eee4
 def train_plane(
     objective_name: str, # a name of the registry
     seed: int = 0, # of the clips, the weights and the batches
@@ -122,7 +123,7 @@ def plane_limit(*results: PlaneResult) -> float:
     "Half the side of a square around the origin that holds all features, and the centers, of these results."
     return 1.08 * max(points.abs().max().item() for r in results for points in (r.features, getattr(r.objective, "centers", r.features)))
 
-# %% ../../nbs/losses/01_plane.ipynb #3d99a011
+# %% ../../nbs/losses/01_plane.ipynb #97c38e25
 def draw_plane(
     ax, # matplotlib axes
     result: PlaneResult,
@@ -130,7 +131,7 @@ def draw_plane(
     title: str | None = None, # None: name and options
 ):
     "Features and centers over the classes of the plane; the outlier is a cross."
-    import seaborn as sns
+    import seaborn as sns # here, since drawing is all it is needed for
     limit, colors, x, y = limit or plane_limit(result), sns.color_palette("colorblind")[:3], result.features, result.labels
     pale = torch.tensor(colors) * .24 + .76
     ax.imshow(pale[decision_regions(result, limit)], origin="lower", extent=(-limit, limit) * 2, interpolation="nearest", zorder=0)
@@ -140,7 +141,5 @@ def draw_plane(
         ax.scatter(*result.objective.centers.detach().T, s=150, marker="*", c=colors, edgecolor="k", label="centers", zorder=3)
     if result.outlier is not None: ax.scatter(*x[result.outlier], s=80, marker="x", color="k", linewidths=2, label="outlier", zorder=4)
     ax.plot(0, 0, "k+", zorder=1)
-    options = ", ".join(f"{k}={v}" for k, v in result.options.items())
-    ax.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="feature 1", ylabel="feature 2", title=title or result.name + (f" ({options})" if options else ""))
+    ax.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="feature 1", ylabel="feature 2", title=title or " ".join([result.name, *(f"{k}={v}" for k, v in result.options.items())]))
     ax.grid(False)
-    return ax

@@ -101,8 +101,8 @@ def _build(cls, value, where: str):
 @dataclass(frozen=True)
 class Schedule:
     "How long, in what batches and at which learning rate (Section IV-B)."
-    epochs: int
-    batch_size: int
+    epochs: int = 60
+    batch_size: int = 16 # clips
     lr: float = 0.1 # at its highest
     policy: str = "step" # or "cosine"
     milestones: tuple[int, ...] = () # epochs after which the rate is multiplied by gamma
