@@ -88,7 +88,7 @@ def actional_graphs(
     z = links.new_zeros(len(links), V, V, links.shape[-1] - 1)
     z[:, torch.arange(V, device=z.device)[:, None], senders] = links[..., 1:]
     z = z.permute(0, 3, 2, 1) + torch.eye(V, dtype=z.dtype, device=z.device)
-    return 0.1 * z / z.sum(2, keepdim=True)
+    return 0.1 * z * (1 / z.sum(2, keepdim=True) + 1e-10) # the tiny number as published
 
 # %% ../../nbs/models/04_as_gcn.ipynb #53a7ca72
 VARIANCE = 5e-4 # sigma^2, of a coordinate's next position

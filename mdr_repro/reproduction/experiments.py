@@ -139,7 +139,7 @@ SYSTEMS = { # rows of Tables IX to XI -> backbone
 def _systems_short() -> list[Cell]:
     "Every system under one short protocol, softmax: no table of the paper, but the only comparison in which nothing differs but the network."
     columns = {"Accuracy(%)": "accuracy", "Mean class(%)": "mean_class", "Seconds an epoch": "epoch_seconds"}
-    smaller = {"posec3d": {"size": 28}, "st_gcn": {"dropout": 0.0}} # heat maps of half the side; half of eight channels would be too few
+    smaller = {"posec3d": {"size": 28}, **dict.fromkeys(("st_gcn", "as_gcn"), {"dropout": 0.0})} # heat maps of half the side; half of eight channels would be too few
     rows = {"MSIN (rebuilt from its abstract)" if name == "MSIN" else name: backbone for name, backbone in SYSTEMS.items()}
     return [Cell(row, column, "short", {"backbone": b, "backbone_options": smaller.get(b, {}), "objective": "softmax"}, quantity=q) for row, b in rows.items() for column, q in columns.items()]
 
