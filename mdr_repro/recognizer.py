@@ -97,8 +97,7 @@ class Recognizer(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor: return self.backbone(x) # features [N, D]
     def embed_with_terms(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]: # features, and weighted losses of the backbone's own
-        own = getattr(self.backbone, "forward_with_terms", None)
-        return own(x) if own else (self.embed(x), {})
+        return self.backbone.forward_with_terms(x) if hasattr(self.backbone, "forward_with_terms") else (self.embed(x), {})
     def forward(self, x: Tensor) -> Tensor: return self.objective.logits(self.embed(x)) # logits [N, K]
     def loss(self, x: Tensor, y: Tensor) -> Tensor: # scalar
         features, terms = self.embed_with_terms(x)
@@ -106,5 +105,5 @@ class Recognizer(nn.Module):
 
     def parameter_groups(self, lr: float) -> list[dict]:
         "The backbone's group and the objective's, for a torch optimizer; together every parameter once."
-        groups = [{"name": "backbone", "params": list(self.backbone.parameters()), "lr": lr}, *self.objective.parameter_groups(lr)]
-        return [g for g in groups if g["params"]]
+        own = {"name": "backbone", "params": list(self.backbone.parameters()), "lr": lr}
+        return [g for g in (own, *self.objective.parameter_groups(lr)) if g["params"]]

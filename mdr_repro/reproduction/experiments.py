@@ -276,6 +276,7 @@ class MeasuredTable:
     def draw(self): return _draw_table(self) # matplotlib Figure
     def _repr_html_(self) -> str: return f"<p><b>{self.title}</b></p>{pretty(self.frame()).to_html()}"
 
+# %% ../../nbs/reproduction/03_experiments.ipynb #f8d2e7fe
 TITLES = {"systems_short": "All systems, short and narrow runs"} # of experiments that are none of the paper's
 
 def table_title(id: str, profile: Profile, slots: list[str]) -> str: # one slot a cell
