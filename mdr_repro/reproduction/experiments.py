@@ -389,7 +389,7 @@ def _save_table(table: MeasuredTable, folder: Path) -> None:
     code = f"revision {origin['revision'] or 'unknown (no git)'}" + (" with changes" if origin["dirty"] else "")
     write_atomic(folder / "table.md", "\n".join([
         f"# {table.title}\n", "Measured: mean over seeds with the 95 % interval of the mean; difference: measured - paper.\n", markdown(table.frame()),
-        "## Claims\n", "Verdict: paired test over seeds, 5 % level. Paper: as printed in the text, else the difference of the printed cells.\n", markdown(table.claims()),
+        *(["## Claims\n", "Verdict: paired test over seeds, 5 % level. Paper: as printed in the text, else the difference of the printed cells.\n", markdown(table.claims())] if table.verdicts else []),
         "## Provenance\n", f"- code: {code}; locked packages {origin['lock_sha256'] or 'unknown'}", *(f"- runs made with {', '.join(f'{k} {v}' for k, v in made.items())}" for made in origin["made_with"]),
         *(f"- data: {source}, checksum {checksum}" for source, checksum in origin["data"].items()), f"- runs: {', '.join(origin['runs']) or 'none'}", ""]))
 
@@ -412,11 +412,11 @@ def term_effects(table: MeasuredTable) -> pd.DataFrame: # a line a term
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #03728dce
 def system_sizes(table: MeasuredTable) -> pd.DataFrame: # a line a row
-    "Accuracy, seconds an epoch and parameters of the systems that were trained."
+    "Accuracies, seconds an epoch and parameters of the systems that were trained."
     frame = table.frame()["measured"].unstack("column").reindex(list(dict.fromkeys(c.row for c in table.cells)))
     parameters = {r.spec.id: r.result["parameters"] for r in table.records}
     first = {c.row: parameters[c.runs[0]] for c in table.cells if c.runs}
-    return pd.DataFrame({"accuracy": frame["Accuracy(%)"], "seconds": frame["Seconds an epoch"], "parameters": pd.Series(first, dtype=float)}).reindex(frame.index)
+    return pd.DataFrame({"accuracy": frame["Accuracy(%)"], "mean class": frame["Mean class(%)"], "seconds": frame["Seconds an epoch"], "parameters": pd.Series(first, dtype=float)}).reindex(frame.index)
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #92a5fd79
 def draw_sizes(sizes: pd.DataFrame, title: str): # of `size_table`; matplotlib Figure
