@@ -258,7 +258,7 @@ def judge(
     return Verdict(claim, test.interval, test.p, test.verdict(1))
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #f8d2e7fd
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MeasuredTable:
     "All cells of an experiment, the verdicts on its claims, and the records behind them."
     id: str
@@ -274,6 +274,7 @@ class MeasuredTable:
     def numbers(self) -> dict: return _numbers(self) # all of it in plain values
     def save(self, folder: str | Path) -> None: _save_table(self, Path(folder))
     def draw(self): return _draw_table(self) # matplotlib Figure
+    def __repr__(self) -> str: return f"MeasuredTable({self.title!r})" # records know folders of this machine
     def _repr_html_(self) -> str: return f"<p><b>{self.title}</b></p>{pretty(self.frame()).to_html()}"
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #f8d2e7fe
@@ -439,7 +440,8 @@ def view(values: list[float]) -> tuple[float, float]: # limits of an axis
     "Room for all values and as much again: intervals of two seeds can be far wider than all that was measured, and may leave the panel."
     if not values: return 0.0, 1.0
     span = max(max(values) - min(values), 0.02 * max(map(abs, values)), 1e-9)
-    return min(values) - 0.6 * span, max(values) + 0.6 * span
+    low = min(values) - 0.6 * span
+    return max(low, 0.0) if min(values) >= 0 else low, max(values) + 0.6 * span
 
 def _draw_table(table: MeasuredTable):
     "Rows from top to bottom; a panel a column, or one for the paper and one for what was measured."
