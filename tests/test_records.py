@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from mdr_repro.models import backbones
 from mdr_repro.training.spec import RunSpec
 
 ROOT = Path(__file__).parent.parent
 RECORDS = sorted((ROOT / "results" / "replica" / "real_clips").glob("*/result.json"))
+SHORT = ROOT / "results" / "replica" / "systems_short"
+SHORT_RECORDS = sorted((SHORT / "records").glob("*/result.json"))
 
 
-@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.parent.name)
+@pytest.mark.parametrize("path", RECORDS + SHORT_RECORDS, ids=lambda p: p.parent.name)
 def test_a_record_is_whole(path):
     result, spec = json.loads(path.read_text()), RunSpec.from_json((path.parent / "spec.json").read_text())
     assert path.parent.name == result["id"] == spec.id
@@ -35,3 +38,21 @@ def test_the_readme_says_what_the_records_say():
         cells = [c.strip() for c in line.strip("|").split("|")]
         assert cells[1:] == [spec.data.removesuffix(".npz"), str(spec.backbone_options["widths"][0] / 64), str(spec.schedule.epochs), f"{100 * result['top1']:.2f} %", f"{100 * result['mean_class']:.2f} %",
                              f"{result['seconds'] / 60:.0f} min", f"{result['threads']} of {result['device']}"]
+
+
+def test_the_short_table_says_what_its_records_say():
+    table = json.loads((SHORT / "table.json").read_text())
+    results = {p.parent.name: json.loads(p.read_text()) for p in SHORT_RECORDS}
+    specs = {p.parent.name: RunSpec.from_json((p.parent / "spec.json").read_text()) for p in SHORT_RECORDS}
+    assert {run for cell in table["cells"] for run in cell["runs"]} == set(results)
+    for cell in table["cells"]:
+        (run,), (value,) = cell["runs"], cell["values"].values()
+        if cell["column"] == "Accuracy(%)": assert value == pytest.approx(100 * results[run]["top1"])
+        if cell["column"] == "Mean class(%)": assert value == pytest.approx(100 * results[run]["mean_class"])
+    assert {s.backbone for s in specs.values()} == set(backbones)
+    assert len({(s.data, s.data_checksum, s.objective, s.schedule, s.sampling, s.seed) for s in specs.values()}) == 1, "one protocol for all"
+
+
+def test_mdr_gcn_comes_last_in_the_short_table():  # as the README says
+    cells = [c for c in json.loads((SHORT / "table.json").read_text())["cells"] if c["column"] == "Accuracy(%)"]
+    assert min(cells, key=lambda c: c["measured"]["mean"])["row"] == "MDR-GCN"
