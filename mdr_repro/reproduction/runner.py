@@ -367,6 +367,10 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {s:02} s" if minutes else f"{s} s"
 
 # %% ../../nbs/reproduction/04_runner.ipynb #3429ff7c
+def _work(specs: list[RunSpec] | None) -> int: # frames per clip
+    "About how long the runs of a notebook take, next to others of the same profile."
+    return sum(s.schedule.epochs * s.sampling.num_frames for s in specs or [])
+
 def reproduce(
     profile: str = "smoke",
     only=(), # experiments, all if empty
@@ -381,7 +385,7 @@ def reproduce(
     "Run the experiment notebooks of a profile; a failed one does not keep the others from running."
     root, known = project_root(), experiments()
     given = dict(profile=profile, device=device, data_root=data_root, results_root=results_root, seeds=seeds, max_minutes=max_minutes)
-    todo = [make_job(id, known[id], given, root) for id in chosen(only, known)]
+    todo = sorted((make_job(id, known[id], given, root) for id in chosen(only, known)), key=lambda job: -_work(job[1])) # none long is left alone at the end
     try: import papermill
     except ImportError: raise RunnerError("papermill is not installed; pip install 'mdr_repro[reproduce]'.") from None
     return _run(todo, root, workers(jobs, device or "cpu", len(todo)), max_minutes, say)
