@@ -77,7 +77,8 @@ def interval(measured: dict | None) -> str: # {"mean", "low", "high", "n"}
 VERDICTS = {"holds": "✓ holds", "fails": "✗ fails", "undecided": "? undecided", "not run": "– not run"}
 
 def cells_table(table: dict) -> tuple[str, list[str], list[list[str]]]:
-    "Paper and measured side by side, a line a cell."
+    "Paper and measured side by side, a line a cell; of the audit, its findings."
+    if "findings" in table: return "", ["Where", "The paper says", "Found", "How sure"], [[f["where"], f["says"], f["found"], f["how_sure"]] for f in table["findings"]]
     several, noted = len({c["column"] for c in table["cells"]}) > 1, any(c["note"] for c in table["cells"])
     header = ["Setting", *(["Quantity"] if several else []), "Paper", "Measured", "Difference", *(["Note"] if noted else [])]
     rows = []
@@ -186,7 +187,7 @@ def picture_address(path: Path) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 # %% ../../nbs/reproduction/05_report.ipynb #b2722dd7
-COLUMNS = {"Paper": "n", "Measured": "n", "Difference": "n", "Measured difference": "n", "p": "n", "Verdict": "v", "In the paper's words": "w"} # how they are set
+COLUMNS = {"Paper": "n", "Measured": "n", "Difference": "n", "Measured difference": "n", "p": "n", "Verdict": "v", "In the paper's words": "w", "The paper says": "w", "Found": "w", "How sure": "w"} # how they are set
 
 def html_table(caption: str, header: list[str], rows: list[list[str]]) -> str:
     "A table that scrolls sideways by itself on a narrow screen."
