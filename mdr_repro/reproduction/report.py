@@ -87,6 +87,7 @@ def cells_table(table: dict) -> tuple[str, list[str], list[list[str]]]:
         rows.append([c["row"], *([c["column"]] if several else []), *numbers, *([c["note"]] if noted else [])])
     return ("" if several else table["cells"][0]["column"]), header, rows
 
+# %% ../../nbs/reproduction/05_report.ipynb #027f7d90
 def claims_rows(tables: list[dict]) -> list[list[str]]:
     "The paper's statements with what was measured."
     def names(side): return " + ".join(place[0] for place in side)
