@@ -112,6 +112,16 @@ def test_a_network_learns_32_clips_by_heart(name, clips):
     pytest.fail(f"after {step + 1} steps the loss is {loss:.3f}")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_is_the_same_on_a_gpu(name):
+    torch.manual_seed(0)
+    net, x = tiny(name, "ntu25", 3, 2).double().eval(), torch.randn(2, 3, 12, 25, 2).double()
+    with torch.no_grad(): here, there = net(x), net.cuda()(x.cuda()).cpu()
+    assert torch.allclose(here, there, rtol=0, atol=1e-9 * max(1, here.abs().max()))
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if issubclass(models.backbones[n], GCN)])
 def test_cvsta_with_closed_gates_changes_nothing(name):
     torch.manual_seed(0)

@@ -8,6 +8,7 @@ __all__ = ['count_parameters', 'count_macs', 'latency', 'peak_memory']
 # %% ../../nbs/training/05_efficiency.ipynb #7d99484e
 import io
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -91,7 +92,8 @@ def peak_memory(
     x = _zeros(backbone, shape)
     if x.is_cuda: return _cuda_memory(backbone, x, backward), "max_memory_allocated"
     buffer = io.BytesIO()
-    torch.save((backbone, shape, backward, torch.get_num_threads()), buffer)
+    try: torch.save((backbone, shape, backward, torch.get_num_threads()), buffer)
+    except pickle.PicklingError as e: raise ValueError(f"{type(backbone).__name__} cannot be sent to a process of its own ({e}); define it in a module, not in a notebook") from None
     code = "from mdr_repro.training.efficiency import _memory_child; _memory_child()"
     child = subprocess.run([sys.executable, "-c", code], input=buffer.getvalue(), capture_output=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     if child.returncode: raise RuntimeError(f"memory could not be measured: {child.stderr.decode().strip().splitlines()[-1]}")
