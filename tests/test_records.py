@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mdr_repro.models import backbones
+from mdr_repro.reproduction.experiments import SYSTEMS
 from mdr_repro.training.spec import RunSpec
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ def test_the_short_table_says_what_its_records_say():
         (run,), (value,) = cell["runs"], cell["values"].values()
         if cell["column"] == "Accuracy(%)": assert value == pytest.approx(100 * results[run]["top1"])
         if cell["column"] == "Mean class(%)": assert value == pytest.approx(100 * results[run]["mean_class"])
-    assert {s.backbone for s in specs.values()} == set(backbones)
+    assert {s.backbone for s in specs.values()} == set(SYSTEMS.values())
     assert len({(s.data, s.data_checksum, s.objective, s.schedule, s.sampling, s.seed) for s in specs.values()}) == 1, "one protocol for all"
 
 
