@@ -228,7 +228,7 @@ def write_report(
     "Write results_root/profile/index.md and index.html."
     get_profile(profile) # an unknown name is refused before a folder is made
     folder, notebooks = project_root() / results_root / profile, experiments()
-    ids = sorted({*TABLES, *FIGURES, *notebooks}, key=lambda id: (id.startswith("figure"), id)) # tables first
+    ids = sorted({*TABLES, *FIGURES, *notebooks}, key=lambda id: (not id.startswith("table_"), not id.startswith("figure_"), id)) # the paper's tables, its figures, the rest
     results = [load_result(id, folder / id, notebooks) for id in ids]
     sections = report_sections(results, profile)
     folder.mkdir(parents=True, exist_ok=True)
