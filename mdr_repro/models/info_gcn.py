@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..mdrgcn import check_clips
-from .parts import GCN, GraphConv, scaled, shortcut
+from .parts import GCN, GraphConv, shortcut, ten_layers
 from ..sa_gc import SAGC
 from ..skeleton import Skeleton
 from ..tcb import MultiScaleTemporalConv
@@ -75,7 +75,7 @@ class InfoGCN(GCN):
         num_heads: int = 3, # K of every SA-GC
     ):
         if not isinstance(num_heads, int) or num_heads < 1: raise ValueError(f"num_heads={num_heads!r}; known: 1, 2, 3 (published), ...")
-        V, widths = skeleton.num_joints, [scaled(c, width, multiple=4) for c in (64, 64, 64, 64, 128, 128, 128, 256, 256, 256)]
+        V, widths = skeleton.num_joints, [c_out for _, c_out, _ in ten_layers(in_channels, width, multiple=4)]
         super().__init__(skeleton, widths[0], num_persons, widths[-1]) # what is normalised are embedded joints
         self.coordinates = in_channels
         self.register_buffer("mode", mode_matrix(skeleton, k), persistent=False)

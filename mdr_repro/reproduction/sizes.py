@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHAPES', 'ROWS', 'MDR_ROWS', 'NORMS', 'LAYERS', 'KINDS', 'READINGS', 'BODIES', 'USUAL_FRAMES', 'CLIPS', 'UNITS',
            'PLACES', 'Shape', 'row_backbone', 'count_operations', 'size_table', 'Line', 'size_line', 'shape_search',
-           'chance_of_fit', 'common_shapes', 'printed_range', 'printed_ratio', 'ratio_table', 'latency_table',
-           'memory_table', 'SizeClaim', 'size_verdicts', 'size_cells', 'SizeTable', 'wide_table', 'draw_size_table']
+           'chance_of_fit', 'common_shapes', 'printed_ratio', 'ratio_table', 'latency_table', 'memory_table',
+           'SizeClaim', 'size_verdicts', 'size_cells', 'SizeTable', 'wide_table', 'draw_size_table']
 
 # %% ../../nbs/reproduction/08_sizes.ipynb #758b15aa
 from dataclasses import fields
@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..models import build_backbone
+from .audit import ratio_range
 from .experiments import SYSTEMS, MeasuredCell, MeasuredTable, Verdict
 from .paper import CLAIMS, TABLES, Claim, printed_value
 from ..skeleton import Skeleton, get_skeleton
@@ -166,15 +167,9 @@ def common_shapes(
     return frame.assign(worst=frame.abs().max(axis=1)).sort_values("worst", kind="stable")
 
 # %% ../../nbs/reproduction/08_sizes.ipynb #afe0f744
-def printed_range(text: str) -> tuple[float, float]: # "1.3M" -> 1.25e6, 1.35e6
-    "The numbers that are printed so."
-    decimals = len(text.rstrip("MG").partition(".")[2])
-    half = printed_value(f"{0.5 * 10**-decimals:.{decimals + 1}f}{text[-1] if text[-1] in 'MG' else ''}")
-    return printed_value(text) - half, printed_value(text) + half
-
 def printed_ratio(a: str, b: str) -> tuple[float, float, float]: # ratio, lowest, highest
     "a / b as printed, and what rounding leaves open."
-    return printed_value(a) / printed_value(b), printed_range(a)[0] / printed_range(b)[1], printed_range(a)[1] / printed_range(b)[0]
+    return printed_value(a) / printed_value(b), *ratio_range(a, b)
 
 # %% ../../nbs/reproduction/08_sizes.ipynb #2cd31371
 def ratio_table(

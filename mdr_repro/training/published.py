@@ -9,7 +9,6 @@ __all__ = ['MDR_GCN', 'SYSTEMS', 'System', 'system_table', 'read_weights', 'load
 import pickle
 import re
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -17,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..losses import build_objective
-from ..models import build_backbone
+from ..models import (
+    build_backbone, ctr_gcn, dc_gcn, dynamic_gcn, efficient_gcn, info_gcn, ms_g3d, mst_gcn, posec3d, shift_gcn, st_gcn, two_stream_agcn)
 from ..models.parts import load_published, published_names
 from ..recognizer import Recognizer
 from ..skeleton import Skeleton
@@ -44,15 +44,17 @@ MDR_GCN = ((r"data_bn\.(.*)", r"backbone.data_norm.\1"), *(line for l in range(1
 class System:
     "A published code whose weight files can be read."
     backbone: str # our name
-    table: str = "RELEASED" # name of the table in the network's module
+    table: tuple[tuple[str, str], ...] # from its names to ours, see `published_names`
     options: dict = field(default_factory=dict) # of our network, as that code builds it
     objective: str = "softmax" # what stands behind the features
 
 SYSTEMS = {
-    "mdr_gcn": System("mdr_gcn", "", {"form": "released"}),
-    **{name: System(name) for name in ("st_gcn", "two_stream_agcn", "shift_gcn", "dc_gcn", "ctr_gcn", "dynamic_gcn", "ms_g3d", "mst_gcn", "efficient_gcn_b4")},
-    "info_gcn": System("info_gcn", objective="information_bottleneck"),
-    "pyskl_st_gcn": System("st_gcn", "PYSKL"), "pyskl_ctr_gcn": System("ctr_gcn", "PYSKL", {"form": "pyskl"}), "pyskl_posec3d": System("posec3d", "PYSKL"),
+    "mdr_gcn": System("mdr_gcn", MDR_GCN, {"form": "released"}),
+    "st_gcn": System("st_gcn", st_gcn.RELEASED), "two_stream_agcn": System("two_stream_agcn", two_stream_agcn.RELEASED), "shift_gcn": System("shift_gcn", shift_gcn.RELEASED),
+    "dc_gcn": System("dc_gcn", dc_gcn.RELEASED), "ctr_gcn": System("ctr_gcn", ctr_gcn.RELEASED), "dynamic_gcn": System("dynamic_gcn", dynamic_gcn.RELEASED),
+    "ms_g3d": System("ms_g3d", ms_g3d.RELEASED), "mst_gcn": System("mst_gcn", mst_gcn.RELEASED), "efficient_gcn_b4": System("efficient_gcn_b4", efficient_gcn.RELEASED),
+    "info_gcn": System("info_gcn", info_gcn.RELEASED, objective="information_bottleneck"),
+    "pyskl_st_gcn": System("st_gcn", st_gcn.PYSKL), "pyskl_ctr_gcn": System("ctr_gcn", ctr_gcn.PYSKL, {"form": "pyskl"}), "pyskl_posec3d": System("posec3d", posec3d.PYSKL),
 }
 
 def system_table(
@@ -60,10 +62,7 @@ def system_table(
 ) -> tuple[tuple[str, str], ...]: # see `published_names`
     "From the names in this system's weight files to ours; ValueError lists the known systems."
     if system not in SYSTEMS: raise ValueError(f"unknown system {system!r}; known: {', '.join(SYSTEMS)}")
-    s = SYSTEMS[system]
-    if not s.table: return MDR_GCN
-    module = {"efficient_gcn_b4": "efficient_gcn"}.get(s.backbone, s.backbone)
-    return getattr(import_module(f"mdr_repro.models.{module}"), s.table)
+    return SYSTEMS[system].table
 
 # %% ../../nbs/training/08_published_weights.ipynb #344b176a
 def read_weights(
