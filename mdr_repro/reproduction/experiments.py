@@ -6,7 +6,8 @@
 __all__ = ['QUANTITIES', 'TITLES', 'pretty', 'paper_claims', 'spec_table', 'clip_features', 'accuracy', 'mean_class',
            'drawn_features', 'purity', 'outliers', 'silhouette', 'epoch_seconds', 'cell_records', 'tsne_maps',
            'MeasuredCell', 'Verdict', 'judge', 'MeasuredTable', 'table_title', 'open_store', 'train_missing', 'measure',
-           'markdown', 'size_table', 'term_effects', 'system_sizes', 'draw_sizes', 'frame_values', 'view']
+           'markdown', 'size_table', 'term_effects', 'system_sizes', 'by_row', 'differences', 'draw_differences',
+           'draw_sizes', 'frame_values', 'view']
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #30a9fae2
 import json
@@ -171,6 +172,8 @@ class MeasuredTable:
     cells: tuple[MeasuredCell, ...]
     verdicts: tuple[Verdict, ...]
     records: tuple[Record, ...]
+    device: str = "cpu" # where it was measured
+    MEASURED = "mean over seeds with the 95 % interval of the mean" # what its numbers are
 
     @property
     def title(self) -> str: return table_title(self.id, self.profile, [c.slot for c in self.cells])
@@ -178,7 +181,7 @@ class MeasuredTable:
     def claims(self) -> pd.DataFrame: return _claims_frame(self) # a line a claim
     def numbers(self) -> dict: return _numbers(self) # all of it in plain values
     def save(self, folder: str | Path) -> None: _save_table(self, Path(folder))
-    def draw(self): return _draw_table(self) # matplotlib Figure
+    def draw(self, *columns: str): return _draw_table(self, columns) # matplotlib Figure, of these columns (default: all)
     def __repr__(self) -> str: return f"MeasuredTable({self.title!r})" # records know folders of this machine
     def _repr_html_(self) -> str: return f"<p><b>{self.title}</b></p>{pretty(self.frame()).to_html()}"
 
@@ -244,7 +247,7 @@ def measure(
         records |= {r.spec.id: r for streams in found.values() for r in streams}
     values = {(c.row, c.column): c.values for c in cells}
     verdicts = tuple(judge(c, values) for c in CLAIMS if c.table == id)
-    return MeasuredTable(id, profile, tuple(cells), verdicts, tuple(records.values()))
+    return MeasuredTable(id, profile, tuple(cells), verdicts, tuple(records.values()), str(store.device))
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #73d126eb
 def _cells_frame(table: MeasuredTable) -> pd.DataFrame:
@@ -289,12 +292,12 @@ def _numbers(table: MeasuredTable) -> dict:
 # %% ../../nbs/reproduction/03_experiments.ipynb #32d0c162
 def _save_table(table: MeasuredTable, folder: Path) -> None:
     "table.json, table.csv and table.md."
-    origin = provenance(table.records)
+    origin = provenance(table.records, table.device)
     write_atomic(folder / "table.json", json.dumps({**table.numbers(), "provenance": origin}, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write_atomic(folder / "table.csv", table.frame().to_csv())
     code = f"revision {origin['revision'] or 'unknown (no git)'}" + (" with changes" if origin["dirty"] else "")
     write_atomic(folder / "table.md", "\n".join([
-        f"# {table.title}\n", "Measured: mean over seeds with the 95 % interval of the mean; difference: measured - paper.\n", markdown(table.frame()),
+        f"# {table.title}\n", f"Measured: {table.MEASURED}; difference: measured - paper.\n", markdown(table.frame()),
         *(["## Claims\n", "Verdict: paired test over seeds, 5 % level. Paper: as printed in the text, else the difference of the printed cells.\n", markdown(table.claims())] if table.verdicts else []),
         "## Provenance\n", f"- code: {code}; locked packages {origin['lock_sha256'] or 'unknown'}", *(f"- runs made with {', '.join(f'{k} {v}' for k, v in made.items())}" for made in origin["made_with"]),
         *(f"- data: {source}, checksum {checksum}" for source, checksum in origin["data"].items()), f"- runs: {', '.join(origin['runs']) or 'none'}", ""]))
@@ -324,6 +327,41 @@ def system_sizes(table: MeasuredTable) -> pd.DataFrame: # a line a row
     first = {c.row: parameters[c.runs[0]] for c in table.cells if c.runs}
     return pd.DataFrame({"accuracy": frame["Accuracy(%)"], "mean class": frame["Mean class(%)"], "seconds": frame["Seconds an epoch"], "parameters": pd.Series(first, dtype=float)}).reindex(frame.index)
 
+# %% ../../nbs/reproduction/03_experiments.ipynb #03728dc8
+def by_row(table: MeasuredTable, column: str = "all") -> MeasuredTable: # every cell a row of its own, named "row, column"
+    "The table as one column, to compare cells of different columns."
+    return replace(table, cells=tuple(replace(c, row=f"{c.row}, {c.column}", column=column) for c in table.cells))
+
+# %% ../../nbs/reproduction/03_experiments.ipynb #03728dcf
+def differences(
+    table: MeasuredTable,
+    pairs: dict[str, tuple[str, str]], # name -> row, and row it is compared with
+    column: str = "Accuracy(%)",
+) -> pd.DataFrame: # a line a pair
+    "One row minus another, seed by seed, beside the same difference of the printed cells."
+    cells, rows = {c.row: c for c in table.cells if c.column == column}, []
+    for name, (a, b) in pairs.items():
+        seeds = sorted(set(cells[a].values) & set(cells[b].values))
+        i = mean_interval([cells[a].values[s] - cells[b].values[s] for s in seeds]) if seeds else None
+        paper = None if None in (cells[a].paper, cells[b].paper) else cells[a].paper - cells[b].paper
+        rows.append({"difference": name, "paper": paper, "measured": i and i.mean, "low": i and i.low, "high": i and i.high, "n": len(seeds)})
+    return pd.DataFrame(rows).set_index("difference").astype({k: float for k in ("paper", "measured", "low", "high")})
+
+# %% ../../nbs/reproduction/03_experiments.ipynb #03728dd0
+def draw_differences(frame: pd.DataFrame, title: str, unit: str = "percentage points"): # of `differences`; matplotlib Figure
+    "What a change adds, in the paper and measured."
+    import matplotlib.pyplot as plt
+    fig, ax = plt.subplots(figsize=(6.4, 1 + 0.36 * len(frame)), layout="constrained")
+    for y, (_, r) in enumerate(frame.iterrows()):
+        ax.plot(r["paper"], y - 0.12, "D", color="C1", markerfacecolor="none")
+        if r["n"]: ax.errorbar(r["measured"], y + 0.12, xerr=None if pd.isna(r["low"]) else (r["high"] - r["low"]) / 2, fmt="o", color="C0", capsize=3)
+    ax.axvline(0, color=".6", lw=0.8)
+    low, high = view([v for v in (*frame["paper"], *frame["measured"], 0.0) if not pd.isna(v)])
+    ax.set(xlabel=unit, yticks=range(len(frame)), yticklabels=frame.index, ylim=(len(frame) - 0.5, -0.5), xlim=(min(low, frame[["paper", "measured"]].min().min() - 0.2), high))
+    ax.plot([], [], "D", color="C1", markerfacecolor="none", label="paper"); ax.plot([], [], "o", color="C0", label="measured, 95 %")
+    ax.legend(fontsize="small", loc="best"); ax.set_title(title, fontsize="medium")
+    return fig
+
 # %% ../../nbs/reproduction/03_experiments.ipynb #92a5fd79
 def draw_sizes(sizes: pd.DataFrame, title: str): # of `size_table`; matplotlib Figure
     "Accuracy over parameters."
@@ -348,9 +386,10 @@ def view(values: list[float]) -> tuple[float, float]: # limits of an axis
     low = min(values) - 0.6 * span
     return max(low, 0.0) if min(values) >= 0 else low, max(values) + 0.6 * span
 
-def _draw_table(table: MeasuredTable):
+def _draw_table(table: MeasuredTable, only: tuple[str, ...] = ()):
     "Rows from top to bottom; a panel a column, or one for the paper and one for what was measured."
     import matplotlib.pyplot as plt
+    if only: table = replace(table, cells=tuple(c for c in table.cells if c.column in only))
     columns, rows = (list(dict.fromkeys(getattr(c, side) for c in table.cells)) for side in ("column", "row"))
     printed = any(c.paper is not None for c in table.cells)
     kinds = [("paper", "measured")] if table.profile.name == "paper" else [("paper",), ("measured",)] if printed else [("measured",)]

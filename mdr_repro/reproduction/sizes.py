@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..models import build_backbone
 from .audit import ratio_range
-from .experiments import SYSTEMS, MeasuredCell, MeasuredTable, Verdict
+from .experiments import SYSTEMS, MeasuredCell, MeasuredTable, Verdict, table_title
 from .paper import CLAIMS, TABLES, Claim, printed_value
 from ..skeleton import Skeleton, get_skeleton
 from ..training.efficiency import count_parameters, latency, peak_memory
@@ -218,11 +218,14 @@ class SizeClaim(Claim):
     @property
     def computed(self) -> float: return round(super().computed / self.unit, 4)
 
-def size_verdicts(sizes: pd.DataFrame) -> tuple[Verdict, ...]: # of `size_table`
-    "The claims on Table VII: sizes are compared as they are, accuracies are not measured here."
-    found = []
+def size_verdicts(
+    sizes: pd.DataFrame, # of `size_table`
+    trained: MeasuredTable | None = None, # the accuracies
+) -> tuple[Verdict, ...]:
+    "The claims on Table VII: sizes are compared as they are, accuracies as in every table."
+    found, judged = [], {v.claim.id: v for v in trained.verdicts} if trained else {}
     for claim in (c for c in CLAIMS if c.table == "table_07"):
-        if claim.better[0].column not in UNITS: found.append(Verdict(claim, None, None, "not run")); continue
+        if claim.better[0].column not in UNITS: found.append(judged.get(claim.id, Verdict(claim, None, None, "not run"))); continue
         claim, counted = SizeClaim(**{f.name: getattr(claim, f.name) for f in fields(claim)}), {"Params": "parameters", "FLOPs": "FLOPs"}[claim.better[0].column]
         better, worse = (sum(sizes.loc[place.row, counted] for place in side) for side in (claim.better, claim.worse))
         effect = claim.sign * (better - worse) / claim.unit
@@ -234,9 +237,10 @@ def size_cells(
     sizes: pd.DataFrame, # of `size_table`, at the paper's shape
     times: pd.DataFrame, # of `latency_table`
     memory: pd.DataFrame, # of `memory_table`
+    trained: MeasuredTable | None = None, # the accuracies
 ) -> tuple[MeasuredCell, ...]:
     "The table in cells: all quantities for the printed systems, sizes for the others."
-    printed, cells = {r.name: r.results for r in TABLES["table_07"].rows}, []
+    printed, cells, accuracy = {r.name: r.results for r in TABLES["table_07"].rows}, [], {c.row: c for c in trained.cells} if trained else {}
     for row in (*printed, *(r for r in sizes.index if r not in printed)):
         def add(column, value, text="–", note=""): cells.append(MeasuredCell(row, column, "finegym99", text.rstrip("MG"), {} if value is None else {0: float(value)}, note))
         result = printed.get(row, dict.fromkeys(("Params", "FLOPs"), "–"))
@@ -247,14 +251,16 @@ def size_cells(
         t = times.loc[row]
         add("Latency (ms)", t["median"], note=f"median, quartiles {t['low']:.1f} and {t['high']:.1f}; one clip")
         if row in memory.index: add("Memory (MB)", memory.loc[row, "MB"], note="training step, one clip")
-        add("Accuracy(%)", None, result["Accuracy(%)"], "needs training; see Table IX")
+        if row in accuracy: cells.append(accuracy[row])
+        else: add("Accuracy(%)", None, result["Accuracy(%)"], "needs training")
     return tuple(cells)
 
 # %% ../../nbs/reproduction/08_sizes.ipynb #6c7d37fc
 class SizeTable(MeasuredTable):
     "Sizes are of networks at full width: the same in every profile."
+    MEASURED = "counted; latency and memory are medians; accuracies are means over seeds with their 95 % interval"
     @property
-    def title(self) -> str: return f"Table VII, sizes at full width, {SHAPES['paper'].text} (no clips needed)"
+    def title(self) -> str: return f"Table VII: sizes at full width, {SHAPES['paper'].text}; accuracies {table_title(self.id, self.profile, ['finegym99']).partition(', ')[2]}"
     def claims(self) -> pd.DataFrame: # the printed cells in the units of the table
         return super().claims().assign(paper=[v.claim.computed for v in self.verdicts])
 
