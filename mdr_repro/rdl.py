@@ -80,11 +80,12 @@ def _weighted(
     weights = [default if w is None else w for w in weights]
     return sum((w * terms[k] for w, k in zip(weights, ("a_in", "a_out", "norm")) if w), torch.zeros_like(terms["a_in"]))
 
-def _check_options(weights, form: str, num_classes: int):
+def _check_options(weights, form: str, num_classes: int, own_optimizer: bool | None):
     "Weights are three numbers >= 0 or None, in a tuple or (options come from JSON) a list."
     good = isinstance(weights, (tuple, list)) and len(weights) == 3 and all(
         w is None or (isinstance(w, (int, float)) and not isinstance(w, bool) and isfinite(w) and w >= 0) for w in weights)
     if not good: raise ValueError(f"weights={weights!r}: give three numbers >= 0 for (a_in, a_out, norm), or None where 1/N is meant")
+    if own_optimizer not in (True, False, None): raise ValueError(f"own_optimizer={own_optimizer!r}: say True or False, or None for what the form does")
     if form not in ("paper", "released"): raise ValueError(f"unknown form {form!r}; known: paper, released")
     if form == "paper" and num_classes < 2: raise ValueError(f"num_classes={num_classes}: the inter-class angle loss needs at least two")
 
@@ -99,14 +100,14 @@ class RobustDecoupleLoss(Softmax):
         eps: float = 1e-12, # of Eq. 9
         centers_lr: float | None = None, # None: the rate of everything else
         sum_over_batch: bool = False, # Eq. 12 as printed
+        own_optimizer: bool | None = None, # plain SGD at one rate for the centers; None: as the form does, released yes, paper no
     ):
         super().__init__(num_classes, embedding_dim, sum_over_batch)
-        _check_options(weights, form, num_classes)
-        self.weights, self.form, self.eps, self.centers_lr = tuple(weights), form, eps, centers_lr
+        _check_options(weights, form, num_classes, own_optimizer)
+        self.weights, self.form, self.eps, self.centers_lr, self.own_optimizer = tuple(weights), form, eps, centers_lr, own_optimizer
         self.centers = nn.Parameter(torch.randn(num_classes, embedding_dim))
 
-    def terms(self, x: Tensor, y: Tensor) -> dict[str, Tensor]: # softmax, a_in, a_out, norm: unweighted
-        return {**super().terms(x, y), **_terms(self, x, y)}
+    def terms(self, x: Tensor, y: Tensor) -> dict[str, Tensor]: return {**super().terms(x, y), **_terms(self, x, y)} # softmax, a_in, a_out, norm: unweighted
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor: # L of Eq. 13
         terms = self.terms(x, y)
@@ -123,7 +124,7 @@ def _terms(loss: RobustDecoupleLoss, x: Tensor, y: Tensor) -> dict[str, Tensor]:
 def _parameter_groups(loss: RobustDecoupleLoss, lr: float) -> list[dict]:
     "The classifier, and the centers by themselves: a weight decay would pull their norms to zero."
     centers = {"name": "centers", "params": [loss.centers], "lr": lr if loss.centers_lr is None else loss.centers_lr, "weight_decay": 0.0}
-    if loss.form == "released": # plain SGD of its own, at one rate for ever
+    if loss.form == "released" if loss.own_optimizer is None else loss.own_optimizer: # plain SGD of its own, at one rate for ever
         centers |= {"momentum": 0.0, "nesterov": False, "scheduled": False}
     return [{"name": "classifier", "params": list(loss.classifier.parameters()), "lr": lr}, centers]
 

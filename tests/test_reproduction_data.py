@@ -50,7 +50,8 @@ def test_every_claim_quotes_the_paper(claim):
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
 def test_every_claim_points_at_cells(claim):
     assert claim.table in TABLES or claim.table in FIGURES
-    assert len(claim.better) == len(claim.worse) and set(claim.better) != set(claim.worse)
+    if claim.kind != "similar": assert len(claim.better) == len(claim.worse) and set(claim.better) != set(claim.worse)
+    else: assert claim.kind == "similar" and len(claim.better) > 1 and not claim.worse and claim.margin > 0
     assert claim.table in FIGURES or claim.computed is not None
 
 
@@ -65,7 +66,7 @@ def test_every_result_column_has_a_slot():
 # profiles and experiments
 
 def test_spec_ids_do_not_depend_on_the_process():
-    code = "from mdr_repro.reproduction.experiments import *; print(*(s.id for t in sorted(EXPERIMENTS) for s in experiment_specs(t)))"
+    code = "from mdr_repro.reproduction.cells import EXPERIMENTS, experiment_specs; print(*(s.id for t in sorted(EXPERIMENTS) for s in experiment_specs(t)))"
     there = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "1"}, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
     assert there == [s.id for t in sorted(EXPERIMENTS) for s in experiment_specs(t)] and len(there) > 20
 
@@ -81,9 +82,23 @@ def test_tables_that_meet_share_their_runs(profile):
 
 @pytest.mark.parametrize("id", [t for t in EXPERIMENTS if t in TABLES])
 def test_an_experiment_fills_its_whole_table(id):
-    places = [(c.row, c.column) for c in experiment_cells(id)]
-    assert places == [(r.name, column) for r in TABLES[id].rows for column in TABLES[id].columns if printed_value(r.results[column]) is not None]
-    assert all(c.slot == TABLES[id].slots[c.column] for c in experiment_cells(id))
+    "Every printed accuracy has its cell, row by row; what stands beside them has another column's name."
+    trained = [c for c in TABLES[id].columns if c not in ("Params", "FLOPs")]
+    places = [(c.row, c.column) for c in experiment_cells(id) if c.column in trained]
+    assert places == [(r.name, column) for r in TABLES[id].rows for column in trained if printed_value(r.results[column]) is not None]
+    assert len({(c.row, c.column) for c in experiment_cells(id)}) == len(experiment_cells(id))
+    for c in experiment_cells(id):
+        if c.column in trained: assert c.slot.removesuffix("_all_frames") == TABLES[id].slots[c.column]
+
+
+@pytest.mark.parametrize("profile", ["smoke", "replica", "paper"])
+def test_tables_nine_to_eleven_have_one_stream_and_fused_top1_and_mean_class(profile):
+    for id, fused in (("table_09", "Accuracy(%)"), ("table_10", "Fused(%)"), ("table_11", "X-sub(%)")):
+        cells = experiment_cells(id, profile)
+        assert {c.quantity for c in cells} == {"accuracy", "mean_class"} and all(c.comparison for c in cells)
+        streams = {c.row: len(c.streams) for c in cells if c.column == fused}
+        assert streams["MDR-GCN"] == len(get_profile(profile).modalities) > 1
+        assert {len(c.streams) for c in cells if "ne stream" in c.column or (id == "table_10" and "used" not in c.column)} == {1}
 
 
 @pytest.mark.parametrize("slot, file", [("fsd10", "train_data_25.npy"), ("fsd10_all_frames", "train_label_25.pkl"), ("finegym99", "gym_hrnet.pkl"), ("ntu60_xsub", "NTU60_CS.npz"), ("ntu60_xview", "NTU60_CV.npz")])

@@ -42,7 +42,7 @@ class _Clips:
     names: tuple[str, ...] # N unique clip names
     class_names: tuple[str, ...] # K names
     skeleton: Skeleton # V joints
-    meta: dict # name, coordinates (a key of DIMS), ...; a tensor in it holds one number a clip, [N]
+    meta: dict # name, coordinates (a key of DIMS), perhaps centered_on (a joint's name), ...; a tensor in it holds one number a clip, [N]
 
     def __post_init__(self): object.__setattr__(self, "meta", _tidy(self.meta)); _check(self)
     def __len__(self) -> int: return len(self.labels) # N
@@ -54,6 +54,8 @@ class _Clips:
     def in_channels(self) -> int: return self.frames.shape[3] # C
     @property
     def dims(self) -> int: return DIMS[self.meta["coordinates"]] # how many of the C channels are positions
+    @property
+    def center(self) -> int: return self.skeleton.joints.index(self.meta["centered_on"]) if "centered_on" in self.meta else self.skeleton.center # what clips are measured from
     @property
     def lengths(self) -> Tensor: return self.offsets.diff() # frames of each clip, [N]
 
@@ -148,6 +150,8 @@ def _wrong_meta(s: ClipSet) -> str | None:
     if not isinstance(s.meta.get("name"), str): return 'meta has no "name"; name the set, as in {"name": "nw_ucla", "coordinates": "xyz"}'
     letters = s.meta.get("coordinates")
     if letters not in DIMS: return f'meta["coordinates"] is {letters!r}; say which channels a joint has: {", ".join(DIMS)}'
+    joint = s.meta.get("centered_on", s.skeleton.joints[0])
+    if joint not in s.skeleton.joints: return f'meta["centered_on"] is {joint!r}, but skeleton {s.skeleton.name!r} has the joints {", ".join(s.skeleton.joints)}'
     for key, value in s.meta.items():
         if isinstance(value, Tensor) and value.shape != s.labels.shape:
             return f"meta[{key!r}] has shape {list(value.shape)}, but there are {len(s)} clips; a tensor in meta is one number a clip, use a tuple for anything else"

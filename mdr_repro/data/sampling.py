@@ -131,7 +131,7 @@ def origins(
 ) -> Tensor | None: # [sum_T, dims]: for every frame the place that becomes its origin
     "Center joint of person 0, in the first frame that has it or in the last one so far."
     if center == "none": return None
-    joint = clips.frames[:, 0, clips.skeleton.center, :clips.dims]
+    joint = clips.frames[:, 0, clips.center, :clips.dims]
     seen, row = (joint != 0).any(1), torch.arange(len(joint), device=joint.device)
     clip = torch.arange(len(clips), device=joint.device).repeat_interleave(clips.lengths)
     first = torch.full_like(clips.labels, len(joint)).scatter_reduce(0, clip, row.where(seen, len(joint)), "amin")

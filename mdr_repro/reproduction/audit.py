@@ -200,7 +200,7 @@ def claimed(claim: Claim, tables: dict[str, PaperTable] = TABLES) -> float:
 
 def text_against_tables(claims=CLAIMS, tables=TABLES) -> pd.DataFrame: # a line a claim that does not hold on paper: text, tables, kind
     "Claims whose number or sign is not that of the printed cells."
-    rows = [(c.id, c.difference, claimed(c, tables)) for c in claims if c.table in tables]
+    rows = [(c.id, c.difference, claimed(c, tables)) for c in claims if c.table in tables and c.kind == "better"]
     off = [(*r, "sign" if r[2] <= 0 else "number") for r in rows if r[2] <= 0 or (r[1] is not None and abs(r[1] - r[2]) > 1e-9)]
     return pd.DataFrame(off, columns=["claim", "text", "tables", "kind"]).set_index("claim")
 
@@ -236,7 +236,7 @@ def best_p(d: int) -> float: # the smallest p that a gain of d clips can have
 def gains(claims=CLAIMS, tables=TABLES, sizes=None) -> pd.DataFrame: # a line a claim about accuracies
     "Every claimed gain in clips, with its interval, and whether the test set can show it."
     rows, sizes = [], clips_tested(tables) if sizes is None else sizes
-    for c in (c for c in claims if c.table in tables and "%" in c.better[0].column):
+    for c in (c for c in claims if c.table in tables and c.kind == "better" and "%" in c.better[0].column):
         table = tables[c.table]
         slot, texts = table.slots[c.better[0].column], [[table.text(*p) for p in side] for side in (c.better, c.worse)]
         row = {"claim": c.id, "slot": slot, "gain": claimed(c, tables), "needed": None}
@@ -397,7 +397,8 @@ def claim_findings(claims=CLAIMS, tables=TABLES) -> list[Finding]:
     found, known = [], {c.id: c for c in claims}
     for id, r in text_against_tables(claims, tables).iterrows():
         c = known[id]
-        cells = " - ".join(" + ".join(tables[c.table].text(*p) for p in side) for side in (c.better, c.worse))
+        sides = [" + ".join(tables[c.table].text(*p) for p in side) for side in (c.better, c.worse)]
+        cells = " - ".join(f"({side})" if "+" in side else side for side in sides)
         other = other_sources(c, tables) if r["kind"] == "number" else []
         says = f"\"{c.text}\"" + (f": {r['text']:.2f}" if r["kind"] == "number" else "")
         result = f"{cells} = {r['tables']:.2f}" + (f"; {r['text']:.2f} is {', '.join(other)}, with a cell of another table" if other else "")

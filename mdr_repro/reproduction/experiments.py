@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['QUANTITIES', 'TITLES', 'pretty', 'paper_claims', 'spec_table', 'clip_features', 'accuracy', 'mean_class',
            'drawn_features', 'purity', 'outliers', 'silhouette', 'epoch_seconds', 'cell_records', 'tsne_maps',
-           'MeasuredCell', 'Verdict', 'judge', 'MeasuredTable', 'table_title', 'open_store', 'train_missing', 'measure',
-           'markdown', 'size_table', 'term_effects', 'system_sizes', 'by_row', 'differences', 'draw_differences',
-           'draw_sizes', 'frame_values', 'view']
+           'MeasuredCell', 'MeasuredTable', 'table_title', 'open_store', 'train_missing', 'measure', 'markdown',
+           'size_table', 'term_effects', 'system_sizes', 'by_row', 'differences', 'draw_differences', 'draw_sizes',
+           'frame_values', 'view']
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #30a9fae2
 import json
@@ -25,14 +25,16 @@ import torch
 # %% ../../nbs/reproduction/03_experiments.ipynb #c193bbcf
 from ..data.batches import batches
 from ..data.sources import open_clips
+from .attention import frame_correlation, joint_correlation
 from .cells import EXPERIMENTS, SYSTEMS, as_profile, cell_specs, experiment_cells, experiment_specs
-from .paper import CLAIMS, NUMERALS, TABLES, Claim, printed_value
+from .claims import Verdict, judge, verdict_row
+from .paper import CLAIMS, NUMERALS, TABLES, printed_value
 from .profiles import SLOTS, Profile
 from .results import data_folder, project_root, provenance, results_folder, save_figure
 from ..training import separation
 from ..training.evaluation import fuse
 from ..training.spec import RunSpec, write_atomic
-from ..training.statistics import Interval, mean_interval, paired_test
+from ..training.statistics import Interval, mean_interval
 from ..training.store import Record, RunStore
 from ..training.trainer import TrainingError, run_clips
 
@@ -99,7 +101,8 @@ def silhouette(store: RunStore, records: list[Record]) -> float: # -1..1
 def epoch_seconds(store: RunStore, records: list[Record]) -> float: # the median epoch; some also evaluate
     return float(records[0].metrics["seconds"].median())
 
-QUANTITIES = {"accuracy": accuracy, "mean_class": mean_class, "epoch_seconds": epoch_seconds, "purity": purity, "outliers": outliers, "silhouette": silhouette}
+QUANTITIES = {"accuracy": accuracy, "mean_class": mean_class, "epoch_seconds": epoch_seconds, "purity": purity, "outliers": outliers, "silhouette": silhouette,
+              "joint_correlation": joint_correlation, "frame_correlation": frame_correlation} # the last two: see *Attention*
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #5f740eb3
 def cell_records(store: RunStore, id: str, profile: str | Profile, seed: int = 0) -> dict[str, Record]: # row -> record
@@ -140,28 +143,6 @@ class MeasuredCell:
         if not self.values: return f"not run: {self.note}"
         half = "" if self.interval.half is None else f" ± {self.interval.half:.2f}"
         return f"{self.interval.mean:.2f}{half} (n={self.interval.n})"
-
-# %% ../../nbs/reproduction/03_experiments.ipynb #d4dc366f
-@dataclass(frozen=True)
-class Verdict:
-    "What the measured cells say about a claim."
-    claim: Claim
-    effect: Interval | None # better - worse over seeds, in the claimed direction
-    p: float | None
-    verdict: str # holds, fails, undecided, not run
-
-def judge(
-    claim: Claim,
-    values: dict[tuple[str, str], dict[int, float]], # (row, column) -> seed -> measured
-) -> Verdict:
-    "Paired test of a claim over the seeds that all its cells have."
-    places = (*claim.better, *claim.worse)
-    seeds = sorted(set.intersection(*(set(values.get(tuple(place), {})) for place in places)))
-    if not seeds: return Verdict(claim, None, None, "not run")
-    better, worse = ([sum(values[tuple(place)][seed] for place in side) for seed in seeds] for side in (claim.better, claim.worse))
-    if claim.sign < 0: better, worse = worse, better
-    test = paired_test(better, worse)
-    return Verdict(claim, test.interval, test.p, test.verdict(1))
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #f8d2e7fd
 @dataclass(frozen=True, repr=False)
@@ -285,8 +266,7 @@ def _numbers(table: MeasuredTable) -> dict:
         "id": table.id, "title": table.title, "profile": table.profile.name,
         "cells": [{"row": c.row, "column": c.column, "slot": c.slot, "printed": c.printed, "paper": c.paper, "values": {str(k): v for k, v in c.values.items()},
                    "measured": spread(c.interval), "difference": c.difference, "runs": c.runs, "note": c.note} for c in table.cells],
-        "claims": [{"id": v.claim.id, "text": v.claim.text, "section": v.claim.section, "better": v.claim.better, "worse": v.claim.worse, "printed": v.claim.difference,
-                    "computed": v.claim.computed, "effect": spread(v.effect), "p": v.p, "verdict": v.verdict} for v in table.verdicts],
+        "claims": [verdict_row(v) for v in table.verdicts],
     }
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #32d0c162

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..data.clips import DataError
 from ..data.sampling import Sampling
-from ..data.sources import source_checksum
+from ..data.sources import modified, source_checksum
 from ..models.parts import ten_layers
 from ..training.spec import RunSpec, Schedule
 
@@ -45,12 +45,12 @@ class Slot:
     get: str = "" # which file to put where, for the error when it is missing
     origin: dict[str, str] = field(default_factory=dict) # knob -> where its value comes from
     size: tuple[int, int] = (0, 0) # training and test clips as published, to plan without the clips; 0: unknown
-    close: tuple[int, int] = (0, 1) # two classes that are hard to tell apart (Fig. 1)
+    close: tuple[str, str] = ("0", "1") # two classes that are hard to tell apart (Fig. 1), by name or number
     options: dict[str, dict] = field(default_factory=dict) # backbone -> options that these clips or so narrow a network ask for
 
     @property
     def close_source(self) -> str: # of the clips of these two classes
-        return f"{self.data}{'&' if '#' in self.data else '#'}classes={self.close[0]}+{self.close[1]}"
+        return modified(self.data, classes=self.close)
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #8f6f4efb
 SETTINGS = { # the paper's choices: C8 (Table II), T2 (Table VI), Eq. 11 with 1/N
@@ -112,7 +112,7 @@ def _smoke_slot(epochs: int, frames: int = 32, **options) -> Slot:
     "A synthetic set of the given size and skeleton."
     source = "synthetic:" + ",".join(f"{k}={v}" for k, v in {**options, **SMOKE_CLIPS}.items())
     schedule = Schedule(epochs, batch_size=8, lr=0.05, policy="cosine", warmup_epochs=1, evaluate_every=epochs)
-    return Slot(source, "synthetic clips", schedule, Sampling(num_frames=frames, mode="uniform", center="frame"), SMOKE_WIDTH, options=both(NARROW, SCORED if options["dims"] == 2 else {}))
+    return Slot(source, "synthetic clips", schedule, Sampling(num_frames=frames, mode="uniform", center="frame"), SMOKE_WIDTH, close=("1", "2"), options=both(NARROW, SCORED if options["dims"] == 2 else {}))
 
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #85efb518
@@ -133,9 +133,9 @@ UCLA_SAMPLING = Sampling(num_frames=32, min_crop=16, rotate=0.8, rotate_axis="ve
 def _replica() -> Profile:
     def slot(data, clips, sampling, width, close): return Slot(data, clips, REPLICA_SCHEDULE, sampling, width, close=close, options=NARROW,
                                                                get=f"put {data.partition('#')[0]} into the data folder and name that folder as data_root")
-    joined = slot("kinder_gator.npz#merged", "Kinder-Gator", KINDER_SAMPLING, KINDER_WIDTH, (23, 24)) # "Kick a ball", "Kick a ball as far as you can"
-    whole = replace(joined, data="kinder_gator.npz", close=(29, 30))
-    ucla = slot("nw_ucla.npz", "NW-UCLA", UCLA_SAMPLING, UCLA_WIDTH, (0, 1)) # picked up with one hand, with two hands
+    joined = slot("kinder_gator.npz#merged", "Kinder-Gator", KINDER_SAMPLING, KINDER_WIDTH, ("Kick a ball", "Kick a ball as far as you can"))
+    whole = replace(joined, data="kinder_gator.npz")
+    ucla = slot("nw_ucla.npz", "NW-UCLA", UCLA_SAMPLING, UCLA_WIDTH, ("0", "1")) # picked up with one hand, with two hands
     return Profile("replica", "Kinder-Gator for the fine-grained slots, NW-UCLA for NTU's; short and narrow runs", REPLICA_SEEDS,
                    dict(zip(SLOTS, (joined, joined, whole, ucla, ucla, ucla))), comparison_seeds=REPLICA_SEEDS)
 
@@ -160,9 +160,9 @@ def _fsd10() -> tuple[Slot, Slot]:
     "Section IV.B's two settings for FSD-10."
     get = "put train_data_25.npy, train_label_25.pkl, val_data_25.npy and val_label_25.pkl (shenglanliu.github.io/fsd10) into the folder FSD-10 below data_root"
     origin = {**STATED, **RELEASED, **CHOSEN, **ROTATED}
-    short = Slot("FSD-10", "FSD-10", _paper_schedule(300, 48, (150, 225), 5e-4), Sampling(num_frames=256, mode="crop_resize"), get=get, size=(1059, 425), options=SCORED,
+    short = Slot("FSD-10", "FSD-10", _paper_schedule(300, 48, (150, 225), 5e-4), Sampling(num_frames=256, mode="crop_resize"), get=get, size=(1059, 425), close=("5", "8"), options=SCORED,
                  origin={**origin, "num_frames": "Section IV.B, for Sec. 4.3 and 4.4", **RESIZED})
-    whole = Slot("FSD-10", "FSD-10", _paper_schedule(300, 8, (150, 225), 5e-4), Sampling(num_frames=1500, mode="pad", padding="loop"), get=get, size=(1059, 425), options=SCORED,
+    whole = Slot("FSD-10", "FSD-10", _paper_schedule(300, 8, (150, 225), 5e-4), Sampling(num_frames=1500, mode="pad", padding="loop"), get=get, size=(1059, 425), close=("5", "8"), options=SCORED,
                  origin={**origin, "num_frames": "Section IV.A: 1500 frames; IV.B: all frames, for Sec. 4.5 and 4.6",
                          **dict.fromkeys(("mode", "p_interval", "min_crop", "test_p"), "Section IV.B: all frames"), "padding": "released code: the clip goes round until 1500 frames are full"})
     return short, whole
