@@ -54,8 +54,7 @@ class _Clips:
     def in_channels(self) -> int: return self.frames.shape[3] # C
     @property
     def dims(self) -> int: return DIMS[self.meta["coordinates"]] # how many of the C channels are positions
-    @property
-    def center(self) -> int: return self.skeleton.joints.index(self.meta["centered_on"]) if "centered_on" in self.meta else self.skeleton.center # what clips are measured from
+    center = property(lambda self: self.skeleton.joints.index(self.meta["centered_on"]) if "centered_on" in self.meta else self.skeleton.center) # joint that clips are measured from
     @property
     def lengths(self) -> Tensor: return self.offsets.diff() # frames of each clip, [N]
 

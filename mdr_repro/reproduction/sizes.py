@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..mdrgcn import literal_form
 from ..models import build_backbone
 from .audit import ratio_range
 from .experiments import SYSTEMS, MeasuredCell, MeasuredTable, Verdict, table_title
@@ -77,7 +78,7 @@ def count_operations(
 ) -> dict[str, int]: # convolution, product (MACs, with the classifier's), norm, relu
     "Operations of one clip and a linear classifier, by kind."
     x, counts = torch.zeros(shape.clip, device=next(backbone.parameters()).device), dict.fromkeys(("convolution", "product", "norm", "relu"), 0)
-    with FlopCounterMode(display=False, custom_mapping=LAYERS) as counter: backbone.requires_grad_(False)(x)
+    with FlopCounterMode(display=False, custom_mapping=LAYERS) as counter: literal_form(backbone).requires_grad_(False)(x) # layer by layer, nothing joined
     for op, flops in counter.get_flop_counts()["Global"].items(): counts[KINDS.get(op, "product")] += flops // 2
     return counts | {"convolution": counts["convolution"] + backbone.embedding_dim * shape.classes} # the classifier is a layer too
 

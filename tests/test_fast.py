@@ -1,0 +1,119 @@
+"The joined form of a network is the literal one: outputs, gradients, running statistics, and no less accurate."
+import copy
+from statistics import median
+
+import pytest
+import torch
+from torch import nn
+
+from mdr_repro.mdrgcn import MDRGCN, literal_form
+from mdr_repro.skeleton import Skeleton, get_skeleton
+
+BODY = Skeleton("stick", ("hip", "chest", "head", "left_hand", "right_hand"), ((0, 1), (1, 2), (1, 3), (1, 4)), 0)
+SETTINGS = [dict(), dict(form="released"), dict(form="released", pairwise="difference"), dict(pairwise="difference", activation="hardswish"),
+            dict(shared_alpha=True), dict(product="rows"), dict(attention="none"), dict(attention="none", form="released"), dict(attention="sa_gc"),
+            dict(attention="st_joint_att"), dict(attention="st_joint_att", form="released"), dict(activation="sigmoid"), dict(activation="hardswish"),
+            dict(temporal_kernels=1), dict(temporal_kernels=3), dict(reduction="fixed"), dict(reduction=4, temporal_kernels=3, form="released")]
+
+
+def shaken(net, seed=0):
+    "Weights, scales, alpha, graphs and running statistics away from where they start."
+    g = torch.Generator().manual_seed(seed)
+    for m in net.modules():
+        if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            for a in (m.weight.data, m.running_var): a.copy_(torch.rand(a.shape, generator=g) + 0.5)
+            for a in (m.bias.data, m.running_mean): a.copy_(0.3 * torch.randn(a.shape, generator=g))
+    for name, p in net.named_parameters():
+        if name.endswith(("bias", "alpha", "graph.A")): p.data.add_(0.3 * torch.randn(p.shape, generator=g))
+    return net
+
+
+def mdr_gcn(persons=2, widths=(8, 8, 16), body=BODY, seed=0, **options):
+    torch.manual_seed(seed)
+    return shaken(MDRGCN(body, num_persons=persons, widths=widths, **options), seed)
+
+
+def results(net, x, probe):
+    "Features, and the gradients of the input and of every parameter."
+    x = x.clone().requires_grad_()
+    y = net(x)
+    names, leaves = zip(("x", x), *net.named_parameters())
+    return {"features": y.detach(), **dict(zip(names, torch.autograd.grad((y * probe).sum(), leaves)))}
+
+
+def check_equal(a, b):
+    "To 1e-9 of the largest gradient of its kind (a bias before a normalisation has none but for rounding)."
+    assert a.keys() == b.keys()
+    high = max(g.abs().max() for g in b.values())
+    for name in a: assert (a[name] - b[name]).abs().max() <= 1e-9 * max(b[name].abs().max(), 1e-3 * high), name
+
+
+def check_forms(net, x):
+    net = net.double()
+    literal, x = literal_form(net), x.double()
+    probe = torch.randn(len(x), net.embedding_dim).double()
+    for mode in (True, False, True):
+        net.train(mode), literal.train(mode)
+        check_equal(results(net, x, probe), results(literal, x, probe))
+        state = literal.state_dict()
+        assert list(state) == list(net.state_dict())
+        for key, a in net.state_dict().items(): assert torch.allclose(a, state[key], rtol=1e-12, atol=1e-12), key
+
+
+@pytest.mark.parametrize("options", SETTINGS, ids=lambda o: ", ".join(f"{k}={v}" for k, v in o.items()) or "as the paper")
+def test_both_forms_of_mdr_gcn_are_one_function(options):
+    for frames in (7, 1): check_forms(mdr_gcn(**options), torch.randn(3, 3, frames, 5, 2))
+
+
+def test_a_literal_form_is_literal_and_a_copy():
+    net = mdr_gcn()
+    literal, called = literal_form(net), []
+    for form in (net, literal):
+        seen = []
+        for name in ("features.0.conv_V", "spatial.2.W_S"): form.layers[1].gcb.graph.get_submodule(name).register_forward_hook(lambda m, i, o: seen.append(m))
+        form.layers[1].tcb.scales[0].branches[0].register_forward_hook(lambda m, i, o: seen.append(m))
+        form(torch.randn(2, 3, 6, 5, 2))
+        called.append(len(seen))
+    assert called == [0, 3]  # hooks inside fire in the literal form only
+    with torch.no_grad(): literal.layers[0].gcb.graph.A.zero_()
+    assert net.layers[0].gcb.graph.A.abs().max() > 0
+    assert literal_form(literal)(torch.ones(2, 3, 6, 5, 2)).isfinite().all()
+
+
+def test_five_training_steps_leave_the_same_weights():
+    net, x = mdr_gcn(seed=3).double().train(), torch.randn(4, 3, 9, 5, 2).double()
+    literal = literal_form(net)
+    for form in (net, literal):
+        optimizer = torch.optim.SGD(form.parameters(), lr=0.01, momentum=0.9, nesterov=True)
+        for _ in range(5): optimizer.zero_grad(); form(x).square().mean().backward(); optimizer.step()
+    state = literal.state_dict()
+    for key, a in net.state_dict().items(): assert torch.allclose(a, state[key], rtol=1e-7, atol=1e-8), key
+
+
+def test_training_is_the_same_to_the_bit_when_repeated():
+    def train():
+        net = mdr_gcn(body=get_skeleton("kinect20"), persons=1).train()
+        torch.manual_seed(1)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+        for _ in range(4): optimizer.zero_grad(); net(torch.randn(6, 3, 12, 20, 1)).square().mean().backward(); optimizer.step()
+        return net.state_dict()
+    first, second = train(), train()
+    for key, a in first.items(): assert torch.equal(a, second[key]), key
+
+
+def float32_error(net, exact, x, probe):
+    "Relative error of features and of all gradients together."
+    found, true = results(copy.deepcopy(net), x, probe), results(copy.deepcopy(exact), x.double(), probe.double())
+    def apart(names): return torch.cat([(found[n].double() - true[n]).flatten() for n in names]).norm() / torch.cat([true[n].flatten() for n in names]).norm()
+    return apart(["features"]), apart([n for n in true if n != "features"])
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+def test_float32_is_as_accurate_as_in_the_literal_form(form):
+    errors = []
+    for seed in range(5):
+        net = mdr_gcn(1, (16, 32), get_skeleton("coco17"), seed, form=form).train()
+        x, probe, exact = torch.randn(6, 3, 12, 17, 1), torch.randn(6, 32), copy.deepcopy(literal_form(net)).double()
+        errors.append([*float32_error(net, exact, x, probe), *float32_error(literal_form(net), exact, x, probe)])
+    features, gradients, literal_features, literal_gradients = (median(float(e) for e in column) for column in zip(*errors))
+    assert features <= 1.5 * literal_features and gradients <= 1.5 * literal_gradients, (features, literal_features, gradients, literal_gradients)
