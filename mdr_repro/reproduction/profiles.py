@@ -133,7 +133,7 @@ UCLA_SAMPLING = Sampling(num_frames=32, min_crop=16, rotate=0.8, rotate_axis="ve
 def _replica() -> Profile:
     def slot(data, clips, sampling, width, close): return Slot(data, clips, REPLICA_SCHEDULE, sampling, width, close=close, options=NARROW,
                                                                get=f"put {data.partition('#')[0]} into the data folder and name that folder as data_root")
-    joined = slot("kinder_gator.npz#merged", "Kinder-Gator", KINDER_SAMPLING, KINDER_WIDTH, ("Kick a ball", "Kick a ball as far as you can"))
+    joined = slot("kinder_gator.npz#merged", "Kinder-Gator", KINDER_SAMPLING, KINDER_WIDTH, ("Bend your knee while raising your leg", "Lift your leg to one side"))
     whole = replace(joined, data="kinder_gator.npz")
     ucla = slot("nw_ucla.npz", "NW-UCLA", UCLA_SAMPLING, UCLA_WIDTH, ("0", "1")) # picked up with one hand, with two hands
     return Profile("replica", "Kinder-Gator for the fine-grained slots, NW-UCLA for NTU's; short and narrow runs", REPLICA_SEEDS,
