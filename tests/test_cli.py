@@ -2,13 +2,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from mdr_repro.cli import main
+from mdr_repro.cli import main, make_parser, train_specs
 from mdr_repro.data.batches import batches
 from mdr_repro.data.sampling import Sampling
 from mdr_repro.data.sources import open_clips
@@ -131,13 +132,29 @@ def test_data_files_are_listed_shown_and_verified(folder, capsys):
     assert "cut.npz" in said(capsys)[1]
 
 
-def test_plan_counts_shared_runs_once_and_times_the_missing_ones(root, monkeypatch, capsys, tmp_path):
+def test_plan_counts_shared_runs_once_and_says_what_it_does_not_know(root, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(root)
     plan = ["plan", "--only", "table_02", "table_05", "--seeds", "1", "--results-root", str(tmp_path)]
     assert main(plan) == 0
     text = said(capsys)[0]
-    assert "11 distinct runs for 12 cells x seeds; 0 done, 11 missing\n" in text  # C8 of Table II is the last row of Table V
-    assert "table_02 C8, table_05 a_in + a_out + norm" in text
+    assert "11 distinct runs for 12 table cells x seeds; 0 done, 11 missing\n" in text  # C8 of Table II is the last row of Table V
+    assert "table_02 C8, table_05 a_in + a_out + norm" in text and "without sharing: 12 runs; saved: 1 (8 %)" in text
+    assert "time: unknown" in text and "GPU hours" not in text
+    assert main([*plan, "--tflops", "0"]) == 2 and "give a speed above 0" in said(capsys)[1]
+
+
+def test_work_trains_what_the_plan_lacks_and_names_what_failed(folder, capsys):
+    specs = train_specs(make_parser().parse_args([*TINY, "--seeds", "2"]))
+    wild = replace(specs[0], schedule=replace(specs[0].schedule, lr=1e30))
+    (folder / "runs.txt").write_text("".join(s.canonical() + "\n" for s in (wild, *specs)))
+    work = ["work", "--runs", "runs.txt"]
+    assert main([*work, "--max-minutes", "0.00001"]) == 0
+    assert f"0 of {len(specs) + 1} runs done, 0 failed, {len(specs) + 1} left; the same command goes on" in said(capsys)[0]
+    assert main(work) == 1
+    text = said(capsys)[0]
+    assert f"FAILED {wild.id}" in text and f"{len(specs)} of {len(specs) + 1} runs done, 1 failed\n" in text
+    made = {p: p.stat().st_mtime_ns for p in (folder / "results/runs").glob("*/result.json")}
+    assert len(made) == len(specs) and main(work) == 1 and {p: p.stat().st_mtime_ns for p in made} == made
 
 
 @pytest.mark.end_to_end

@@ -108,19 +108,19 @@ def both(*options: dict[str, dict]) -> dict[str, dict]: # backbone -> options
     "Several sets of options as one."
     return {name: {k: v for o in options for k, v in o.get(name, {}).items()} for name in {n: 0 for o in options for n in o}}
 
-def _smoke_slot(epochs: int, frames: int = 32, **options) -> Slot:
+def _smoke_slot(epochs: int, **options) -> Slot:
     "A synthetic set of the given size and skeleton."
     source = "synthetic:" + ",".join(f"{k}={v}" for k, v in {**options, **SMOKE_CLIPS}.items())
     schedule = Schedule(epochs, batch_size=8, lr=0.05, policy="cosine", warmup_epochs=1, evaluate_every=epochs)
-    return Slot(source, "synthetic clips", schedule, Sampling(num_frames=frames, mode="uniform", center="frame"), SMOKE_WIDTH, close=("1", "2"), options=both(NARROW, SCORED if options["dims"] == 2 else {}))
+    return Slot(source, "synthetic clips", schedule, Sampling(num_frames=16, mode="uniform", center="frame"), SMOKE_WIDTH, close=("1", "2"), options=both(NARROW, SCORED if options["dims"] == 2 else {}))
 
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #85efb518
 def _smoke() -> Profile:
     fsd10 = _smoke_slot(6, num_clips=200, num_classes=10, skeleton="body25", dims=2, seed=1)
-    gym = _smoke_slot(8, num_clips=240, num_classes=8, skeleton="coco17", dims=2, seed=2)
-    ntu = [_smoke_slot(4, frames=16, num_clips=64, num_classes=4, skeleton="ntu25", dims=3, num_persons=2, seed=seed) for seed in (3, 4)]
-    short = _smoke_slot(6, frames=16, num_clips=96, num_classes=6, skeleton="kinect20", dims=3, seed=5)
+    gym = _smoke_slot(6, num_clips=240, num_classes=8, skeleton="coco17", dims=2, seed=2)
+    ntu = [_smoke_slot(4, num_clips=64, num_classes=4, skeleton="ntu25", dims=3, num_persons=2, seed=seed) for seed in (3, 4)]
+    short = _smoke_slot(6, num_clips=96, num_classes=6, skeleton="kinect20", dims=3, seed=5)
     return Profile("smoke", "synthetic clips, narrow networks, minutes on two cores", SMOKE_SEEDS, dict(zip(SLOTS, (fsd10, fsd10, gym, *ntu, short))))
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #8180705c
