@@ -117,10 +117,10 @@ def _smoke_slot(epochs: int, **options) -> Slot:
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #85efb518
 def _smoke() -> Profile:
-    fsd10 = _smoke_slot(6, num_clips=200, num_classes=10, skeleton="body25", dims=2, seed=1)
-    gym = _smoke_slot(6, num_clips=240, num_classes=8, skeleton="coco17", dims=2, seed=2)
+    fsd10 = _smoke_slot(5, num_clips=200, num_classes=10, skeleton="body25", dims=2, seed=1)
+    gym = _smoke_slot(5, num_clips=240, num_classes=8, skeleton="coco17", dims=2, seed=2)
     ntu = [_smoke_slot(4, num_clips=64, num_classes=4, skeleton="ntu25", dims=3, num_persons=2, seed=seed) for seed in (3, 4)]
-    short = _smoke_slot(6, num_clips=96, num_classes=6, skeleton="kinect20", dims=3, seed=5)
+    short = _smoke_slot(5, num_clips=96, num_classes=6, skeleton="kinect20", dims=3, seed=5)
     return Profile("smoke", "synthetic clips, narrow networks, minutes on two cores", SMOKE_SEEDS, dict(zip(SLOTS, (fsd10, fsd10, gym, *ntu, short))))
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #8180705c

@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ..data.modalities import modalities
@@ -147,7 +148,7 @@ class Canonical:
     def canonical(self) -> str: return _canonical(self) # JSON
     @classmethod
     def from_json(cls, text: str): return _from_json(cls, text)
-    @property
+    @cached_property # frozen, so it is asked for often and never changes
     def id(self) -> str: return hashlib.sha256(self.canonical().encode()).hexdigest()[:12]
 
 # %% ../../nbs/training/01_run_spec.ipynb #d92cad2e

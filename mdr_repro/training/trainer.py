@@ -65,7 +65,8 @@ def build_optimizer(
     for g in groups:
         if g.get("name") == "centers" and schedule.centers_lr is not None: g["lr"] = schedule.centers_lr
         g["base_lr"] = g.get("lr", schedule.lr)
-    return torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum, nesterov=schedule.nesterov, weight_decay=schedule.weight_decay)
+    return torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum, nesterov=schedule.nesterov, weight_decay=schedule.weight_decay,
+                           fused=True) # one kernel for a thousand small tensors: a quarter of the time of a loop over them
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float):
     "Every group at `factor` of its own highest rate; a group that says `scheduled=False` keeps that rate (the centers of the released form)."
