@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALIASES', 'ELSEWHERE', 'field_notes', 'option_kind', 'add_fields', 'given_fields', 'read_value', 'split_options',
-           'train_specs', 'save_record', 'run_train', 'run_evaluate', 'asked_plan', 'saved', 'estimated', 'counted',
-           'run_plan', 'work_specs', 'run_work', 'data_files', 'run_data', 'run_reproduce', 'run_report', 'make_parser',
+           'train_specs', 'run_train', 'run_evaluate', 'asked_plan', 'saved', 'estimated', 'counted', 'run_plan',
+           'work_specs', 'run_work', 'data_files', 'run_data', 'run_reproduce', 'run_report', 'make_parser',
            'meant_for_user', 'terminable', 'main']
 
 # %% ../nbs/reproduction/06_command_line.ipynb #64120102
@@ -13,7 +13,6 @@ import argparse
 import ast
 import inspect
 import json
-import shutil
 import signal
 import sys
 import textwrap
@@ -37,7 +36,7 @@ from .reproduction.experiments import open_store
 from .reproduction.plan import Plan, gather, make_plan, measure_steps, most_valuable, plan_table, work
 from .reproduction.profiles import PROFILES, Profile, Slot
 from .reproduction.report import write_report
-from .reproduction.results import data_folder, project_root
+from .reproduction.results import data_folder, project_root, save_record
 from .reproduction.runner import RunnerError, chosen, duration, experiments, reproduce, trailing_comment
 from .training.evaluation import evaluate
 from .training.published import SYSTEMS, load_released
@@ -119,12 +118,6 @@ def train_specs(args: argparse.Namespace) -> list[RunSpec]: # one a seed
     seeds = range(args.seeds) if args.seeds else [args.seed]
     return [profile.spec("data", seed, data_root, **changes, data_checksum=checksum) for seed in seeds]
 
-def save_record(record: Record, folder: Path) -> None:
-    "Copy what describes a run, without weights and scores, to folder/id."
-    target = folder / record.spec.id
-    target.mkdir(parents=True, exist_ok=True)
-    for name in ("spec.json", "metrics.jsonl", "result.json"): shutil.copyfile(record.folder / name, target / name)
-
 # %% ../nbs/reproduction/06_command_line.ipynb #88a6b47c
 def run_train(args: argparse.Namespace) -> int:
     "Train what is missing and print the accuracies."
@@ -135,7 +128,7 @@ def run_train(args: argparse.Namespace) -> int:
         r = record.result
         found = f"top-1 {100 * r['top1']:.2f} %, mean class {100 * r['mean_class']:.2f} %"
         print(f"{spec.id}  {spec.label}: {found} ({r['reported']} epoch {r['epoch']}, {duration(r['seconds'])})  {record.folder}")
-        if args.save_record: save_record(record, Path(args.save_record))
+        if args.save_record: save_record(record.folder, Path(args.save_record))
     values = [100 * record.result["top1"] for record in records if record]
     if len(values) > 1:
         i = mean_interval(values)

@@ -66,7 +66,7 @@ def joint_conv(
     *convs: nn.Conv2d, # 1x1, all of the same x
 ) -> Tensor: # [sum of C', ...], in the order of convs
     "Several 1x1 convolutions of the same features as one product of matrices."
-    W, b = torch.cat([conv.weight.flatten(1) for conv in convs]), torch.cat([conv.bias for conv in convs])
+    W, b = torch.cat([conv.weight for conv in convs]).flatten(1), torch.cat([conv.bias for conv in convs])
     return torch.addmm(b[:, None], W, x.flatten(1)).view(-1, *x.shape[1:])
 
 def stacked_conv(
@@ -75,7 +75,7 @@ def stacked_conv(
     scale: Tensor | float = 1., # [K, 1, 1]: what to multiply each result with
 ) -> Tensor: # [K, C', ...]
     "K convolutions of K features as one batched product. The scale is applied to the weights, which are fewer."
-    W, b = torch.stack([conv.weight.flatten(1) for conv in convs]), torch.stack([conv.bias[:, None] for conv in convs])
+    W, b = torch.stack([conv.weight for conv in convs]).flatten(2), torch.stack([conv.bias for conv in convs])[..., None]
     return torch.baddbmm(scale * b, scale * W, x.flatten(2)).view(len(x), -1, *x.shape[2:])
 
 # %% ../nbs/method/02_cvsta.ipynb #71f49445

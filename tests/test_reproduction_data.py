@@ -1,6 +1,7 @@
 """The paper's numbers, the profiles and the measured tables: what their notebooks cannot show by themselves."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -144,6 +145,22 @@ def test_the_same_numbers_again(trained, tmp_path):
     assert (tmp_path / "first/table.csv").read_text() == (tmp_path / "second/table.csv").read_text()
     assert (tmp_path / "first/table.md").read_text() == (tmp_path / "second/table.md").read_text()
     assert [c["measured"]["n"] for c in saved[0]["cells"]] == [2] * 8 and len(saved[0]["provenance"]["runs"]) == 4
+
+
+def test_a_changed_record_changes_its_cells_and_nothing_else(trained, tmp_path):
+    "No number is typed by hand: the table says what the record says."
+    store, table = trained
+    shutil.copytree(store.root, tmp_path / "results")
+    changed = table.cells[0].runs[0]
+    path = tmp_path / "results" / "runs" / changed / "result.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"top1": 0.4321, "mean_class": 0.1234}))
+    again = measure(open_store(tmp_path / "results"), "figure_05", tiny())
+    differing = [(old.row, old.column) for old, new in zip(table.cells, again.cells) if old.values != new.values]
+    assert differing == [(table.cells[0].row, "Accuracy(%)")]
+    assert again.cells[0].values[0] == pytest.approx(43.21) and again.cells[0].values[1] == table.cells[0].values[1]
+    (tmp_path / "out").mkdir(); again.save(tmp_path / "out")
+    assert again.cells[0].values[0] in json.loads((tmp_path / "out" / "table.json").read_text())["cells"][0]["values"].values()
 
 
 def test_measured_values_are_those_of_the_runs(trained):

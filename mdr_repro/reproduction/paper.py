@@ -11,7 +11,7 @@ __all__ = ['MISSING', 'TABLES', 'FIGURES', 'NUMERALS', 'KINDS', 'LOWER_IS_BETTER
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -222,6 +222,7 @@ def paper_text() -> str | None:
     places = (p / "shared" / "paper" / "mdr_gcn_rdl.txt" for p in (Path.cwd(), *Path.cwd().parents))
     return next((p.read_text(encoding="utf-8") for p in places if p.is_file()), None)
 
+@lru_cache(maxsize=1024) # the same sentences are compared again and again
 def plain(text: str) -> str:
     "A printed cell or sentence without markup, citations, spacing and typographic quotes, for comparison."
     text = re.sub(r"<[^>]*>|\[[\d\], \[]*\]|\\mathcal|[$\\{}_\s]", "", text)

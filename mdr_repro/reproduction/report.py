@@ -25,7 +25,7 @@ from .experiments import TITLES
 from .paper import FIGURES, NUMERALS, TABLES
 from .profiles import Profile, get_profile
 from .report_page import STATES, VERDICTS, Layout, card, claim_list, element, folded, interval, layout_table, page, paper_layout, picture, symbols, verdict_bar, word_table
-from .results import project_root
+from .results import project_root, save_record
 from .runner import duration, experiments, judge
 from ..training.spec import write_atomic
 
@@ -105,7 +105,7 @@ def status_of(r: Result) -> Status:
 # %% ../../nbs/reproduction/05_report.ipynb #5f0a5807
 def _seconds(folder: Path) -> dict[str, float]: # folder: of the profile; run -> seconds
     "What the runs say they took."
-    paths = [*folder.parent.glob("runs/*/result.json"), *folder.glob("*/records/*/result.json")]
+    paths = [*folder.parent.glob("runs/*/result.json"), *folder.glob("records/*/result.json"), *folder.glob("*/records/*/result.json")]
     return {r["id"]: r["seconds"] for r in map(_read, paths)}
 
 def distinct_seconds(results: list[Result], known: dict[str, float]) -> float:
@@ -369,12 +369,14 @@ def write_report(
     results_root: str | Path = "results", # relative to the project
     profile: str = "smoke",
 ) -> Path: # the HTML file
-    "Write results_root/profile/index.md and index.html."
+    "Write results_root/profile/index.md and index.html, and the records of the runs behind them."
     get_profile(profile) # an unknown name is refused before a folder is made
     folder = project_root() / results_root / profile
     folder.mkdir(parents=True, exist_ok=True)
     write_claims(project_root() / results_root, profile)
     report = read_report(folder, profile, experiments())
+    for run in sorted(set().union(*(r.runs for r in report.results))): # what a number on the page rests on lies beside it
+        if (source := folder.parent / "runs" / run).is_dir(): save_record(source, folder / "records")
     write_atomic(folder / "index.md", to_markdown(report))
     write_atomic(folder / "index.html", to_html(report))
     return folder / "index.html"
