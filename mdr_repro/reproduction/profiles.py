@@ -100,7 +100,7 @@ def _checksum(profile: Profile, name: str, source: str, data_root: str | None) -
 # %% ../../nbs/reproduction/02_profiles.ipynb #85efb517
 SMOKE_SEEDS = 2
 SMOKE_WIDTH = 1 / 8
-SMOKE_CLIPS = dict(yaw=0, mirrored=0, variation=0.3, dropped=0, jitter=0.005) # one camera, all turn to the left: learnt in a hundred steps
+SMOKE_CLIPS = dict(yaw=0, mirrored=0, variation=0.3, dropped=0, jitter=0.005) # one camera, all turn to the left: learnt in some eighty steps
 SCORED = {"posec3d": {"confidence": "last"}, "msin": {"dims": 2}, "efficient_gcn_b4": {"scores": 1}} # clips of x, y, score
 NARROW = {"posec3d": {"size": 28}, **dict.fromkeys(("st_gcn", "as_gcn"), {"dropout": 0.0})} # heat maps of half the side; half of eight channels would be too few
 
@@ -117,10 +117,10 @@ def _smoke_slot(epochs: int, **options) -> Slot:
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #85efb518
 def _smoke() -> Profile:
-    fsd10 = _smoke_slot(5, num_clips=200, num_classes=10, skeleton="body25", dims=2, seed=1)
-    gym = _smoke_slot(5, num_clips=240, num_classes=8, skeleton="coco17", dims=2, seed=2)
+    fsd10 = _smoke_slot(4, num_clips=200, num_classes=10, skeleton="body25", dims=2, seed=1)
+    gym = _smoke_slot(4, num_clips=240, num_classes=8, skeleton="coco17", dims=2, seed=2)
     ntu = [_smoke_slot(4, num_clips=64, num_classes=4, skeleton="ntu25", dims=3, num_persons=2, seed=seed) for seed in (3, 4)]
-    short = _smoke_slot(5, num_clips=96, num_classes=6, skeleton="kinect20", dims=3, seed=5)
+    short = _smoke_slot(4, num_clips=96, num_classes=6, skeleton="kinect20", dims=3, seed=5)
     return Profile("smoke", "synthetic clips, narrow networks, minutes on two cores", SMOKE_SEEDS, dict(zip(SLOTS, (fsd10, fsd10, gym, *ntu, short))))
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #8180705c
