@@ -211,9 +211,9 @@ def run_work(args: argparse.Namespace) -> int:
     store = open_store(args.results_root, args.data_root, args.device)
     for problem in problems: print(f"cannot run: {problem}")
     failed = work(store, specs, args.max_minutes, lambda line: print(line, flush=True))
-    done = sum(store.status(s) == "done" for s in specs)
-    left = len(specs) - done - len(failed)
-    print(f"{done} of {len(specs)} runs done, {len(failed)} failed" + (f", {left} left; the same command goes on" if left else ""))
+    done, diverged = (sum(store.status(s) == status for s in specs) for status in ("done", "diverged"))
+    left = len(specs) - done - diverged - len(failed)
+    print(f"{done} of {len(specs)} runs done, {len(failed)} failed" + (f", {diverged} diverged" if diverged else "") + (f", {left} left; the same command goes on" if left else ""))
     return int(bool(failed or problems))
 
 # %% ../nbs/reproduction/06_command_line.ipynb #d0c29078

@@ -192,15 +192,15 @@ def test_a_run_without_time_leaves_its_cell_with_the_reason(tmp_path):
     assert json.loads((tmp_path / "table.json").read_text())["cells"][0]["measured"] is None
 
 
-def test_a_failed_run_is_reported_and_the_table_written(tmp_path, capsys):
+def test_a_diverged_run_is_reported_and_the_table_written(tmp_path, capsys):
     wild = tiny(lr=1e30)
     store = open_store(tmp_path)
     counts = train_missing(store, experiment_specs("figure_05", wild, seeds=1))
-    assert counts.to_dict() == {"failed": 2} and "no longer finite" in capsys.readouterr().out
+    assert counts.to_dict() == {"diverged": 2} and "no longer finite" in capsys.readouterr().out
     table = measure(store, "figure_05", wild, seeds=1)
-    assert all("training failed: " in c.note and "finite" in c.note for c in table.cells)
+    assert all("diverged in 1 of 1 runs: " in c.note and "finite" in c.note for c in table.cells)
     table.save(tmp_path)
-    assert "training failed" in (tmp_path / "table.md").read_text()
+    assert "diverged in 1 of 1" in (tmp_path / "table.md").read_text()
 
 
 def test_provenance_names_no_place_and_no_person(trained):

@@ -318,7 +318,7 @@ def test_a_loss_that_is_no_number_stops_its_run_alone_and_keeps_the_history(stor
     broken, sound = make_spec(data, objective="test_breaks"), make_spec(data)
     with pytest.raises(TrainingError, match="no longer finite in epoch 3, batch 5") as e: store.ensure([broken, sound], progress=False)
     assert broken.label in str(e.value) and "\n" not in str(e.value)
-    assert (store.status(broken), store.status(sound)) == ("failed", "done")
+    assert (store.status(broken), store.status(sound)) == ("diverged", "done")
     rows = (store.partial(broken) / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(r)["epoch"] for r in rows] == [1, 2]
     def fail(run): raise AssertionError("a failed run was trained again")

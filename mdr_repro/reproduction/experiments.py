@@ -202,8 +202,9 @@ def train_missing(
 # %% ../../nbs/reproduction/03_experiments.ipynb #a7107942
 def _why_missing(store: RunStore, specs: list[RunSpec]) -> str:
     "Why some of these runs have no record."
-    failed = [store.partial(s) / "failed.json" for s in specs if store.status(s) == "failed"]
-    if failed: return f"training failed: {json.loads(failed[0].read_text(encoding='utf-8'))['error']}"
+    for status, words in (("failed", "training failed"), ("diverged", "diverged")):
+        found = [store.partial(s) / "failed.json" for s in specs if store.status(s) == status]
+        if found: return f"{words} in {len(found)} of {len(specs)} runs: {json.loads(found[0].read_text(encoding='utf-8'))['error']}"
     missing = [s for s in specs if store.status(s) != "done"]
     return f"{len(missing)} of {len(specs)} runs not trained (time limit, or not asked for)" if missing else ""
 

@@ -39,7 +39,7 @@ from ..training.efficiency import count_macs
 from ..training.evaluation import arithmetic, autocast
 from ..training.spec import Options, RunSpec, Schedule, write_atomic
 from ..training.store import RunStore
-from ..training.trainer import build_optimizer, build_recognizer, device_name, set_rate
+from ..training.trainer import Diverged, build_optimizer, build_recognizer, device_name, set_rate
 
 # %% ../../nbs/reproduction/09_plan.ipynb #29b2c70d
 class Place(NamedTuple):
@@ -413,7 +413,7 @@ def most_valuable(
     "The order in which time is best spent; runs that have failed come last."
     status = {id: store.status(spec) for id, spec in plan.runs.items()}
     left = [id for id, s in status.items() if s in ("partial", "missing")]
-    done, failed = {id for id, s in status.items() if s == "done"}, [id for id, s in status.items() if s == "failed"]
+    done, failed = {id for id, s in status.items() if s in ("done", "diverged")}, [id for id, s in status.items() if s == "failed"]
     first = sorted((id for id in left if status[id] == "partial"), key=lambda id: -begun(store, plan.runs[id]))
     if not left: return [plan.runs[id] for id in failed]
     order, weights = list(first), run_weights(plan, left, gather(plan, store, device))
@@ -437,10 +437,11 @@ def work(
     while waiting and (end is None or time.monotonic() < end):
         busy = []
         for spec in waiting:
-            if store.status(spec) == "done" or (end is not None and time.monotonic() >= end): continue
+            if store.settled(spec) or (end is not None and time.monotonic() >= end): continue
             try:
                 with _claim(store, spec).acquire(timeout=0): _one_run(store, spec, specs, end, say)
             except Timeout: busy.append(spec)
+            except Diverged as error: say(f"DIVERGED {spec.id}, {spec.label}: {error}")
             except Exception as error: failed[spec.id] = " ".join(str(error).split()) or type(error).__name__; say(f"FAILED {spec.id}, {spec.label}: {failed[spec.id]}")
         waiting = busy
         if busy: time.sleep(1)
@@ -465,7 +466,7 @@ def plan_table(plan: Plan, store: RunStore, known: Known) -> pd.DataFrame: # a l
     groups, rows = {}, []
     for id, spec in plan.runs.items(): groups.setdefault(replace(spec, seed=0), []).append(id)
     for setting, ids in groups.items():
-        left = [plan.runs[id] for id in ids if store.status(plan.runs[id]) != "done"]
+        left = [plan.runs[id] for id in ids if not store.settled(plan.runs[id])]
         clips, (seconds, basis) = known.of(plan.runs[ids[0]]), expected_seconds(plan.runs[ids[0]], known)
         cells = dict.fromkeys(f"{p.experiment} {p.row}" for id in ids for p in plan.serves[id])
         rows.append({"setting": setting.label.rsplit(" seed", 1)[0], "data": setting.data, "stream": setting.modality + (f", noise {setting.noise:.0%}" if setting.noise else ""), "runs": len(ids), "done": len(ids) - len(left), "each": seconds,

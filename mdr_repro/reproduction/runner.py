@@ -439,10 +439,11 @@ class Training:
     def progress(self) -> str:
         lines = [w.last_line() for w in self.workers if w.process.poll() is None]
         return f"{self.done()} of {len(self.specs)} runs trained in {duration(time.monotonic() - self.began)}; now: {' | '.join(filter(None, lines))}"
+    def told(self, word: str) -> list[str]: # what the workers' lines with this word say
+        return list(dict.fromkeys(line.removeprefix(f"{word} ") for w in self.workers for line in w.text().splitlines() if line.startswith(f"{word} ")))
     def failures(self) -> list[str]: # a sentence each
-        said = [line.removeprefix("FAILED ") for w in self.workers for line in w.text().splitlines() if line.startswith("FAILED ")]
         ended = [f"a worker ended with status {w.process.returncode}: {w.last_line()}" for w in self.workers if w.process.returncode not in (0, 1)]
-        return list(dict.fromkeys(said + ended))
+        return self.told("FAILED") + list(dict.fromkeys(ended))
     def stop(self, patience: float = 15.0) -> None: # seconds
         for w in self.workers: w.process.poll() is None and w.process.terminate()
         for w in self.workers:
@@ -494,9 +495,9 @@ def reproduce(
 
 # %% ../../nbs/reproduction/04_runner.ipynb #e8473a2f
 def complete(job: Job, specs: list[RunSpec] | None) -> bool:
-    "Whether every run of a notebook is in the store."
+    "Whether every run of a notebook is in the store, or has diverged."
     store = open_store(job.everything["results_root"])
-    return specs is not None and all(store.status(spec) == "done" for spec in specs)
+    return specs is not None and all(store.settled(spec) for spec in specs)
 
 NO_TIME = 0.0001 # minutes: enough to measure what is there, and to begin no epoch; 0 would mean no limit, and 1e-6 is text in YAML
 
@@ -533,10 +534,11 @@ def _alive(running: list[Running], training: Training | None, say) -> None:
     for r in running: say(f"      {r.job.id}  {duration(r.seconds)}  {r.last_line()}")
 
 def _trained(training: Training, root: Path, say) -> list[Outcome]:
-    "Tell how the trainings went; failed ones are an outcome."
+    "Tell how the trainings went; failed ones are an outcome, diverged ones a result."
     seconds, failures = time.monotonic() - training.began, training.failures()
     say(f"training  {training.done()} of {len(training.specs)} missing runs done in {duration(seconds)}")
-    for line in failures: say(f"      FAILED {line}")
+    for word, lines in (("DIVERGED", training.told("DIVERGED")), ("FAILED", failures)):
+        for line in lines: say(f"      {word} {line}")
     more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
     return [Outcome("training", "failed", seconds, training.store.root / "runs", failures[0] + more)] if failures else []
 

@@ -27,7 +27,7 @@ from ..recognizer import Recognizer
 from ..skeleton import Skeleton
 from .evaluation import Scores
 from .spec import RunSpec, sync_folder
-from .trainer import TrainingError, build_recognizer, train
+from .trainer import Diverged, TrainingError, build_recognizer, train
 
 # %% ../../nbs/training/04_run_store.ipynb #1cd4958a
 class StoreError(RuntimeError): "A run's folder that cannot be trusted, or data that is not what the spec says."
@@ -83,10 +83,12 @@ class RunStore:
     def partial(self, spec: RunSpec) -> Path: return self.root / "runs" / ".partial" / spec.id
     def lock(self, spec: RunSpec) -> FileLock: return _lock(self, spec)
 
-    def status(self, spec: RunSpec) -> str: # "done", "partial", "failed" or "missing"
+    def status(self, spec: RunSpec) -> str: # "done", "diverged", "failed", "partial" or "missing"
         if self.folder(spec).exists(): return "done"
         partial = self.partial(spec)
-        return "failed" if (partial / "failed.json").exists() else "partial" if partial.exists() else "missing"
+        return _why_failed(partial / "failed.json") or ("partial" if partial.exists() else "missing")
+
+    def settled(self, spec: RunSpec) -> bool: return self.status(spec) in ("done", "diverged") # training it again would change nothing
 
     def get(self, spec: RunSpec) -> Record | None: # None if it is not finished
         return read_record(spec, self.folder(spec)) if self.folder(spec).exists() else None
@@ -96,6 +98,10 @@ class RunStore:
         return _ensure(self, list(specs), max_minutes, progress)
 
 # %% ../../nbs/training/04_run_store.ipynb #6fd63ff9
+def _why_failed(path: Path) -> str: # "diverged", "failed"; empty where there is no such file
+    try: return "diverged" if json.loads(path.read_text()).get("diverged") else "failed"
+    except FileNotFoundError: return ""
+
 def _lock(store: RunStore, spec: RunSpec) -> FileLock:
     "One lock a run; the system frees it when its process ends, however it ends."
     path = store.root / "runs" / ".locks" / f"{spec.id}.lock"
@@ -150,9 +156,11 @@ def _ensure(store: RunStore, specs: list[RunSpec], max_minutes: float | None, pr
             try:
                 with store.lock(spec).acquire(timeout=0): records[spec.id] = _train_run(store, spec, deadline, progress)
             except Timeout: busy[spec.id] = spec
-            except TrainingError as e: errors.append(str(e))
+            except TrainingError as e: errors.append(e)
         waiting = {} if late() else busy
         if waiting and not told: told = True; print(f"waiting for {len(waiting)} run(s) that another process trains", flush=True)
         if waiting: time.sleep(0.5)
-    if errors: raise TrainingError(errors[0] if len(errors) == 1 else f"{len(errors)} runs failed, the others are done; the first: {errors[0]}")
+    if errors:
+        kind = Diverged if all(isinstance(e, Diverged) for e in errors) else TrainingError
+        raise kind(str(errors[0]) if len(errors) == 1 else f"{len(errors)} runs failed, the others are done; the first: {errors[0]}")
     return [records[s.id] for s in specs]
