@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from ..data.sources import modified
 from .paper import TABLES, printed_value
-from .profiles import Profile, get_profile
+from .profiles import Profile, Slot, get_profile
 from .results import data_folder
 from ..training.spec import RunSpec, Schedule
 
@@ -140,10 +140,10 @@ SYSTEMS = { # rows of Tables IX to XI -> backbone
 OWN_LOSS = {"mdr_gcn": "rdl", "info_gcn": "information_bottleneck"} # the others: softmax
 ONE_NETWORK = ("efficient_gcn_b4", "msin") # several inputs within one network
 
-def system_changes(row: str) -> dict: # fields of RunSpec
+def system_changes(row: str, slot: Slot) -> dict: # fields of RunSpec
     "What a row of Tables IX to XI changes: the network and the loss it is published with."
     backbone = SYSTEMS.get(row) or SYSTEMS[row.replace("-", "", 1)] # MS-G3D++ in Table IX, MSG3D++ in Table XI
-    changes = {"backbone": backbone, "objective": OWN_LOSS.get(backbone, "softmax")}
+    changes = {"backbone": backbone, "objective": "softmax" if backbone in slot.softmax else OWN_LOSS.get(backbone, "softmax")}
     return changes | {"sampling": {"center": "none"}} if backbone == "posec3d" else changes # heat maps have a box of their own, and a joint at the origin counts as missing
 
 def fused_streams(backbone: str, profile: Profile) -> tuple[dict, ...]: # one set of changes a stream
@@ -157,9 +157,9 @@ def _systems(id: str, profile: Profile, columns: dict[str, tuple[str, bool, str]
     "Every row of a table of systems."
     found = []
     for row in TABLES[id].rows:
-        changes = system_changes(row.name)
-        fused = fused_streams(changes["backbone"], profile)
-        found += [Cell(row.name, column, slot, changes, fused if several else ({},), quantity, comparison=True) for column, (slot, several, quantity) in columns.items()]
+        for column, (slot, several, quantity) in columns.items():
+            changes = system_changes(row.name, profile.slot(slot))
+            found.append(Cell(row.name, column, slot, changes, fused_streams(changes["backbone"], profile) if several else ({},), quantity, comparison=True))
     return found
 
 def _table_09(profile: Profile) -> list[Cell]:
