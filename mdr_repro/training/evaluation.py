@@ -22,9 +22,10 @@ from ..data.sampling import Sampling
 from ..recognizer import Recognizer
 from .spec import write_atomic
 
-# %% ../../nbs/training/02_evaluation.ipynb #100a7ffe
+# %% ../../nbs/training/02_evaluation.ipynb #7d3e0a11
 class NotFinite(ValueError): "A recognizer whose numbers have left the range of floats."
 
+# %% ../../nbs/training/02_evaluation.ipynb #100a7ffe
 @dataclass(frozen=True, eq=False)
 class Scores:
     "What a recognizer says of every clip of a split: one logit a class."

@@ -87,9 +87,7 @@ class RunStore:
         if self.folder(spec).exists(): return "done"
         partial = self.partial(spec)
         return _why_failed(partial / "failed.json") or ("partial" if partial.exists() else "missing")
-
     def settled(self, spec: RunSpec) -> bool: return self.status(spec) in ("done", "diverged") # training it again would change nothing
-
     def get(self, spec: RunSpec) -> Record | None: # None if it is not finished
         return read_record(spec, self.folder(spec)) if self.folder(spec).exists() else None
 
