@@ -43,7 +43,7 @@ def tiny(name, skeleton, in_channels=3, num_persons=1, **options):
 
 
 def test_the_paper_s_systems_are_there():
-    from mdr_repro.reproduction.experiments import LOSSES, SYSTEMS
+    from mdr_repro.reproduction.cells import LOSSES, SYSTEMS
     from mdr_repro.reproduction.paper import TABLES
     assert set(SYSTEMS.values()) == set(NAMES)
     named = {row.name for id in ("table_09", "table_10", "table_11") for row in TABLES[id].rows}

@@ -242,7 +242,10 @@ def ending_with_parent(sign: int) -> Callable | None: # for `preexec_fn`; None w
     "Ask Linux to send a signal to the child when its parent ends, be it by kill -9."
     if not sys.platform.startswith("linux"): return None
     libc = ctypes.CDLL(None) # loaded here: between fork and exec as little as possible
-    return lambda: libc.prctl(1, int(sign)) # PR_SET_PDEATHSIG
+    def child():
+        signal.signal(signal.SIGINT, signal.SIG_DFL) # a command in the background of a script ignores it, and so would all that it starts
+        libc.prctl(1, int(sign)) # PR_SET_PDEATHSIG
+    return child
 
 def start(
     job: Job,
