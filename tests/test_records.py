@@ -77,3 +77,14 @@ def test_the_committed_replica_has_every_table_and_figure():
     there = {p.parent.name for p in REPLICA.glob("*/*.ipynb")}
     assert {f"table_{n:02d}" for n in range(1, 12)} | {f"figure_{n:02d}" for n in range(1, 6)} | {"audit", "released_code", "noise_curve", "systems_short"} <= there
     assert (REPLICA / "index.html").is_file() and (REPLICA / "claims.md").is_file()
+
+
+def test_the_readme_counts_the_replicas_runs():
+    runs = set()
+    for path in [*REPLICA.glob("*/table.json"), *REPLICA.glob("*/figure.json")]:
+        found = json.loads(path.read_text())
+        for part in [found] if path.name == "table.json" else found.values(): runs |= set(part["provenance"]["runs"])
+    known = {p.parent.name: json.loads(p.read_text()) for p in KEPT + SHORT_RECORDS}
+    minutes = round(sum(known[run]["seconds"] for run in runs) / 60)
+    assert f"{len(runs)} runs, {minutes // 60} h {minutes % 60:02} min of training" in (ROOT / "README.md").read_text()
+    assert {RunSpec.from_json((p.parent / "spec.json").read_text()).seed for p in KEPT if p.parent.name in runs} == {0}, "as the README says"
