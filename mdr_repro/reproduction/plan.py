@@ -136,7 +136,7 @@ def recorded_clips(result: dict) -> Clips: # of result.json
 def planned_clips(plan: Plan, id: str, data_root: str | None = None) -> Clips | None: # None where nothing is known of them
     "The clips of a run: opened, or as published."
     spec, slot = plan.runs[id], plan.slots[id]
-    if id in plan.absent: return published_clips(slot, getattr(plan.profile.slot(slot), "size", (0, 0)), spec.data)
+    if id in plan.absent: return published_clips(slot, plan.profile.slot(slot).size, spec.data)
     c = open_clips(spec.data, data_root)
     return Clips(c.skeleton, c.in_channels, c.num_persons, c.num_classes, len(c.indices("train")), len(c.indices("test")))
 

@@ -144,6 +144,8 @@ class Report:
 
     def of(self, id: str) -> list[dict]: return [c for c in self.claims if c["table"] == id]
     @property
+    def runs(self) -> set[str]: return set().union(*(r.runs for r in self.results)) # ids, each once
+    @property
     def foreign(self) -> bool: return self.profile.name != "paper" # other clips than the paper's
     @property
     def title(self) -> str: return f"MDR-GCN and Robust Decouple Loss: results of profile {self.profile.name}"
@@ -175,7 +177,7 @@ def verdicts(report: Report) -> Counter: return Counter(c["verdict"] for c in re
 
 def headline(report: Report) -> list[str]:
     "What the whole page says."
-    states, runs = Counter(status_of(r).state for r in report.results), set().union(*(r.runs for r in report.results))
+    states, runs = Counter(status_of(r).state for r in report.results), report.runs
     cost, said = distinct_seconds(report.results, report.seconds), ", ".join(f"{n} {v}" for v in VERDICTS if (n := verdicts(report)[v]))
     failed = [f"Failed: {states['failed']} of {len(report.results)} notebooks ({', '.join(name_of(r.id) for r in report.results if r.failed)})."] if states["failed"] else []
     return [f"Data: {report.profile.about}.", *([NOT_THEIRS] if report.foreign else []),
@@ -191,7 +193,7 @@ def provenance_lines(report: Report) -> list[tuple[str, list[str]]]:
             ("torch", all_of(o["torch"] for o in origins)), ("Python", all_of(o["python"] for o in origins)), ("device", all_of(o["device"] for o in origins)),
             ("runs made with", all_of(", ".join(f"{k} {v}" for k, v in m.items()) for o in origins for m in o.get("made_with", []))),
             ("data", all_of(f"{source}, checksum {checksum}" for o in origins for source, checksum in sorted(o["data"].items()))),
-            ("distinct runs", all_of([" ".join(sorted(set().union(*(r.runs for r in report.results))))]))]
+            ("distinct runs", all_of([" ".join(sorted(report.runs))]))]
 
 # %% ../../nbs/reproduction/05_report.ipynb #772f538c
 COST_HEADER = ["Experiment", "Runs", "Training", "Notebook"]
@@ -202,7 +204,7 @@ def cost_rows(report: Report) -> list[list[str]]:
     for r, wall in zip(report.results, walls):
         if not r.provenance: continue
         rows.append([name_of(r.id), str(len(r.runs) or "–"), duration(r.provenance["timing"]["run_seconds"]) if r.runs else "–", "–" if wall is None else duration(wall)])
-    runs, known = set().union(*(r.runs for r in report.results)), [w for w in walls if w is not None]
+    runs, known = report.runs, [w for w in walls if w is not None]
     return [*rows, ["All, distinct runs", str(len(runs)), duration(distinct_seconds(report.results, report.seconds)), duration(sum(known)) if known else "–"]]
 
 # %% ../../nbs/reproduction/05_report.ipynb #255ed01f
@@ -375,7 +377,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     write_claims(project_root() / results_root, profile)
     report = read_report(folder, profile, experiments())
-    for run in sorted(set().union(*(r.runs for r in report.results))): # what a number on the page rests on lies beside it
+    for run in sorted(report.runs): # what a number on the page rests on lies beside it
         if (source := folder.parent / "runs" / run).is_dir(): save_record(source, folder / "records")
     write_atomic(folder / "index.md", to_markdown(report))
     write_atomic(folder / "index.html", to_html(report))
