@@ -1,23 +1,27 @@
 """Clips from disk to batches, where a notebook cannot show it: spoilt files, killed processes, the real sets."""
 import hashlib
+import math
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mdr_repro.data.batches import batches, make_batch, num_batches
+from mdr_repro.data.batches import batches, make_batch, make_streams, num_batches, stream_batches
 from mdr_repro.data.clips import ClipSet, DataError
 from mdr_repro.data.modalities import modalities
 from mdr_repro.data.noise import add_noise
-from mdr_repro.data.sampling import Sampling
+from mdr_repro.data.sampling import Sampling, survey
 from mdr_repro.skeleton import Skeleton, get_skeleton
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -305,6 +309,190 @@ def test_noise_stays_zero_in_every_batch():
         gone = missing[clips.offsets[i]:clips.offsets[i + 1]].permute(0, 2, 1)              # [T, V, M]
         assert (x[k, :, :T].permute(1, 2, 3, 0)[gone] == 0).all() and (x[k, :, T:] == 0).all()
         assert (x[k, :, :T].permute(1, 2, 3, 0)[~gone] != 0).any()
+
+
+# ---- the slow road: clip by clip, frame by frame, joint by joint, in float64, from the same random numbers
+
+def turned(p, angle, i, j):
+    "A point turned in the plane of its coordinates i and j."
+    p, c, s = p.copy(), math.cos(angle), math.sin(angle)
+    p[i], p[j] = c * p[i] - s * p[j], s * p[i] + c * p[j]
+    return p
+
+
+def slow_positions(L, s, training, draw):
+    "Frames of a clip, as fractions where they can lie between two; None is an empty one."
+    T = s.num_frames
+    if s.mode == "crop_resize":
+        crop = min(L, max(s.min_crop, int((s.p_interval[0] + (s.p_interval[1] - s.p_interval[0]) * next(draw)) * L))) if training else L - 2 * int((L - s.test_p * L) / 2)
+        begin = int(next(draw) * (L - crop + 1)) if training else (L - crop) // 2
+        return [begin + min(max(Fraction((2 * i + 1) * crop, 2 * T) - Fraction(1, 2), Fraction(0)), Fraction(crop - 1)) for i in range(T)]
+    if s.mode == "uniform":
+        parts = [range(i * L // T, max((i + 1) * L // T, i * L // T + 1)) for i in range(T)]
+        return [p[int(next(draw) * len(p)) if training else len(p) // 2] for p in parts]
+    if s.mode == "pad":
+        stride = s.stride * (1 - s.speed + 2 * s.speed * next(draw)) if training and s.speed else s.stride
+        room = max(1, math.floor(L - (T - 1) * stride))
+        begin = math.floor(next(draw) * room if training else (room - 1) / 2)
+        at = [begin + i * stride for i in range(T)]
+        return [t if t <= L - 1 else {"zero": None, "hold": L - 1, "loop": min(t % L, L - 1)}[s.padding] for t in at]
+    begin = int(next(draw) * ((L // T if L > T else T - L) + 1)) if training else 0
+    if L > T: return [min(math.floor(begin + Fraction(i * L, T)), L - 1) for i in range(T)]
+    return [i - begin if begin <= i < begin + L else None for i in range(T)]
+
+
+def slow_frames(clips, i, s, at):
+    "x [T, M, V, C] and which joints are there [T, M, V]."
+    clip, d, c = clips.clip(i).numpy().astype(np.float64), clips.dims, clips.center
+    found = [t for t in range(len(clip)) if clip[t, 0, c, :d].any()]
+    x, there = np.zeros((len(at), *clip.shape[1:])), np.zeros((len(at), *clip.shape[1:3]), bool)
+    for k, m, v in np.ndindex(there.shape):
+        if at[k] is None: continue
+        t, w = int(at[k]), float(at[k] - int(at[k]))
+        for frame, share in ((t, 1 - w), (t + 1, w)):
+            if not share: continue
+            joint, place = clip[frame, m, v].copy(), [f for f in found if f <= frame][-1:] or found[:1]
+            if joint[:d].any():
+                there[k, m, v] = True
+                if s.center != "none" and found: joint[:d] -= clip[found[0] if s.center == "first" else place[0], 0, c, :d]
+            x[k, m, v] += share * joint
+    return x, there
+
+
+def slow_augmented(x, there, s, skeleton, d, draw):
+    T, other = len(x), [skeleton.joints.index(re.sub("left|right", lambda side: {"left": "right", "right": "left"}[side[0]], joint)) for joint in skeleton.joints]
+    if s.mirror and next(draw) < s.mirror: x, there = x[:, :, other] * ([-1] + [1] * (x.shape[3] - 1)), there[:, :, other]
+    angles = [s.rotate * (2 * next(draw) - 1) for _ in range(3 if d == 3 else 1)] if s.rotate else []
+    size = 1 - s.scale + 2 * s.scale * next(draw) if s.scale else 1
+    values = ((-10, -5, 0, 5, 10), (.9, 1, 1.1), (-.2, -.1, 0, .1, .2), (-.2, -.1, 0, .1, .2))
+    drift = [[v[int(next(draw) * len(v))] for _ in range(2)] for v in values] if s.move else []
+    out = x.copy()
+    for t, m, v in zip(*there.nonzero()):
+        p = x[t, m, v, :d]
+        for angle, (a, b) in zip(angles, ((1, 2), (2, 0), (0, 1)) if d == 3 else ((0, 1),)):
+            if s.rotate_axis == "all" or (a, b) == (2, 0): p = turned(p, angle, a, b)
+        p = p * size
+        if drift:
+            phi, grow, *shift = [first + (last - first) * t / (T - 1) for first, last in drift]
+            p = np.concatenate([turned(p, math.radians(phi), 0, 1)[:2] * grow + shift, p[2:]])
+        out[t, m, v, :d] = p
+    return out, there
+
+
+def slow_streams(x, there, skeleton, d): # each [C, T, V, M]
+    def less(p, q, known): return np.concatenate([p[:d] - q[:d], (p[d:] + q[d:]) / 2]) if known else np.zeros(len(p))
+    def motion(x, there):
+        step = np.zeros_like(x)
+        for t, m, v in np.ndindex(len(x) - 1, *there.shape[1:]): step[t, m, v] = less(x[t + 1, m, v], x[t, m, v], there[t, m, v] and there[t + 1, m, v])
+        return step
+    bone, bone_there = np.zeros_like(x), np.zeros_like(there)
+    for t, m, v in np.ndindex(there.shape):
+        w = skeleton.bones[v]
+        bone_there[t, m, v] = there[t, m, v] and there[t, m, w]
+        bone[t, m, v] = less(x[t, m, v], x[t, m, w], bone_there[t, m, v])
+    found = {"joint": x, "bone": bone, "joint_motion": motion(x, there), "bone_motion": motion(bone, bone_there)}
+    return {name: torch.from_numpy(stream.transpose(3, 0, 2, 1).copy()) for name, stream in found.items()}
+
+
+def draw_for(n, s, training, dims, seed):
+    "The random numbers of each clip, in the order in which a batch draws them."
+    g, columns = torch.Generator().manual_seed(seed), []
+    def take(*shape): columns.append(torch.rand((n, *shape), generator=g, dtype=torch.float64).view(n, -1))
+    if training:
+        if s.mode == "uniform": take(s.num_frames)
+        else: [take() for _ in range(2 if s.mode == "crop_resize" or s.mode == "pad" and s.speed else 1)]
+        if s.mirror: take()
+        if s.rotate: take(3 if dims == 3 else 1)
+        if s.scale: take()
+        if s.move: [take(2) for _ in range(4)]
+    return [iter(row) for row in (torch.cat(columns, 1).tolist() if columns else [[]] * n)]
+
+
+def gappy_clips(letters, missing=True):
+    "Six clips of two persons; where joints are missing: a clip without its second person, one that begins without its center, one that never has it, joints with nothing but a score."
+    clips = some_clips(6, letters)
+    frames = torch.randn(clips.frames.shape, generator=torch.Generator().manual_seed(1))
+    if missing:
+        frames[clips.frames == 0] = 0
+        c, (a, b, e, f) = clips.center, clips.offsets[1:5]
+        frames[a:b, 1], frames[b:b + 3, 0, c], frames[e:f, 0, c] = 0, 0, 0
+        frames[::7, :, 3, :clips.dims] = 0
+    return ClipSet(frames, clips.offsets, clips.labels, clips.split, clips.names, clips.class_names, clips.skeleton, clips.meta)
+
+
+EVERYTHING = dict(rotate=.3, scale=.1, move=True, mirror=.5)
+ROADS = {"crop": {}, "crop, odd T": dict(num_frames=11, min_crop=5), "crop, rotate": dict(rotate=.3), "crop, all": EVERYTHING, "uniform": dict(mode="uniform", center="frame"), "uniform, scale": dict(mode="uniform", scale=.2, mirror=.5),
+         "pad": dict(mode="pad", stride=3, center="frame", move=True), "hold": dict(mode="pad", padding="hold", speed=.3, stride=2, mirror=.5), "loop": dict(mode="pad", padding="loop", center="none", rotate=.5), "released": dict(mode="released", **EVERYTHING)}
+
+@pytest.mark.parametrize("missing", [True, False], ids=["gaps", "whole"])
+@pytest.mark.parametrize("letters", ["xyz", "xys"])
+@pytest.mark.parametrize("road", ROADS)
+def test_batches_against_the_slow_road(road, letters, missing):
+    "All four streams of a draw, in training and in testing: float32 to its rounding, float64 to the last digits."
+    s, clips = Sampling(**dict(num_frames=12) | ROADS[road]), gappy_clips(letters, missing)
+    wide, index = ClipSet.select(clips, range(6)), torch.tensor([4, 0, 3, 1, 5, 2])
+    object.__setattr__(wide, "frames", clips.frames.double()) # behind the set's back: it holds float32 only
+    for training in (True, False):
+        fast, faster = (make_streams(set_of, index, s, training=training, generator=torch.Generator().manual_seed(2)) for set_of in (wide, clips))
+        for k, (i, draw) in enumerate(zip(index.tolist(), draw_for(6, s, training, clips.dims, 2))):
+            x, there = slow_frames(clips, i, s, slow_positions(int(clips.lengths[i]), s, training, draw))
+            if training: x, there = slow_augmented(x, there, s, clips.skeleton, clips.dims, draw)
+            assert not list(draw) # every number was used
+            for name, expected in slow_streams(x, there, clips.skeleton, clips.dims).items():
+                torch.testing.assert_close(fast[name][k], expected, rtol=0, atol=1e-9, msg=lambda m: f"clip {i}, {name}: {m}")
+                torch.testing.assert_close(faster[name][k].double(), expected, rtol=0, atol=1e-5, msg=lambda m: f"clip {i}, {name}: {m}")
+
+
+def test_vertical_rotation_against_the_slow_road():
+    s, clips = Sampling(12, rotate=1., rotate_axis="vertical"), gappy_clips("xyz")
+    x = make_batch(clips, torch.tensor([3]), s, training=True, generator=torch.Generator().manual_seed(2))
+    [draw] = draw_for(1, s, True, 3, 2)
+    slow = slow_frames(clips, 3, s, slow_positions(int(clips.lengths[3]), s, True, draw))
+    torch.testing.assert_close(x[0].double(), slow_streams(*slow_augmented(*slow, s, clips.skeleton, 3, draw), clips.skeleton, 3)["joint"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("missing", [True, False], ids=["gaps", "whole"])
+def test_streams_of_one_draw_are_the_batches_of_one_seed(missing):
+    clips, seeded = gappy_clips("xyz", missing), lambda: torch.Generator().manual_seed(5)
+    for s in (FULL, Sampling(16, "pad", center="frame")):
+        together = list(stream_batches(clips, "train", 2, s, generator=seeded()))
+        for modality in modalities:
+            alone = list(batches(clips, "train", 2, s, modality, generator=seeded()))
+            assert len(alone) == len(together) == 2 and all(torch.equal(x, streams[modality]) and torch.equal(y, z) and x.is_contiguous() for (x, y), (streams, z) in zip(alone, together))
+        assert all(list(streams) == ["bone", "joint"] for streams, _ in stream_batches(clips, "train", 2, s, ("bone", "joint"), generator=seeded()))
+
+
+class NobodyWaits(TorchDispatchMode):
+    "Refuses copies from device to device that the host would wait for."
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = function(*args, **kwargs)
+        if function is torch.ops.aten._to_copy.default: source, target, waits = args[0], out, not kwargs.get("non_blocking")
+        elif function is torch.ops.aten.copy_.default: source, target, waits = args[1], args[0], not (args[2:] or (kwargs.get("non_blocking"),))[0]
+        else: return out
+        if source.device != target.device: assert not waits, f"{function} of shape {list(source.shape)} waits"
+        return out
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("letters", ["xyz", "xys"])
+def test_no_batch_waits_for_its_device(road, letters, monkeypatch):
+    "On the meta device there are no numbers, so whoever asks for one fails; so does who mixes devices."
+    made = torch.tensor
+    def at_home(values, **options): assert "device" not in options, "a list is copied to its device while the host waits"; return made(values, **options)
+    monkeypatch.setattr(torch, "tensor", at_home)
+    s, clips = Sampling(**dict(num_frames=12) | ROADS[road]), gappy_clips(letters, missing=False)
+    origin, whole = survey(clips, s)
+    assert whole == (s.mode != "released" and (s.mode != "pad" or s.padding != "zero"))
+    away, index = ClipSet.select(clips, range(6)), torch.tensor([4, 0, 3]).to("meta")
+    for field in ("frames", "offsets", "labels"): object.__setattr__(away, field, getattr(clips, field).to("meta"))
+    origin = None if origin is None else origin.to("meta")
+    for training in (True, False):
+        for mask_free in {whole, False}:
+            with NobodyWaits(): streams = make_streams(away, index, s, training=training, known=(origin, mask_free))
+            assert all(x.is_meta and x.shape == (3, 3, s.num_frames, 20, 2) for x in streams.values())
+    if whole:
+        with pytest.raises(RuntimeError, match="meta"): survey(away, s) # the survey does ask, once a clip set
 
 
 # ---- the real sets, where they are at hand

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOVE_ANGLES', 'MOVE_SCALES', 'MOVE_SHIFTS', 'rotation', 'draw_move', 'draw_maps', 'move_joints', 'mirror_joints',
-           'mirror', 'augment']
+           'take_joints', 'mirror', 'augment']
 
 # %% ../../nbs/data/03_augmentation.ipynb #cd5e0441
 import math
@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .sampling import Sampling, draw_uniform
+from .sampling import Sampling, draw_uniform, send
 from ..skeleton import Skeleton
 
 # %% ../../nbs/data/03_augmentation.ipynb #30aada54
@@ -20,15 +20,13 @@ def rotation(
     angles: Tensor, # radians: about x, y, z [..., 3], or in the plane [..., 1]
 ) -> Tensor: # [..., 3, 3] or [..., 2, 2]
     "R_z R_y R_x in space, one turn in the plane."
-    cos, sin = angles.cos(), angles.sin()
-    turn = torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2)) # [..., 3 or 1, 2, 2]
-    if angles.shape[-1] == 1: return turn[..., 0, :, :]
-    about = torch.eye(3, dtype=angles.dtype, device=angles.device).repeat(*angles.shape, 1, 1) # [..., 3, 3, 3]
-    for axis, plane in enumerate(((1, 2), (2, 0), (0, 1))):
-        for a, i in enumerate(plane):
-            for b, j in enumerate(plane): about[..., axis, i, j] = turn[..., axis, a, b]
-    x, y, z = about.unbind(-3)
-    return z @ y @ x
+    c, s = angles.cos().unbind(-1), angles.sin().unbind(-1)
+    if angles.shape[-1] == 1: rows = (c[0], -s[0]), (s[0], c[0])
+    else:
+        (cx, cy, cz), (sx, sy, sz) = c, s
+        rows = ((cy * cz, sx * sy * cz - cx * sz, cx * sy * cz + sx * sz),
+                (cy * sz, sx * sy * sz + cx * cz, cx * sy * sz - sx * cz), (-sy, sx * cy, cx * cy))
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 # %% ../../nbs/data/03_augmentation.ipynb #e403cfee
 MOVE_ANGLES = tuple(math.radians(a) for a in (-10, -5, 0, 5, 10))
@@ -37,7 +35,7 @@ MOVE_SHIFTS = (-0.2, -0.1, 0.0, 0.1, 0.2)
 
 def _drift(values: tuple[float, ...], n: int, t: int, generator: torch.Generator | None, device) -> Tensor: # float64 [n, t]
     "Two of the values for each clip, and the line from one to the other over its frames."
-    table = torch.tensor(values, dtype=torch.float64, device=device)
+    table = send(torch.tensor(values, dtype=torch.float64), device)
     ends = table[(draw_uniform((n, 2), generator, device) * len(values)).long()]
     return torch.lerp(ends[:, :1], ends[:, 1:], torch.linspace(0, 1, t, dtype=torch.float64, device=device))
 
@@ -59,35 +57,38 @@ def draw_maps(
     dims: int, # 2 or 3
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
-) -> tuple[Tensor, Tensor] | None: # A [n, T or 1, dims, dims], b [n, T or 1, dims], float64; None: nothing to do
+) -> tuple[Tensor, Tensor | None] | None: # A [n, T or 1, dims, dims], b [n, T or 1, dims] (None: no shift), float64; None: nothing to do
     "One random map p -> A p + b for each clip, or for each frame: rotation, then scale, then drift."
     s = sampling
     if s.rotate and s.rotate_axis == "vertical" and dims == 2:
         raise ValueError("Sampling: rotate_axis 'vertical' needs 3-D clips; 2-D clips turn in their plane, use 'all'")
     if not (s.rotate or s.scale or s.move): return None
-    a = torch.eye(dims, dtype=torch.float64, device=device).repeat(n, 1, 1, 1)
-    b = a.new_zeros(n, 1, dims)
+    a, b = torch.eye(dims, dtype=torch.float64, device=device).expand(n, 1, dims, dims), None
     if s.rotate:
         angles = draw_uniform((n, 1, 3 if dims == 3 else 1), generator, device, -s.rotate, s.rotate)
-        a = rotation(angles * angles.new_tensor([0, 1, 0]) if s.rotate_axis == "vertical" else angles) # y points up
+        if s.rotate_axis == "vertical": angles[..., ::2] = 0 # y points up
+        a = rotation(angles)
     if s.scale: a = a * draw_uniform((n, 1, 1, 1), generator, device, 1 - s.scale, 1 + s.scale)
     if s.move:
         drift, b = draw_move(n, s.num_frames, dims, generator, device)
-        a = drift @ a
+        a = (drift.flatten(1, 2) @ a[:, 0]).view_as(drift) # one product a clip, not one a frame
     return a, b
 
 # %% ../../nbs/data/03_augmentation.ipynb #c5828af3
 def move_joints(
-    x: Tensor, # clips [N, C, T, V, M]
-    there: Tensor, # joints that are not missing, bool [N, 1, T, V, M]
+    x: Tensor, # clips [N, C, T, V, M]; the positions of missing joints are zero
+    there: Tensor | None, # joints that are not missing, bool [N, 1, T, V, M]; None: all
     a: Tensor, # [N, T or 1, dims, dims]
-    b: Tensor, # [N, T or 1, dims]
+    b: Tensor | None = None, # [N, T or 1, dims]; None: no shift
 ) -> Tensor: # [N, C, T, V, M]
     "p -> A p + b for every joint that is there; scores and missing joints stay as they are."
-    dims = a.shape[-1]
-    moved = torch.einsum("ntij,njtvm->nitvm", a.to(x).expand(-1, x.shape[2], -1, -1), x[:, :dims])
-    moved = (moved + b.to(x).transpose(1, 2)[..., None, None]) * there
-    return torch.cat([moved, x[:, dims:]], 1)
+    dims, columns = a.shape[-1], a.to(x).permute(3, 0, 2, 1)[..., None, None].contiguous() # [dims, N, dims, T or 1, 1, 1]
+    moved = x[:, :1] * columns[0]
+    for j in range(1, dims): moved.addcmul_(x[:, j:j + 1], columns[j])
+    if b is not None:
+        b = b.to(x).transpose(1, 2)[..., None, None]
+        moved = moved.add_(b) if there is None else moved.addcmul_(b, there.to(x))
+    return moved if dims == x.shape[1] else torch.cat([moved, x[:, dims:]], 1)
 
 # %% ../../nbs/data/03_augmentation.ipynb #77a6215b
 def mirror_joints(skeleton: Skeleton) -> Tensor: # int64 [V]
@@ -98,26 +99,38 @@ def mirror_joints(skeleton: Skeleton) -> Tensor: # int64 [V]
     if lonely: raise ValueError(f"skeleton {skeleton.name!r} has no joint {lonely[0]!r}, so its sides cannot be swapped; set mirror to 0")
     return torch.tensor([skeleton.joints.index(name) for name in names])
 
+def take_joints(
+    x: Tensor, # clips or their mask [N, C, T, V, M]
+    joint: Tensor, # int64 [V] for all clips, or [N, V]
+) -> Tensor: # [N, C, T, V, M]
+    "In the place of each joint another one of the same body."
+    n, c, t, v, m = x.shape
+    place = joint[..., None] * m + torch.arange(m, device=x.device)
+    return x.flatten(3).gather(3, place.view(-1, 1, 1, v * m).expand(n, c, t, -1)).view(x.shape)
+
+# %% ../../nbs/data/03_augmentation.ipynb #91c5a3f2
 def mirror(
     x: Tensor, # clips [N, C, T, V, M]
-    there: Tensor, # bool [N, 1, T, V, M]
+    there: Tensor | None, # bool [N, 1, T, V, M]; None: all
     which: Tensor, # the clips to mirror, bool [N]
     skeleton: Skeleton,
-) -> tuple[Tensor, Tensor]: # x and there
+) -> tuple[Tensor, Tensor | None]: # x and there
     "Swap left and right about x = 0; a joint takes its score along."
-    pair, which = mirror_joints(skeleton).to(x.device), which[:, None, None, None, None]
-    swapped = torch.cat([-x[:, :1, :, pair], x[:, 1:, :, pair]], 1)
-    return torch.where(which, swapped, x), torch.where(which, there[:, :, :, pair], there)
+    own, pair = torch.arange(x.shape[3], device=x.device), send(mirror_joints(skeleton), x.device)
+    joint = torch.where(which[:, None], pair, own)
+    x, there = take_joints(x, joint), None if there is None else take_joints(there, joint)
+    x[:, 0] *= torch.where(which, -1., 1.).to(x)[:, None, None, None]
+    return x, there
 
 # %% ../../nbs/data/03_augmentation.ipynb #cb957447
 def augment(
     x: Tensor, # clips [N, C, T, V, M]
-    there: Tensor, # joints that are not missing, bool [N, 1, T, V, M]
+    there: Tensor | None, # joints that are not missing, bool [N, 1, T, V, M]; None: all
     sampling: Sampling,
     skeleton: Skeleton,
     dims: int, # channels that are positions
     generator: torch.Generator | None = None, # None: torch's own
-) -> tuple[Tensor, Tensor]: # x and there
+) -> tuple[Tensor, Tensor | None]: # x and there
     "Mirror, rotate, scale and move a batch, as far as its `sampling` asks for it."
     if sampling.mirror: x, there = mirror(x, there, draw_uniform(len(x), generator, x.device) < sampling.mirror, skeleton)
     maps = draw_maps(len(x), sampling, dims, generator, x.device)
