@@ -21,7 +21,7 @@ SHORT_RECORDS = sorted((SHORT / "records").glob("*/result.json"))
 @pytest.mark.parametrize("path", RECORDS + SHORT_RECORDS + KEPT, ids=lambda p: p.parent.name)
 def test_a_record_is_whole(path):
     result, spec = json.loads(path.read_text()), RunSpec.from_json((path.parent / "spec.json").read_text())
-    assert path.parent.name == result["id"] == spec.id
+    assert path.parent.name == result["id"] == spec.id and result["precision"] == spec.precision
     for name in ("spec.json", "metrics.jsonl"):
         assert hashlib.sha256((path.parent / name).read_bytes()).hexdigest() == result["files"][name]
     rows = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]

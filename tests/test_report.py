@@ -169,12 +169,21 @@ def test_a_failed_notebook_shows_in_place_and_is_counted(tmp_path):
     assert "Stale: the notebook failed" in (tmp_path / "smoke" / "index.md").read_text()
 
 
+def test_the_page_names_the_precision_of_its_runs(tmp_path):
+    made = [{"code": "unknown", "torch": "2", "device": "a processor", "precision": p} for p in ("fp32", "bf16")]
+    put(tmp_path, "precision", table("precision", [cell("bf16", "Accuracy(%)", "–", [80.0, 81.0])]) | {"provenance": origin("0123456789ab") | {"made_with": made}})
+    page = Page(write_report(tmp_path, "smoke"))
+    for section in ("precision", "provenance"):
+        for p in ("fp32", "bf16"): assert f"device a processor, precision {p}" in text(page.section(section)), (section, p)
+    assert (tmp_path / "smoke" / "index.md").read_text().count("precision bf16") == 2
+
+
 def test_everything_of_the_paper_has_its_place(tmp_path):
     put(tmp_path, "an_own_thing", table("an_own_thing", [cell("a", "b", "–", [1.0, 2.0])]))
     page = Page(write_report(tmp_path, "smoke"))
     sections = [s["attrs"]["id"] for s in page.all("section")]
     wanted = [*TABLES, *FIGURES]
-    assert sections[:len(wanted)] == wanted and {"an_own_thing", "audit", "systems_short", "claims", "provenance", "cost"} <= set(sections)
+    assert sections[:len(wanted)] == wanted and {"an_own_thing", "audit", "systems_short", "precision", "claims", "provenance", "cost"} <= set(sections)
     links = [a["attrs"]["href"] for a in page.all("a", next(page.all("ul", class_="grid")))]
     assert set(links) == {f"#{s}" for s in sections} - {"#claims", "#provenance", "#cost"}
     assert {li["attrs"]["id"] for li in page.all("li") if li["attrs"].get("id", "").startswith("claim-")} == {f"claim-{c.id}" for c in CLAIMS}

@@ -28,7 +28,7 @@ class Cell:
     streams: tuple[dict, ...] = ({},) # further changes, one set for each of the streams that are fused
     quantity: str = "accuracy" # what is measured, see QUANTITIES
     missing: str = "" # why it cannot be run
-    comparison: bool = False # of systems, noise rates or code: as many seeds as the profile gives these
+    comparison: bool = False # of systems, noise rates, code or precision: as many seeds as the profile gives these
 
     def seeds(self, profile: Profile, asked: int = 0) -> range: # asked: 0 leaves it to the profile
         "Seeds of its runs."
@@ -236,10 +236,16 @@ def _released_code(profile: Profile) -> list[Cell]:
         return {**data, **({"backbone_options": backbone} if backbone else {}), **({"objective_options": objective} if objective else {})}
     return [Cell(row, "Accuracy(%)", "finegym99", changes(*parts), comparison=True) for row, parts in RELEASED_CHANGES.items()]
 
+# %% ../../nbs/reproduction/12_cells.ipynb #7c1f0a06
+def _precision(profile: Profile) -> list[Cell]:
+    "MDR-GCN with RDL in float32 and under bfloat16 autocast, all else equal."
+    columns = {"Accuracy(%)": "accuracy", "Mean class(%)": "mean_class", "Seconds an epoch": "epoch_seconds"}
+    return [Cell(row, column, "ntu60_xsub", {"precision": row}, quantity=q, comparison=True) for row in ("fp32", "bf16") for column, q in columns.items()]
+
 # %% ../../nbs/reproduction/12_cells.ipynb #f163fe9b
 EXPERIMENTS: dict[str, Callable[[Profile], list[Cell]]] = {
     "table_01": _table_01, "table_02": _table_02, "table_03": _table_03, "table_04": _table_04, "table_05": _table_05, "table_06": _table_06, "table_07": _table_07, "table_08": _table_08,
     "table_09": _table_09, "table_10": _table_10, "table_11": _table_11, "figure_01": _figure_01, "figure_04": _figure_04, "figure_05": _figure_05,
-    "noise_curve": _noise_curve, "released_code": _released_code, "systems_short": _systems_short,
+    "noise_curve": _noise_curve, "released_code": _released_code, "systems_short": _systems_short, "precision": _precision,
     "figure_03": lambda profile: [], # draws the network and needs no run
 }

@@ -55,7 +55,7 @@ def spec_table(specs: list[RunSpec]) -> pd.DataFrame: # a line a setting
     "The runs of an experiment: what differs between its settings, what they share, the ids of the seeds."
     groups, rows = {}, []
     for s in specs: groups.setdefault(replace(s, seed=0), []).append(s)
-    def options(s): return {"backbone": s.backbone, "objective": s.objective, "noise": s.noise, "modality": s.modality, **s.backbone_options, **s.objective_options}
+    def options(s): return {"backbone": s.backbone, "objective": s.objective, "noise": s.noise, "modality": s.modality, "precision": s.precision, **s.backbone_options, **s.objective_options}
     known = [options(s) for s in groups]
     varied = [k for k in dict.fromkeys(k for o in known for k in o) if len({str(o.get(k)) for o in known}) > 1]
     for (s, seeds), own in zip(groups.items(), known):
@@ -167,7 +167,8 @@ class MeasuredTable:
     def _repr_html_(self) -> str: return f"<p><b>{self.title}</b></p>{pretty(self.frame()).to_html()}"
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #f8d2e7fe
-TITLES = {"systems_short": "All systems, short and narrow runs", "noise_curve": "Accuracy over the share of missing joints", "released_code": "What the released code does otherwise"} # of experiments that are none of the paper's
+TITLES = {"systems_short": "All systems, short and narrow runs", "noise_curve": "Accuracy over the share of missing joints", "released_code": "What the released code does otherwise",
+          "precision": "bfloat16 beside float32"} # of experiments that are none of the paper's
 
 def table_title(id: str, profile: Profile, slots: list[str]) -> str: # one slot a cell
     "Name, profile and data; a table of other data than the paper's says so."

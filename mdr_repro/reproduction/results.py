@@ -49,7 +49,7 @@ def provenance(
     root, records = project_root(), list(records)
     # results are what the runs write themselves: they do not make the code another one
     lock, changed = root / "requirements.lock", git(root, "status", "--porcelain", "--", ".", ":(exclude)results")
-    made = [{"code": r.result["git"] or "unknown", "torch": r.result["torch"], "device": r.result["device"]} for r in records]
+    made = [{"code": r.result["git"] or "unknown", "torch": r.result["torch"], "device": r.result["device"], "precision": r.result["precision"]} for r in records]
     return {
         "revision": git(root, "rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed),
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,

@@ -211,6 +211,7 @@ def _label(s: RunSpec) -> str:
     words = [short(s.backbone, s.backbone_options), short(s.objective, s.objective_options)]
     if s.modality != "joint": words.append(s.modality)
     if s.noise: words.append(f"noise {s.noise:g}")
+    if s.precision != "fp32": words.append(s.precision)
     return " ".join((*words, f"seed {s.seed}")).replace("'", "")
 
 # %% ../../nbs/training/01_run_spec.ipynb #4579c0f4
