@@ -13,7 +13,7 @@ from nbformat.v4 import new_markdown_cell
 ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "3.2.2"
 MATHJAX_SHA256 = "a4354ff94fd868aea0cc6eaaa79a57fda0588646fc46ee3700a349ee0a11cbe6"
-ROOMS = {"method": "Method", "data": "Data", "training": "Training", "models": "Networks", "losses": "Losses", "reproduction": "Reproduction", "experiments": "Experiments"}
+ROOMS = {"method": "Method", "data": "Data", "training": "Training", "models": "Networks", "fast": "The same, faster", "losses": "Losses", "reproduction": "Reproduction", "experiments": "Experiments"}
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.M)
 
 

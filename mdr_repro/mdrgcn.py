@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .cvsta import conv1x1
+from .fast.inference import FusedNetwork
+from .fast.temporal_block import run_layer, suits
 from .gcb import GCB, joint_residual
 from .skeleton import Skeleton
 from .st_joint_att import STJointAtt
@@ -53,9 +55,9 @@ class MDRLayer(nn.Module):
         self.residual = None if not residual else nn.Identity() if plain else nn.Sequential(conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        if suits(self, x): return run_layer(self, x) # the same, one body at a time
         y, x = self.attention(self.tcb(self.gcb(x))), x[:, :, ::self.stride]
-        if self.residual is not None: y = y + (self.residual(x) if self.literal else joint_residual(self.residual, x))
-        return torch.relu(y)
+        return torch.relu(y if self.residual is None else y + (self.residual(x) if self.literal else joint_residual(self.residual, x)))
 
 # %% ../nbs/method/05_mdr_gcn.ipynb #5be1e7a0
 class SkeletonNetwork(nn.Module):
@@ -115,9 +117,9 @@ class MDRGCN(SkeletonNetwork):
         super().__init__(skeleton, in_channels, num_persons, widths[-1])
         A, self.layers = skeleton.adjacency(), nn.ModuleList()
         for i, (c_in, c_out) in enumerate(zip((in_channels, *widths), widths)):
-            self.layers.append(MDRLayer(c_in, c_out, A, stride=2 if i and c_out != c_in else 1, residual=i > 0, temporal_kernels=temporal_kernels,
-                mid_channels=middle_channels(c_in, c_out, reduction, form, first=i == 0), activation=activation, attention=attention, form=form,
+            self.layers.append(MDRLayer(c_in, c_out, A, stride=2 if i and c_out != c_in else 1, residual=i > 0, temporal_kernels=temporal_kernels, mid_channels=middle_channels(c_in, c_out, reduction, form, first=i == 0), activation=activation, attention=attention, form=form,
                 pairwise=pairwise, shared_alpha=shared_alpha, product=product))
+    def fuse(self) -> FusedNetwork: return FusedNetwork(self) # for testing: normalisations folded, branches merged
 
 # %% ../nbs/method/05_mdr_gcn.ipynb #061f697b
 def literal_form(

@@ -117,3 +117,120 @@ def test_float32_is_as_accurate_as_in_the_literal_form(form):
         errors.append([*float32_error(net, exact, x, probe), *float32_error(literal_form(net), exact, x, probe)])
     features, gradients, literal_features, literal_gradients = (median(float(e) for e in column) for column in zip(*errors))
     assert features <= 1.5 * literal_features and gradients <= 1.5 * literal_gradients, (features, literal_features, gradients, literal_gradients)
+
+
+# one body at a time: mdr_repro.fast
+
+@pytest.fixture
+def bodies(monkeypatch):
+    "Every layer that can be goes body by body, however small."
+    from mdr_repro.fast import temporal_block
+    from mdr_repro.models import ctr_gcn
+    turns = []
+    def pays(x, channels, subsets): turns.append(channels); return True
+    for module in (temporal_block, ctr_gcn): monkeypatch.setattr(module, "body_pays", pays)
+    return turns
+
+
+@pytest.mark.parametrize("options", [o for o in SETTINGS if o.get("attention") not in ("sa_gc", "st_joint_att")], ids=lambda o: ", ".join(f"{k}={v}" for k, v in o.items()) or "as the paper")
+def test_one_body_at_a_time_is_the_same_function(options, bodies):
+    for frames in (7, 2): check_forms(mdr_gcn(**options), torch.randn(3, 3, frames, 5, 2))
+    assert bodies
+
+
+def trained(net, x, steps=20):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9, nesterov=True, weight_decay=1e-3)
+    target = torch.randn(len(x), net.embedding_dim)
+    for _ in range(steps): optimizer.zero_grad(); (net(x) - target).square().mean().backward(); optimizer.step()
+    return net
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+def test_all_forms_are_one_function_on_trained_weights(form, bodies):
+    torch.manual_seed(0)
+    x = torch.randn(6, 3, 12, 17, 1)
+    net = trained(MDRGCN(get_skeleton("coco17"), widths=(16, 16, 32), form=form).train(), x)
+    assert all(layer.gcb.graph.alpha.abs().min() > 1e-6 for layer in net.layers), "alpha has left zero"
+    check_forms(net, x)
+    net = net.double().eval()
+    expected, found = literal_form(net)(x.double()), net.fuse()(x.double())
+    assert (expected - found).abs().max() <= 1e-9 * expected.abs().max()
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+def test_float32_one_body_at_a_time_is_as_accurate_as_in_the_literal_form(form, bodies):
+    test_float32_is_as_accurate_as_in_the_literal_form(form)
+    assert bodies
+
+
+@pytest.mark.parametrize("options", [dict(), dict(form="released"), dict(attention="none"), dict(temporal_kernels=3), dict(activation="sigmoid", pairwise="difference"), dict(product="rows")])
+def test_the_fused_network_is_the_literal_one_in_testing(options):
+    errors = []
+    for seed in range(5):
+        net, x = mdr_gcn(seed=seed, **options).eval(), torch.randn(4, 3, 9, 5, 2)
+        exact = copy.deepcopy(literal_form(net)).double()(x.double()).detach()
+        with torch.no_grad(): errors.append([float((form(x).double() - exact).norm() / exact.norm()) for form in (net.fuse(), literal_form(net))])
+        assert (net.double().fuse()(x.double()) - exact).abs().max() <= 1e-9 * exact.abs().max()
+    fused, literal = (median(column) for column in zip(*errors))
+    assert fused <= 1.5 * literal, (fused, literal)
+
+
+def test_a_fused_network_stands_by_itself():
+    net = mdr_gcn().eval()
+    fused, x = net.fuse(), torch.randn(2, 3, 6, 5, 2)
+    before = fused(x)
+    with torch.no_grad():
+        for p in net.parameters(): p.zero_()
+    assert torch.equal(fused(x), before) and not any(p.requires_grad for p in fused.parameters())
+    with pytest.raises(ValueError, match="cannot be trained"): fused.train()
+    with pytest.raises(ValueError, match="eval"): mdr_gcn().train().fuse()
+    for attention in ("sa_gc", "st_joint_att"):
+        with pytest.raises(ValueError, match="cannot be fused"): mdr_gcn(attention=attention).eval().fuse()
+    with pytest.raises(ValueError, match="does not fit"): fused(torch.randn(2, 3, 6, 4, 2))
+
+
+def test_what_cannot_go_body_by_body_does_not(bodies):
+    from mdr_repro.fast.temporal_block import suits
+    layer, x = mdr_gcn().layers[1].train(), torch.randn(2, 8, 6, 5)
+    assert suits(layer, x)
+    assert not suits(layer.eval(), x)
+    layer.train().gcb.norm.eval()
+    assert not suits(layer, x)  # part of it has its statistics fixed
+    assert not suits(literal_form(layer.train()), x)
+    handle = layer.gcb.register_forward_hook(lambda *a: None)
+    assert not suits(layer, x)
+    handle.remove()
+    assert suits(layer, x)
+    layer.tcb.scales[0].branches[0][1].momentum = None
+    assert not suits(layer, x)
+    for attention in ("sa_gc", "st_joint_att"): assert not suits(mdr_gcn(attention=attention).layers[1].train(), x)
+
+
+def test_small_bodies_autocast_and_other_devices_go_joined():
+    from mdr_repro.fast.temporal_block import body_pays
+    large = torch.empty(1, 64, 64, 17)
+    assert body_pays(large, 64, 3) and body_pays(large.double(), 64, 3)
+    assert not body_pays(torch.empty(1, 8, 8, 17), 8, 3)
+    assert not body_pays(large.to("meta"), 64, 3) and not body_pays(large.bfloat16(), 64, 3)
+    with torch.autocast("cpu", torch.bfloat16): assert not body_pays(large, 64, 3)
+
+
+def test_gradients_of_gradients_are_refused_body_by_body(bodies):
+    net, x = mdr_gcn().train(), torch.randn(2, 3, 6, 5, 2, requires_grad=True)
+    g, = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"): g.sum().backward()
+    g, = torch.autograd.grad(literal_form(net)(x).square().sum(), x, create_graph=True)
+    g.sum().backward()
+
+
+def test_body_by_body_is_the_same_to_the_bit_when_repeated(bodies):
+    test_training_is_the_same_to_the_bit_when_repeated()
+
+
+@pytest.mark.parametrize("options", [dict(), dict(width=1 / 8, num_persons=2)])
+def test_ctr_gcn_body_by_body_is_the_literal_one(options, bodies):
+    from mdr_repro.models import build_backbone
+    persons = options.get("num_persons", 1)
+    net = build_backbone("ctr_gcn", get_skeleton("ntu25"), **{"width": 1 / 16, **options})
+    check_forms(shaken(net), torch.randn(3, 3, 9, 25, persons))
+    assert bodies

@@ -105,7 +105,7 @@ def test_an_experiment_can_be_run_by_papermill(notebook):
 
 # the road of the data (README, "Where to read"): what the modules of a room may import
 ROOMS = {
-    "ground": ("skeleton", "plotting", "registry"), "networks": ("cvsta", "sa_gc", "st_joint_att", "gcb", "tcb", "mdrgcn", "models"), "objectives": ("recognizer", "rdl", "losses"),
+    "ground": ("skeleton", "plotting", "registry"), "networks": ("fast", "cvsta", "sa_gc", "st_joint_att", "gcb", "tcb", "mdrgcn", "models"), "objectives": ("recognizer", "rdl", "losses"),
     "data": ("data",), "training": ("training",), "reproduction": ("reproduction",), "cli": ("cli",),
 }
 MAY_USE = {
