@@ -60,14 +60,13 @@ class CTRLayer(nn.Module):
         self.graph, self.norm = CTRGraphConv(in_channels, out_channels, A, rel_channels, form), nn.BatchNorm2d(out_channels)
         nn.init.constant_(self.norm.weight, 1e-6) # the graph convolution starts as its residual
         self.around = shortcut(in_channels, out_channels)
-        self.temporal = MultiScaleTemporalConv(out_channels, out_channels, kernel_size=5, stride=stride)
-        self.rectified = form == "pyskl" # one more ReLU, before the residual is added
+        self.temporal, self.rectified = MultiScaleTemporalConv(out_channels, out_channels, kernel_size=5, stride=stride), form == "pyskl" # rectified: one more ReLU, before the residual is added
         self.shortcut = shortcut(in_channels, out_channels, stride) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:
         if _suits(self, x): return _run_layer(self, x) # the same, one body at a time
         y = self.temporal(torch.relu(self.norm(self.graph(x)) + self.around(x)))
-        if self.rectified: y = torch.relu(y)
+        if self.rectified: y = y.relu()
         return torch.relu(y if self.shortcut is None else y + self.shortcut(x))
 
 # %% ../../nbs/models/07_ctr_gcn.ipynb #c7f0a1b3
