@@ -94,11 +94,12 @@ def _graph_convolution(gc: GraphConvolution, x: Tensor) -> Tensor:
     over_V, over_T = (x.mean(3, keepdim=True), x.mean(2, keepdim=True)) if gc.form == "paper" else (x, x)
     product = "nctv,ncvw->nctw" if gc.product == "columns" else "nctv,ncwv->nctw" # v sends, w receives
     alpha = gc.alpha.expand(len(gc.features))
-    out = 0
+    out = None
     for A, a, features, spatial in zip(gc.A, alpha, gc.features, gc.spatial):
         f_T, f_V = features.vectors(over_V, over_T)
         R = features.refine(x, f_T, f_V)
-        out = out + torch.einsum(product, R, A + a * spatial(f_V, over_T))
+        term = torch.einsum(product, R, A + a * spatial(f_V, over_T))
+        out = term if out is None else out + term
     return out
 
 # %% ../nbs/method/03_graph_convolution.ipynb #d7a69aee
@@ -147,7 +148,7 @@ class GCB(nn.Module):
         self.residual = nn.Identity() if same else nn.Sequential(conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.literal: return torch.relu(self.norm(self.graph(x)) + self.residual(x))
+        if self.literal: return (self.norm(self.graph(x)) + self.residual(x)).relu_()
         return joint_norm(channels_first(self.graph(x)), self.norm).transpose(0, 1).add_(joint_residual(self.residual, x)).relu_()
 
 # %% ../nbs/method/03_graph_convolution.ipynb #9767cf87

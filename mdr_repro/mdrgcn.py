@@ -57,7 +57,7 @@ class MDRLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if suits(self, x): return run_layer(self, x) # the same, one body at a time
         y, x = self.attention(self.tcb(self.gcb(x))), x[:, :, ::self.stride]
-        return torch.relu(y if self.residual is None else y + (self.residual(x) if self.literal else joint_residual(self.residual, x)))
+        return torch.relu(y) if self.residual is None else (y + (self.residual(x) if self.literal else joint_residual(self.residual, x))).relu_()
 
 # %% ../nbs/method/05_mdr_gcn.ipynb #5be1e7a0
 class SkeletonNetwork(nn.Module):

@@ -7,6 +7,8 @@ __all__ = ['temporal_conv', 'MultiScaleTemporalConv', 'TCB', 'joint_temporal']
 
 # %% ../nbs/method/04_temporal_convolution.ipynb #0557f405
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +78,7 @@ class TCB(nn.Module):
         self.scales = nn.ModuleList(MultiScaleTemporalConv(in_channels, out_channels, 2 * m + 1, stride) for m in range(1, kernels + 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum(scale(x) for scale in self.scales) if self.literal else joint_temporal(self.scales, x)
+        return reduce(add, (scale(x) for scale in self.scales)) if self.literal else joint_temporal(self.scales, x)
 
 # %% ../nbs/method/04_temporal_convolution.ipynb #cce8b2d5
 def joint_temporal(

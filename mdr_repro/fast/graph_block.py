@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['GraphInputs', 'Body', 'GraphBlock', 'Means', 'joined', 'stacked', 'interleaved', 'gather', 'run_graph']
 
-# %% ../../nbs/fast/02_graph_block.ipynb #c051d45c
+# %% ../../nbs/fast/02_graph_block.ipynb #6e46006a
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from .one_body import Statistics, SubsetProducts, behind_relu, norm_slopes, remember, slopes, with_bias
 
-# %% ../../nbs/fast/02_graph_block.ipynb #3607ec70
+# %% ../../nbs/fast/02_graph_block.ipynb #954eca53
 class GraphInputs(NamedTuple):
     "What one graph block computes with; C_out and K rows of W stand in the order [C_out, K]."
-    x: Tensor # [N, C_in, V, T]
+    x: Tensor # [N, C_in, V, T]; in inference with a channel of ones at the end
     f_T: Tensor | None # [N, K, C_mid, T]; None: no attention, R = f_TV
     f_V: Tensor | None # [N, K, C_mid, V]
     sends: Tensor # [N, K, C_mid, V]: the part of Eq. 5 that belongs to the sending joint
@@ -31,31 +32,38 @@ class GraphInputs(NamedTuple):
     shift: Tensor # beta
     residual: Tensor | None # [N, C_out, V, T]; None: x
 
-# %% ../../nbs/fast/02_graph_block.ipynb #05191c1b
+# %% ../../nbs/fast/02_graph_block.ipynb #2d8288a5
 class Body:
     "Eq. 3 to 6 for one body after the other."
     def __init__(self, v: GraphInputs, sigma: Callable):
         (N, C, V, T), (K, C_out, _) = v.x.shape, v.W_S.shape
-        self.sigma, self.W, self.A, self.x, self.input = sigma, v.W, v.A.flatten(-2), v.x.view(N, C, V * T).unbind(), v.x.new_ones(C + 1, V * T)
+        self.sigma, self.W, self.A, self.x, self.input = sigma, v.W, v.A.flatten(-2), v.x.view(N, C, V * T).unbind(), v.x.new_ones(v.W.shape[1], V * T)
         self.pairs = v.sends[..., None] + v.receives[..., None, :] # [N, K, C_mid, V, V]
         self.S = torch.cat([sigma(self.pairs).flatten(3), v.x.new_ones(N, K, 1, V * V)], 2)
         self.S_of, self.to_graph, self.G = self.S.unbind(), SubsetProducts(v.W_S, V * V), v.x.new_empty(C_out, K, V * V)
-        self.R, self.stacked_G = v.x.new_empty(C_out, K, V * T), self.G.view(C_out, K * V, V)
-        self.stacked_R, self.gate = self.R.view(C_out, K * V, T), None if v.f_T is None else SubsetProducts(v.W_TV, V * T)
+        self.R, self.stacked_G, self.gate = v.x.new_empty(C_out, K, V * T), self.G.view(C_out, K * V, V), None if v.f_T is None else SubsetProducts(v.W_TV, V * T)
+        self.stacked_R = self.R.view(C_out, K * V, T)
         if not self.gate: return
         self.f_T, self.f_V, self.both = v.f_T[..., None, :].unbind(), v.f_V[..., None].unbind(), v.x.new_empty(*v.f_V.shape[1:], T)
         self.Q = v.x.new_ones(K, v.f_V.shape[2] + 1, V * T); self.Q_only = self.Q[:, :-1].unflatten(2, (V, T)) # sigma(f_T f_V), and ones
 
     def graph(self, i: int): torch.add(self.to_graph(self.S_of[i]), self.A, out=self.G) # Eq. 5
-    def features(self, i: int, out: Tensor): # f_TV [C_out K, V T]
-        self.input[:-1] = self.x[i]
-        return torch.mm(self.W, self.input, out=out)
-    def refine(self, i: int, f: Tensor): # Eq. 3 and 4
-        if self.gate is None: return self.R.view_as(f).copy_(f)
-        self.Q_only.copy_(self.sigma(torch.mul(self.f_V[i], self.f_T[i], out=self.both)))
-        self.f_R = self.gate(self.Q) # [C_out, K, V T]
-        return torch.mul(self.f_R, f.view_as(self.R), out=self.R)
+    def features(self, i: int, out: Tensor): return _features(self, i, out) # f_TV [C_out K, V T]
+    def refine(self, i: int, f: Tensor): return _refine(self, i, f) # Eq. 3 and 4
     def product(self, out: Tensor): torch.bmm(self.stacked_G.transpose(1, 2), self.stacked_R, out=out) # Eq. 6
+
+# %% ../../nbs/fast/02_graph_block.ipynb #ee7aa46f
+def _features(body: Body, i: int, out: Tensor) -> Tensor:
+    if len(x := body.x[i]) < len(body.input): body.input[:-1] = x; x = body.input
+    return torch.mm(body.W, x, out=out)
+
+def _refine(body: Body, i: int, f: Tensor) -> Tensor:
+    if body.gate is None: return body.R.view_as(f).copy_(f)
+    torch.mul(body.f_V[i], body.f_T[i], out=body.both)
+    if body.sigma is F.hardswish: body.Q_only.copy_(body.sigma(body.both)) # has no `out`
+    else: body.sigma(body.both, out=body.Q_only)
+    body.f_R = body.gate(body.Q) # [C_out, K, V T]
+    return torch.mul(body.f_R, f.view_as(body.R), out=body.R)
 
 # %% ../../nbs/fast/02_graph_block.ipynb #7f8a1ac3
 def _sum_over_subsets(v: GraphInputs, sigma: Callable) -> tuple[Tensor, Tensor, Tensor, Tensor]: # mean, variance, y and f, not normalised
@@ -79,22 +87,22 @@ def _forward(v: GraphInputs, sigma: Callable, eps: float) -> tuple[Tensor, ...]:
     for z, r, out in zip(centred.unbind(), residual.unbind(), y.unbind()): torch.addcmul(r, z.sub_(mean_), scale, out=out).add_(shift).relu_()
     return y.view(*y.shape[:2], *v.x.shape[2:]), mean, var, inverse, centred, f
 
-# %% ../../nbs/fast/02_graph_block.ipynb #8a7e613b
+# %% ../../nbs/fast/02_graph_block.ipynb #701eedac
 class _Back:
     "Gradients of the inputs, filled one body after the other."
     def __init__(self, v: GraphInputs, body: Body):
         self.v, self.body, self.x, self.S = v, body, torch.empty_like(v.x), torch.empty_like(body.pairs)
-        self.W, self.A, self.x_of, self.S_of = torch.zeros_like(v.W), torch.zeros_like(body.A), self.x.flatten(2).unbind(), self.S.flatten(3).unbind()
-        self.dR, self.dG, self.W_only = torch.empty_like(body.stacked_R), torch.empty_like(body.stacked_G), v.W[:, :-1].t()
-        self.subsets = torch.empty_like(body.to_graph.y) # [K, C_out, V V]
+        self.A, self.x_of, self.S_of, self.W_t = torch.zeros_like(body.A), self.x.flatten(2).unbind(), self.S.flatten(3).unbind(), v.W[:, :-1].t()
+        self.W, self.b = v.W.new_zeros(len(v.W), v.W.shape[1] - 1), v.W.new_zeros(len(v.W))
+        self.dR, self.dG, self.subsets = torch.empty_like(body.stacked_R), torch.empty_like(body.stacked_G), torch.empty_like(body.to_graph.y)
+        self.dG_kc = self.dG.view_as(body.G).transpose(0, 1) # [K, C_out, V V], as a view
         if body.gate is None: return
         self.f_T, self.f_V, self.f_R = torch.empty_like(v.f_T), torch.empty_like(v.f_V), torch.empty_like(body.gate.y)
         self.rows = list(zip(*(t.flatten(1, 2).unbind() for t in (v.f_T[..., None], v.f_V[..., None, :], self.f_T[..., None, :], self.f_V[..., None]))))
 
     def graph(self, i: int): # dG -> A, W_S and the pairs
-        dG = self.dG.view_as(self.body.G)
-        self.S_of[i].copy_(self.body.to_graph.back(self.subsets.copy_(dG.transpose(0, 1)), self.body.S_of[i]))
-        self.A += dG.sum(0)
+        self.S_of[i].copy_(self.body.to_graph.back(self.subsets.copy_(self.dG_kc), self.body.S_of[i]))
+        self.A += self.subsets.sum(1)
 
 # %% ../../nbs/fast/02_graph_block.ipynb #1bebded1
 def _back_refinement(back: _Back, i: int, f: Tensor) -> Tensor: # gradient of f_TV [C_out K, V T]
@@ -109,7 +117,7 @@ def _back_refinement(back: _Back, i: int, f: Tensor) -> Tensor: # gradient of f_
     torch.bmm(dQ, f_T, out=d_V) # over frames
     return dR.view_as(f)
 
-# %% ../../nbs/fast/02_graph_block.ipynb #1495f178
+# %% ../../nbs/fast/02_graph_block.ipynb #4be4e101
 def _back_body(back: _Back, i: int, dz: Tensor, f: Tensor, residual: Tensor | None):
     "All of one body from the gradient of its sum over subsets; the residual's gradient is added where x is the residual."
     body = back.body
@@ -119,10 +127,9 @@ def _back_body(back: _Back, i: int, dz: Tensor, f: Tensor, residual: Tensor | No
     torch.bmm(body.stacked_G, dz, out=back.dR)
     back.graph(i)
     df = _back_refinement(back, i, f)
-    body.input[:-1] = body.x[i]
-    back.W.addmm_(df, body.input.t())
-    if residual is None: torch.mm(back.W_only, df, out=back.x_of[i])
-    else: torch.addmm(residual, back.W_only, df, out=back.x_of[i])
+    back.W.addmm_(df, body.x[i].t()); back.b += df.sum(1)
+    if residual is None: torch.mm(back.W_t, df, out=back.x_of[i])
+    else: torch.addmm(residual, back.W_t, df, out=back.x_of[i])
 
 # %% ../../nbs/fast/02_graph_block.ipynb #c69f2ea3
 class GraphBlock(torch.autograd.Function):
@@ -150,13 +157,13 @@ class GraphBlock(torch.autograd.Function):
             _back_body(back, i, dz.view(C_out, V, T), f_i, None if ctx.residual else g_i)
         return None, None, *_gradients(back, total, product * inverse, g.view_as(y) if ctx.residual else None)
 
-# %% ../../nbs/fast/02_graph_block.ipynb #db645b59
+# %% ../../nbs/fast/02_graph_block.ipynb #9c0f6a2d
 def _gradients(back: _Back, shift: Tensor, scale: Tensor, residual: Tensor | None) -> GraphInputs:
     "In the order of the inputs."
     body, v = back.body, back.v
     pairs = slopes[body.sigma](back.S, body.pairs, body.S[:, :, :-1].view_as(body.pairs)) # [N, K, C_mid, V, V]
     f_T, f_V, W_TV = (back.f_T, back.f_V, body.gate.dW) if body.gate else (None,) * 3
-    return GraphInputs(back.x, f_T, f_V, pairs.sum(4), pairs.sum(3), back.W, W_TV, body.to_graph.dW, back.A.view_as(v.A), scale, shift, residual)
+    return GraphInputs(back.x, f_T, f_V, pairs.sum(4), pairs.sum(3), with_bias(back.W, back.b), W_TV, body.to_graph.dW, back.A.view_as(v.A), scale, shift, residual)
 
 # %% ../../nbs/fast/02_graph_block.ipynb #97d951fb
 class Means(torch.autograd.Function):

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['norm_affine', 'folded', 'FusedGraph', 'FusedTemporal', 'FusedLayer', 'fusable', 'FusedNetwork']
 
-# %% ../../nbs/fast/04_inference_form.ipynb #7691e743
+# %% ../../nbs/fast/04_inference_form.ipynb #d7210c24
 import copy
 
 import torch
 from torch import Tensor, nn
 
 from .graph_block import Body, GraphInputs, interleaved, joined, stacked
+from .one_body import with_bias
 from .temporal_block import Shifted, highest
 
 # %% ../../nbs/fast/04_inference_form.ipynb #ce523ff8
@@ -40,9 +41,9 @@ class _Residual(nn.Module):
         if self.plain: y.add_(x)
         else: y.addmm_(self.W, x)
 
-# %% ../../nbs/fast/04_inference_form.ipynb #e5fba9ee
+# %% ../../nbs/fast/04_inference_form.ipynb #90355665
 class FusedGraph(nn.Module):
-    "The graph block in testing: [N, C_in, V, T] -> [N, C_out, V, T]."
+    "The graph block in testing: [N, C_in + 1, V, T] -> [N, C_out + 1, V, T], ones at the end."
     def __init__(self, block: nn.Module): # GCB
         super().__init__()
         gc, (a, s) = block.graph, norm_affine(block.norm)
@@ -59,17 +60,17 @@ class FusedGraph(nn.Module):
     def inputs(self, x: Tensor) -> GraphInputs:
         N, _, V, T = x.shape
         K = len(self.W_S)
-        f_V, f_S = joined(x.mean(3), self.vectors).view(N, 2, K, -1, V).unbind(1)
-        f_T = joined(x.mean(2), self.frames).view(N, K, -1, T) if self.frames else None
+        f_V, f_S = joined(x[:, :-1].mean(3), self.vectors).view(N, 2, K, -1, V).unbind(1)
+        f_T = joined(x[:, :-1].mean(2), self.frames).view(N, K, -1, T) if self.frames else None
         sends, receives = (f_S, self.sign * f_V) if self.columns else (self.sign * f_V, f_S)
         return GraphInputs(x, f_T, None if f_T is None else f_V, sends, receives, self.W, self.W_TV, self.W_S, self.A, None, self.shift, None)
     def forward(self, x: Tensor) -> Tensor: return _run_graph(self, x)
 
-# %% ../../nbs/fast/04_inference_form.ipynb #394f2508
+# %% ../../nbs/fast/04_inference_form.ipynb #73978732
 def _run_graph(block: FusedGraph, x: Tensor) -> Tensor:
     v, (N, _, V, T), C_out = block.inputs(x), x.shape, len(block.shift)
-    body, y, f, shift = Body(v, block.sigma), x.new_empty(N, C_out, V, T), x.new_empty(len(block.W), V * T), block.shift[:, None]
-    for i, (x_i, out) in enumerate(zip(x.unbind(), y.unbind())):
+    body, y, f, shift = Body(v, block.sigma), x.new_ones(N, C_out + 1, V, T), x.new_empty(len(block.W), V * T), block.shift[:, None]
+    for i, (x_i, out) in enumerate(zip(x[:, :-1].unbind(), y[:, :-1].unbind())):
         body.graph(i)
         body.refine(i, body.features(i, f))
         body.product(out)
@@ -78,9 +79,9 @@ def _run_graph(block: FusedGraph, x: Tensor) -> Tensor:
         flat.add_(shift).relu_()
     return y
 
-# %% ../../nbs/fast/04_inference_form.ipynb #a36b992d
+# %% ../../nbs/fast/04_inference_form.ipynb #bd6332ba
 class FusedTemporal(nn.Module):
-    "The temporal block and the residual of the layer in testing: h [N, C, V, T] and x [N, C_in, V, T] -> [N, C_out, V, T']."
+    "The temporal block and the residual of the layer in testing: h [N, C + 1, V, T] and x [N, C_in + 1, V, T] -> [N, C_out + 1, V, T']."
     def __init__(self,
         scales: nn.ModuleList, # MultiScaleTemporalConv
         residual: nn.Module | None,
@@ -89,56 +90,56 @@ class FusedTemporal(nn.Module):
         kinds = [[scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))] # by branch, then by kernel size
         *convs, pools, pointwise = kinds
         self.stride, self.residual, self.m = scales[0].stride, _Residual(residual, scales[0].stride), len(scales)
-        W_r, b_r = (torch.cat(t) for t in zip(*(folded(b[0], b[1]) for b in sum(kinds[:-1], []))))
         self.taps = [[(b[3].kernel_size[0], b[3].dilation[0]) for b in kind] for kind in convs]
-        parts = [[folded(b[3], b[4]) for b in kind] for kind in convs]
-        ends, points = [norm_affine(b[-1]) for b in pools], [folded(*b) for b in pointwise]
-        shift = torch.cat([*(sum(b for _, b in part) for part in parts), sum(s for _, s in ends), sum(b for _, b in points)])
-        if self.residual.b is not None: shift = shift + self.residual.b
-        tensors = dict(W_r=W_r, b_r=b_r, scale=torch.stack([a for a, _ in ends])[..., None], W_p=sum(W for W, _ in points), shift=shift)
-        for name, t in {**tensors, **{f"kernel_{i}": torch.cat([W for W, _ in part], 1) for i, part in enumerate(parts)}}.items(): self.register_buffer(name, t)
+        ends, points, around = [norm_affine(b[-1]) for b in pools], [folded(*b) for b in pointwise], self.residual.b
+        shifts = [sum(folded(b[3], b[4])[1] for b in kind) for kind in convs] + [sum(s for _, s in ends), sum(b for _, b in points)]
+        if around is not None: shifts = [s + r for s, r in zip(shifts, around.split([len(s) for s in shifts]))]
+        kernels = [with_bias(torch.cat([folded(b[3], b[4])[0] for b in kind], 1), s) for kind, s in zip(convs, shifts)]
+        tensors = dict(W_r=torch.cat([with_bias(*folded(b[0], b[1])) for b in sum(kinds[:-1], [])]), scale=torch.stack([a for a, _ in ends])[..., None],
+                       shift=shifts[-2][:, None], W_p=with_bias(sum(W for W, _ in points), shifts[-1]))
+        for name, t in {**tensors, **{f"kernel_{i}": W for i, W in enumerate(kernels)}}.items(): self.register_buffer(name, t)
 
     @property
-    def kernels(self) -> list[Tensor]: return [getattr(self, f"kernel_{i}") for i in range(len(self.taps))] # [c, sum of c kappa] each
+    def kernels(self) -> list[Tensor]: return [getattr(self, f"kernel_{i}") for i in range(len(self.taps))] # [c, sum of c kappa + 1] each
     def forward(self, h: Tensor, x: Tensor) -> Tensor: return _run_temporal(self, h, x)
 
-# %% ../../nbs/fast/04_inference_form.ipynb #925a9f8b
+# %% ../../nbs/fast/04_inference_form.ipynb #3eecb1a5
 class _Buffers:
     "What one body after the other is computed in."
     def __init__(self, t: FusedTemporal, h: Tensor):
-        (_, C, V, T), c, s = h.shape, len(t.W_p), t.stride
+        (_, _, V, T), c, s = h.shape, len(t.W_p), t.stride
         margin, frames, m = max([(k - 1) // 2 * d for kind in t.taps for k, d in kind] + [1]), -(-T // s), t.m
         self.frames, self.reduced, self.wide = frames, h.new_empty(len(t.W_r), V * T), h.new_zeros(len(t.W_r), V, T + 2 * margin)
         self.inner, self.columns, self.shifted, parts = self.wide[..., margin:margin + T], [], [], iter(self.wide.split(c))
         for kind in t.taps:
-            columns = h.new_empty(c * sum(k for k, _ in kind), V * frames)
+            columns = h.new_ones(c * sum(k for k, _ in kind) + 1, V * frames)
             self.columns.append(columns)
-            self.shifted.append([Shifted(next(parts), k, d, s, frames, margin, part) for (k, d), part in zip(kind, columns.split([c * k for k, _ in kind]))])
+            self.shifted.append([Shifted(next(parts), k, d, s, frames, margin, part) for (k, d), part in zip(kind, columns[:-1].split([c * k for k, _ in kind]))])
         pooled = self.wide[-m * c:]
         self.three, self.highest = tuple(pooled[..., margin - 1 + j:margin - 1 + j + T:s] for j in range(3)), h.new_empty(m * c, V, frames)
 
-# %% ../../nbs/fast/04_inference_form.ipynb #595ea02f
+# %% ../../nbs/fast/04_inference_form.ipynb #26543af9
 def _run_temporal(t: FusedTemporal, h: Tensor, x: Tensor) -> Tensor:
     (N, C, V, T), c, b = h.shape, len(t.W_p), _Buffers(t, h)
-    y, bias, shift, kernels = h.new_empty(N, len(t.shift), V, b.frames), t.b_r[:, None], t.shift[:, None], t.kernels
-    for h_i, x_i, out in zip(h.unbind(), x.unbind(), y.flatten(2).unbind()):
-        torch.addmm(bias, t.W_r, h_i.view(C, V * T), out=b.reduced)
+    y, kernels, size = h.new_ones(N, (len(t.taps) + 2) * c + 1, V, b.frames), t.kernels, V * b.frames
+    for h_i, x_i, out in zip(h.unbind(), x[:, :-1].unbind(), y[:, :-1].flatten(2).unbind()):
+        torch.mm(t.W_r, h_i.view(C, V * T), out=b.reduced)
         torch.clamp_min(b.reduced.view(b.inner.shape), 0, out=b.inner)
         *convolved, pooled, pointwise = out.split(c)
         for W, shifted, columns, part in zip(kernels, b.shifted, b.columns, convolved):
-            for copy in shifted: copy()
+            for copy_ in shifted: copy_()
             torch.mm(W, columns, out=part)
-        first, *others = highest(b.three, b.highest).view(t.m, c, V * b.frames).unbind()
-        torch.mul(first, t.scale[0], out=pooled)
+        first, *others = highest(b.three, b.highest).view(t.m, c, size).unbind()
+        torch.addcmul(t.shift, first, t.scale[0], out=pooled)
         for a, other in zip(t.scale[1:], others): pooled.addcmul_(other, a)
-        torch.mm(t.W_p, h_i[..., ::t.stride].reshape(C, -1), out=pointwise)
+        torch.mm(t.W_p, h_i[..., ::t.stride].reshape(C, size), out=pointwise)
         t.residual.add(out, x_i)
-        out.add_(shift).relu_()
+        out.relu_()
     return y
 
-# %% ../../nbs/fast/04_inference_form.ipynb #64529174
+# %% ../../nbs/fast/04_inference_form.ipynb #ce24f371
 class FusedLayer(nn.Module):
-    "A layer of MDR-GCN in testing, [N, C_in, V, T] -> [N, C_out, V, T']."
+    "A layer of MDR-GCN in testing, [N, C_in + 1, V, T] -> [N, C_out + 1, V, T'], ones at the end."
     def __init__(self, layer: nn.Module): # MDRLayer
         super().__init__()
         self.gcb, self.tcb = FusedGraph(layer.gcb), FusedTemporal(layer.tcb.scales, layer.residual)
@@ -152,7 +153,7 @@ def fusable(net: nn.Module) -> str: # "" or why not
         if any(not n.track_running_stats for n in layer.modules() if isinstance(n, nn.BatchNorm2d)): return "a normalisation has no running statistics to fold"
     return ""
 
-# %% ../../nbs/fast/04_inference_form.ipynb #896f4715
+# %% ../../nbs/fast/04_inference_form.ipynb #b83afcf4
 class FusedNetwork(nn.Module):
     "MDR-GCN for testing: clips [N, C, T, V, M] -> features [N, D]."
     def __init__(self, net: nn.Module): # MDRGCN
@@ -171,6 +172,7 @@ class FusedNetwork(nn.Module):
         return super().train(False)
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        x = self.begin.bodies(x).transpose(2, 3).contiguous()
+        x = self.begin.bodies(x).transpose(2, 3)
+        x = torch.cat([x, torch.ones_like(x[:, :1])], 1).contiguous()
         for layer in self.layers: x = layer(x)
-        return self.begin.features(x)
+        return self.begin.features(x[:, :-1])

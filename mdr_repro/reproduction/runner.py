@@ -7,8 +7,8 @@ __all__ = ['SCOPES', 'NO_TIME', 'SIGN_OF_LIFE', 'RunnerError', 'Parameter', 'tra
            'check_values', 'reassigned', 'read_notebook', 'parameters_index', 'preflight', 'check_parameters', 'Job',
            'Outcome', 'papermill_command', 'environment', 'clear_leftovers', 'ending_with_parent', 'start', 'judge',
            'finish', 'package_digest', 'stamp', 'unchanged', 'experiments', 'chosen', 'make_job', 'Running',
-           'lost_port', 'stop', 'cores', 'workers', 'duration', 'Worker', 'start_worker', 'Training', 'begin_training',
-           'reproduce', 'complete']
+           'lost_port', 'stop', 'cores', 'workers', 'worker_devices', 'duration', 'Worker', 'start_worker', 'Training',
+           'begin_training', 'reproduce', 'complete']
 
 # %% ../../nbs/reproduction/04_runner.ipynb #edeed329
 import ast
@@ -26,6 +26,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
+
+import torch
 
 import mdr_repro
 from ..data.clips import DataError
@@ -396,6 +398,18 @@ def workers(
     if jobs is not None and jobs < 1: raise RunnerError(f"jobs = {jobs}: at least one must run at a time.")
     return max(1, min(count, jobs or (1 if device.startswith("cuda") else min(cores(), 4))))
 
+def worker_devices(
+    device: str, # cpu, cuda (all of them), cuda:1, ...
+    jobs: int | None, # workers in all, None: as many as there is room for
+    runs_per_device: int | None, # at once on each device; with jobs: at most
+    count: int, # runs
+) -> list[str]: # the device of each worker
+    "Where runs are trained at the same time: one run does not fill a GPU if its network is small."
+    if runs_per_device is None: return [device] * workers(jobs, device, count)
+    if runs_per_device < 1: raise RunnerError(f"runs_per_device = {runs_per_device}: at least one run must be trained at a time.")
+    devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or [device] if device == "cuda" else [device]
+    return (devices * runs_per_device)[:max(1, min(count, jobs or count))]
+
 def duration(seconds: float) -> str:
     "12 s, 3 min 05 s, 2 h 10 min."
     minutes, s = divmod(round(seconds), 60)
@@ -459,6 +473,7 @@ def begin_training(
     root: Path,
     jobs: int | None, # workers, None: as many as there is room for
     max_minutes: float = 0.0,
+    runs_per_device: int | None = None,
 ) -> Training | None: # None: nothing is missing
     "Start workers on the missing runs of all notebooks, in the order in which time is best spent."
     todo = [(job, specs) for job, specs in todo if specs and not complete(job, specs)]
@@ -467,9 +482,9 @@ def begin_training(
     store = open_store(values["results_root"], values["data_root"], values["device"])
     plan = make_plan([job.id for job, _ in todo], values["profile"], values["seeds"], values["data_root"])
     specs = most_valuable(plan, store, values["device"])
-    count = workers(jobs, values["device"], len(specs))
-    threads = max(1, cores() // count)
-    return Training(store, specs, [start_worker(specs, values, root, threads, max_minutes) for _ in range(count)], time.monotonic())
+    devices = worker_devices(values["device"], jobs, runs_per_device, len(specs))
+    threads = max(1, cores() // len(devices))
+    return Training(store, specs, [start_worker(specs, {**values, "device": d}, root, threads, max_minutes) for d in devices], time.monotonic())
 
 # %% ../../nbs/reproduction/04_runner.ipynb #3429ff7c
 def _work(specs: list[RunSpec] | None) -> int: # frames per clip
@@ -485,6 +500,7 @@ def reproduce(
     seeds: int | None = None,
     max_minutes: float | None = None, # begin no further epoch after so long
     jobs: int | None = None, # workers, then notebooks, at once
+    runs_per_device: int | None = None, # workers on each device, see `worker_devices`
     say=print, # takes the progress lines
 ) -> list[Outcome]:
     "Train what the experiment notebooks of a profile need, and run them; a failed one does not keep the others from running."
@@ -494,7 +510,7 @@ def reproduce(
     try: import papermill
     except ImportError: raise RunnerError("papermill is not installed; pip install 'mdr_repro[reproduce]'.") from None
     at_once = workers(jobs, device or "cpu", len(todo))
-    return _run(todo, root, at_once, max_minutes, say, begin_training(todo, root, jobs, max_minutes or 0.0))
+    return _run(todo, root, at_once, max_minutes, say, begin_training(todo, root, jobs, max_minutes or 0.0, runs_per_device))
 
 # %% ../../nbs/reproduction/04_runner.ipynb #e8473a2f
 def complete(job: Job, specs: list[RunSpec] | None) -> bool:
