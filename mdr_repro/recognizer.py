@@ -41,10 +41,11 @@ def check_labels(
     labels: Tensor, # y [N]
     num_classes: int, # K
 ) -> Tensor: # the labels, unchanged
-    "Labels [N], each an integer in 0..K-1, or a ValueError that says which one is not."
+    "Labels [N], each an integer in 0..K-1, or a ValueError that says which one is not (their values on a CPU only)."
     if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integers of shape [N], not {labels.dtype} of shape {list(labels.shape)}")
     if len(labels) == 0: raise ValueError("an empty batch has no loss: give at least one clip")
+    if labels.is_cuda: return labels # to ask would make the GPU wait; a clip set's labels were checked when it was made, and cross entropy stops at a wrong one
     low, high = labels.aminmax()
     if low < 0 or high >= num_classes:
         i = int(((labels < 0) | (labels >= num_classes)).nonzero()[0])

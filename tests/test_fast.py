@@ -234,3 +234,20 @@ def test_ctr_gcn_body_by_body_is_the_literal_one(options, bodies):
     net = build_backbone("ctr_gcn", get_skeleton("ntu25"), **{"width": 1 / 16, **options})
     check_forms(shaken(net), torch.randn(3, 3, 9, 25, persons))
     assert bodies
+
+
+def test_evaluation_fuses_large_networks_and_scores_the_same(monkeypatch):
+    from mdr_repro.data.sampling import Sampling
+    from mdr_repro.data.synthetic import synthetic_clips
+    from mdr_repro.fast import inference
+    from mdr_repro.recognizer import Recognizer, Softmax
+    from mdr_repro.training.evaluation import evaluate
+    clips = synthetic_clips(num_clips=30, num_classes=3, skeleton="coco17", frames=(50, 80), seed=0)
+    net = shaken(MDRGCN(clips.skeleton, clips.in_channels, clips.num_persons, widths=(8, 16)))
+    recognizer, sampling, made = Recognizer(net, Softmax(3, 16)), Sampling(num_frames=16), []
+    joined = evaluate(recognizer, clips, "test", sampling, 8).scores
+    monkeypatch.setattr(inference, "body_pays", lambda x, *sizes: made.append(len(x)) or not torch.is_autocast_enabled("cpu"))
+    fused = evaluate(recognizer, clips, "test", sampling, 8).scores
+    assert made == [8] and abs(fused - joined).max() <= 1e-4 * abs(joined).max() and (fused != joined).any()
+    evaluate(recognizer, clips, "test", sampling, 8, precision="bf16")
+    assert made == [8, 8]

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['PUBLISHED', 'UNCOUNTED', 'CPU_STEP', 'Place', 'Plan', 'stand_in', 'planned_specs', 'make_plan', 'Clips',
            'published_clips', 'recorded_clips', 'planned_clips', 'clip_macs', 'shown_clips', 'forward_passes',
-           'operations', 'finished_runs', 'steps_file', 'measured_steps', 'network', 'step_network', 'Known', 'gather',
-           'hardware', 'Estimate', 'expected_seconds', 'time_steps', 'first_batch', 'measure_network', 'measure_steps',
-           'in_paper', 'Gains', 'run_weights', 'seed_order', 'begun', 'most_valuable', 'work', 'plan_table']
+           'operations', 'finished_runs', 'steps_file', 'timed_steps', 'measured_steps', 'network', 'step_network',
+           'Known', 'gather', 'hardware', 'Estimate', 'expected_seconds', 'time_steps', 'first_batch',
+           'measure_network', 'measure_steps', 'in_paper', 'Gains', 'run_weights', 'seed_order', 'begun',
+           'most_valuable', 'work', 'plan_table']
 
 # %% ../../nbs/reproduction/09_plan.ipynb #d40eee8f
 import hashlib
@@ -37,6 +38,7 @@ from .results import data_folder
 from ..skeleton import Skeleton, get_skeleton
 from ..training.efficiency import count_macs
 from ..training.evaluation import arithmetic, autocast
+from ..training.speed import bench_steps, load_benches
 from ..training.spec import Options, RunSpec, Schedule, write_atomic
 from ..training.store import RunStore
 from ..training.trainer import Diverged, build_optimizer, build_recognizer, device_name, set_rate
@@ -180,11 +182,15 @@ def finished_runs(store: RunStore) -> list[tuple[RunSpec, dict]]: # spec and res
 
 def steps_file(store: RunStore) -> Path: return store.root / "bench" / "steps.json"
 
-def measured_steps(store: RunStore) -> list[dict]: # of all devices
+def timed_steps(store: RunStore) -> list[dict]: # of all devices
     "What `measure_steps` has written."
     try: return json.loads(steps_file(store).read_text())
     except FileNotFoundError: return []
     except ValueError: raise DataError(f"{steps_file(store)}: damaged; delete it and measure again") from None
+
+def measured_steps(store: RunStore) -> list[dict]: # of all devices
+    "Those, and the steps that `mdr-repro bench` timed; where both know a network, the first."
+    return [step for record in load_benches(store.root).values() for step in bench_steps(record)] + timed_steps(store)
 
 # %% ../../nbs/reproduction/09_plan.ipynb #dc71bc58
 def network(spec: RunSpec, clips: Clips) -> tuple:
@@ -349,7 +355,7 @@ def measure_steps(
         if found is None: say(f"{text}: too large to be timed here"); continue
         scaled = "" if found["timed_clips"] == spec.schedule.batch_size else f", scaled up from {found['timed_clips']} clips"
         say(f"{text}: {found['train']:.3g} s a training step{scaled}")
-        others = [s for s in measured_steps(store) if (s["device"], step_network(s)) != (found["device"], key)]
+        others = [s for s in timed_steps(store) if (s["device"], step_network(s)) != (found["device"], key)]
         write_atomic(steps_file(store), json.dumps([*others, found], indent=1) + "\n")
     return len(todo)
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
+# %% ../../nbs/reproduction/04_runner.ipynb #edeed32a
 import torch
 
 import mdr_repro

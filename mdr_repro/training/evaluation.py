@@ -19,6 +19,7 @@ from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 from ..data.batches import batches
 from ..data.clips import ClipSet
 from ..data.sampling import Sampling
+from ..fast.inference import quickest
 from ..recognizer import Recognizer
 from .spec import write_atomic
 
@@ -119,13 +120,14 @@ def evaluate(
     precision: str = "fp32",
 ) -> Scores:
     "Logits of every clip of the split, in its order, without augmentation; batch norm uses its running statistics."
-    index, training = clips.indices(split).tolist(), recognizer.training
+    index, training, logits, labels, net = clips.indices(split).tolist(), recognizer.training, [], [], None
     recognizer.eval()
-    logits, labels = [], []
     try:
         with arithmetic(precision):
             for x, y in batches(clips, split, batch_size, sampling, modality=modality, training=False, device=device):
-                with autocast(precision, device): features = recognizer.embed(x)
+                with autocast(precision, device):
+                    net = net or quickest(recognizer.backbone, x)
+                    features = net(x)
                 logits.append(recognizer.objective.logits(features.float()).cpu()); labels.append(y.cpu())
     finally: recognizer.train(training)
     if not logits: raise ValueError(f"the split {split!r} has no clips")

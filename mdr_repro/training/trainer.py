@@ -125,8 +125,8 @@ def train_epoch(run: Training) -> dict:
         seen += len(y)
         loss.backward()
         run.optimizer.step()
-        # asking a GPU for a number makes it wait, so not after every batch
-        if (step % 20 == 0 or step == last) and not math.isfinite(sums["loss"]):
+        # asking a GPU for a number makes it wait, so not before the end of the epoch
+        if (step == last or step % 20 == 0 and run.device.type == "cpu") and not math.isfinite(sums["loss"]):
             raise Diverged(f"{s.label}: the loss is no longer finite in epoch {epoch + 1}, batch {step + 1}; lower the learning rate, or see metrics.jsonl")
     return {"epoch": epoch + 1, "lr": s.schedule.lr * s.schedule.lr_factor(epoch), **{k: float(v) / seen for k, v in sums.items()}}
 

@@ -1,0 +1,72 @@
+"The speed bench: its record, its files, the plan's use of it, and the command."
+import json
+import math
+
+import pytest
+
+from mdr_repro.cli import main
+from mdr_repro.data.clips import DataError
+from mdr_repro.reproduction.plan import gather, make_plan, measured_steps, step_network, timed_steps
+from mdr_repro.training import speed
+from mdr_repro.training.store import RunStore
+
+
+@pytest.fixture(scope="module")
+def record(): return speed.bench(repeats=2, quick=True)
+
+
+def test_a_record_is_complete(record):
+    row = record["shapes"]["small"]
+    assert {"device", "threads", "torch", "git", "when", "form", "precision", "widths", "ceilings", "speedup", "clips_a_second"} < set(record)
+    assert set(row["train"]) == {"literal", "fast"} and set(row["test"]) == {"literal", "fast", "fused"}
+    for what in ("train", "test"):
+        for form, r in row[what].items():
+            assert r["operations"] > 0 and r["bytes"] > 0 and r["seconds"] > 0 and r["rounds"] == 2
+            assert math.isclose(record["speedup"][what][form], r["speedup"])  # one shape: its own mean
+    assert row["train"]["fast"]["operations"] <= 1.01 * row["train"]["literal"]["operations"]
+    assert row["test"]["fused"]["operations"] < row["test"]["literal"]["operations"]  # means before convolutions
+    assert max(row["errors"]["fast, float64"].values()) < 1e-9
+    json.dumps(record)
+
+
+def test_benches_of_several_devices_lie_side_by_side(record, tmp_path):
+    other = {**record, "device": "NVIDIA H100", "precision": "bf16"}
+    paths = [speed.save_bench(r, tmp_path) for r in (record, other)]
+    assert paths[1].name == "nvidia-h100-bf16.json" and f"{record['threads']}-threads" in paths[0].name
+    assert list(speed.load_benches(tmp_path).values()) == [json.loads(p.read_text()) for p in sorted(paths)]
+    paths[0].write_text(paths[0].read_text()[:-40])
+    with pytest.raises(ValueError, match="damaged; delete it"): speed.load_benches(tmp_path)
+
+
+def test_the_plan_knows_the_steps_of_a_bench(record, tmp_path):
+    store = RunStore(tmp_path)
+    assert measured_steps(store) == []
+    speed.save_bench(record, tmp_path)
+    step, = measured_steps(store)
+    assert timed_steps(store) == [] and step["train"] == record["shapes"]["small"]["train"]["fast"]["seconds"]
+    plan = make_plan(["table_02"], "smoke")
+    known = gather(plan, store)
+    assert list(known.steps) == [step_network(step)] and known.rates("mdr_gcn")
+    speed.save_bench({**record, "device": "another"}, tmp_path)
+    assert len(measured_steps(store)) == 2 and list(gather(plan, store).steps) == [step_network(step)]
+    (tmp_path / "bench" / "steps.json").write_text("[")
+    with pytest.raises(DataError, match="damaged"): measured_steps(store)
+
+
+def test_the_command_prints_a_table_and_writes_nothing_when_quick(tmp_path, capsys):
+    assert main(["bench", "--quick", "--repeats", "1", "--results-root", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "2x3x16x17x1" in said and "fused" in said and "clips a second" in said and not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_bench_leaves_no_file(tmp_path, monkeypatch, capsys):
+    def interrupted(*args): raise KeyboardInterrupt
+    monkeypatch.setattr(speed, "_measure", interrupted)
+    assert main(["bench", "--results-root", str(tmp_path)]) == 130
+    assert not list(tmp_path.rglob("*")) and "interrupted" in capsys.readouterr().err
+
+
+def test_turns_are_taken_in_rounds():
+    calls = []
+    seconds = speed.take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2)
+    assert calls == ["a", "b"] * 3 and {k: len(v) for k, v in seconds.items()} == {"a": 2, "b": 2}
