@@ -107,10 +107,7 @@ def _joint_inputs(gc: GraphConvolution, x: Tensor) -> tuple[Tensor, Tensor, Tens
     "f_TV [K, C_out, N, T, V], f_T [K C_mid, N, T], f_V and f_S [K, C_mid, N, V] of all subsets, joined."
     K, conv_T = len(gc.A), [f.conv_T for f in gc.features if hasattr(f, "conv_T")] # no f_T without attention
     parts = [f.transform for f in gc.features], conv_T, [f.conv_V for f in gc.features] + [s.conv_S for s in gc.spatial]
-    if gc.form == "paper": f_TV, f_T, f_VS = (joint_conv(y, *convs) if convs else y[:0] for y, convs in zip((x, x.mean(3), x.mean(2)), parts))
-    else:
-        f_TV, f_T, f_VS = joint_conv(x, *sum(parts, [])).split([sum(conv.out_channels for conv in convs) for convs in parts])
-        f_T, f_VS = f_T.mean(3), f_VS.mean(2)
+    f_TV, f_T, f_VS = (joint_conv(y, *convs) if convs else y[:0] for y, convs in zip((x, x.mean(3), x.mean(2)), parts)) # means first, in the released form too
     return f_TV.unflatten(0, (K, -1)), f_T, *f_VS.unflatten(0, (2, K, -1))
 
 def _joint_graph_convolution(gc: GraphConvolution, x: Tensor) -> Tensor:

@@ -30,11 +30,13 @@ def count_parameters(module: nn.Module) -> int:
 # %% ../../nbs/training/05_efficiency.ipynb #94c931ed
 @contextmanager
 def _at_rest(module: nn.Module) -> Iterator[None]:
-    "Evaluation mode, without gradients (by requires_grad: under no_grad the counter of torch 2.13 misses operations); put back afterwards."
-    modes, wants = [(m, m.training) for m in module.modules()], [(p, p.requires_grad) for p in module.parameters()]
+    "Evaluation mode, every operation as its equation has it, without gradients (by requires_grad: under no_grad the counter of torch 2.13 misses operations); put back afterwards."
+    modes, wants, forms = [(m, m.training) for m in module.modules()], [(p, p.requires_grad) for p in module.parameters()], [(m, m.literal) for m in module.modules() if hasattr(m, "literal")]
     module.eval().requires_grad_(False)
+    for m, _ in forms: m.literal = True
     try: yield
     finally:
+        for m, literal in forms: m.literal = literal
         for m, training in modes: m.training = training
         for p, want in wants: p.requires_grad_(want)
 
