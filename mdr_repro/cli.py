@@ -252,12 +252,15 @@ def run_report(args: argparse.Namespace) -> int:
 
 def run_bench(args: argparse.Namespace) -> int:
     "Measure all forms of MDR-GCN, print the table, write results/bench."
-    if args.threads: torch.set_num_threads(args.threads)
-    record = bench(args.device, args.repeats, args.form, args.precision, args.quick, say=lambda line: print(line, flush=True))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(args.threads or threads)
+        record = bench(args.device, args.repeats, args.form, args.precision, args.quick, say=lambda line: print(line, flush=True))
+    finally: torch.set_num_threads(threads)
     print(bench_table(record).to_string())
     for what, forms in record["speedup"].items(): print(f"{what}: " + ", ".join(f"{form} {ratio:.2f} times the literal form's speed" for form, ratio in forms.items() if form != "literal") + " (geometric mean)")
     print(f"{record['clips_a_second']:,.0f} augmented clips a second, each in four modalities, on one thread")
-    if not args.quick: print(f"written: {save_bench(record, args.results_root)}")
+    if not args.quick: print(f"written: {save_bench(record, project_root() / args.results_root)}")
     return 0
 
 # %% ../nbs/reproduction/06_command_line.ipynb #a8125009

@@ -189,8 +189,8 @@ def timed_steps(store: RunStore) -> list[dict]: # of all devices
     except ValueError: raise DataError(f"{steps_file(store)}: damaged; delete it and measure again") from None
 
 def measured_steps(store: RunStore) -> list[dict]: # of all devices
-    "Those, and the steps that `mdr-repro bench` timed; where both know a network, the first."
-    return [step for record in load_benches(store.root).values() for step in bench_steps(record)] + timed_steps(store)
+    "Those, and the steps that `mdr-repro bench` timed; where both know a network, the first; of benches, the one with as many threads."
+    return [step for record in sorted(load_benches(store.root).values(), key=lambda r: r["threads"] == torch.get_num_threads()) for step in bench_steps(record)] + timed_steps(store)
 
 # %% ../../nbs/reproduction/09_plan.ipynb #dc71bc58
 def network(spec: RunSpec, clips: Clips) -> tuple:
