@@ -75,16 +75,35 @@ def test_a_committed_table_says_what_its_records_say(path):
 
 def test_the_committed_replica_has_every_table_and_figure():
     there = {p.parent.name for p in REPLICA.glob("*/*.ipynb")}
-    assert {f"table_{n:02d}" for n in range(1, 12)} | {f"figure_{n:02d}" for n in range(1, 6)} | {"audit", "released_code", "noise_curve", "systems_short"} <= there
+    assert {f"table_{n:02d}" for n in range(1, 12)} | {f"figure_{n:02d}" for n in range(1, 6)} | {"audit", "released_code", "noise_curve", "systems_short", "precision"} <= there
     assert (REPLICA / "index.html").is_file() and (REPLICA / "claims.md").is_file()
 
 
 def test_the_readme_counts_the_replicas_runs():
-    runs = set()
+    runs, others = set(), set()
     for path in [*REPLICA.glob("*/table.json"), *REPLICA.glob("*/figure.json")]:
         found = json.loads(path.read_text())
-        for part in [found] if path.name == "table.json" else found.values(): runs |= set(part["provenance"]["runs"])
+        for part in [found] if path.name == "table.json" else found.values():
+            runs |= set(part["provenance"]["runs"])
+            if path.parent.name != "precision": others |= set(part["provenance"]["runs"])
     known = {p.parent.name: json.loads(p.read_text()) for p in KEPT + SHORT_RECORDS}
     minutes = round(sum(known[run]["seconds"] for run in runs) / 60)
     assert f"{len(runs)} runs, {minutes // 60} h {minutes % 60:02} min of training" in (ROOT / "README.md").read_text()
-    assert {RunSpec.from_json((p.parent / "spec.json").read_text()).seed for p in KEPT if p.parent.name in runs} == {0}, "as the README says"
+    seeds = {p.parent.name: RunSpec.from_json((p.parent / "spec.json").read_text()).seed for p in KEPT if p.parent.name in runs}
+    assert {seeds[run] for run in others & set(seeds)} == {0} and {seeds[run] for run in runs - others} | {0} == set(range(5)), "as the README says"
+
+
+def test_the_readme_says_what_bfloat16_did():
+    table = json.loads((REPLICA / "precision" / "table.json").read_text())
+    accuracy = {cell["row"]: cell["measured"]["mean"] for cell in table["cells"] if cell["column"] == "Accuracy(%)"}
+    text = (ROOT / "README.md").read_text()
+    assert f"{accuracy['fp32']:.1f} % in float32, {accuracy['bf16']:.1f} % in bfloat16" in text
+
+
+def test_the_readme_says_what_the_bench_measured():
+    benches = [json.loads(p.read_text()) for p in sorted((ROOT / "results" / "bench").glob("*.json")) if p.name != "steps.json"]
+    assert benches
+    text = (ROOT / "README.md").read_text()
+    for b in benches:
+        train, fused = b["speedup"]["train"]["fast"], b["speedup"]["test"]["fused"]
+        assert f"{b['device']}, {b['threads']} threads: training {train:.2f} times, testing {fused:.2f} times as fast" in text

@@ -399,6 +399,7 @@ def workers(
     if jobs is not None and jobs < 1: raise RunnerError(f"jobs = {jobs}: at least one must run at a time.")
     return max(1, min(count, jobs or (1 if device.startswith("cuda") else min(cores(), 4))))
 
+# %% ../../nbs/reproduction/04_runner.ipynb #79949c60
 def worker_devices(
     device: str, # cpu, cuda (all of them), cuda:1, ...
     jobs: int | None, # workers in all, None: as many as there is room for

@@ -250,7 +250,7 @@ def bench(
     record["clips_a_second"] = clip_rate(some_clips(64 if quick else 512), 0.5 if quick else 5.0, device=device)
     return record
 
-# %% ../../nbs/training/09_speed.ipynb #023ff525
+# %% ../../nbs/training/09_speed.ipynb #e5209e90
 def bench_name(record: dict) -> str:
     "What its files are called: device, threads on a CPU, what differs from the usual."
     parts = [record["device"], *([f"{record['threads']} threads"] if "NVIDIA" not in record["device"] else []), *(v for v, usual in ((record["form"], "released"), (record["precision"], "fp32")) if v != usual)]
@@ -268,6 +268,7 @@ def save_bench(record: dict, results_root: str | Path = "results") -> Path:
     write_atomic(path, json.dumps(record, indent=1) + "\n")
     return path
 
+# %% ../../nbs/training/09_speed.ipynb #ef1a6cad
 def load_benches(results_root: str | Path = "results") -> dict[str, dict]: # name -> record
     "All benches of a results folder; ValueError names a damaged one."
     found = {}
