@@ -8,7 +8,7 @@ here = Path(__file__).resolve().parent
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-reproduce = cfg["reproduce_requirements"].split()
+reproduce, cluster = cfg["reproduce_requirements"].split(), cfg["cluster_requirements"].split()
 
 setup(
     name=cfg["lib_name"],
@@ -30,7 +30,7 @@ setup(
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={"reproduce": reproduce, "dev": reproduce + cfg["dev_requirements"].split()},
+    extras_require={"reproduce": reproduce, "cluster": reproduce + cluster, "dev": reproduce + cfg["dev_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,
 )

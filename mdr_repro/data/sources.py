@@ -16,7 +16,8 @@ from urllib.parse import quote, unquote
 
 import torch
 
-from .clips import ClipSet, DataError
+from .cache import kept
+from .clips import SPLITS, ClipSet, DataError
 from .synthetic import SYNTHETIC_VERSION, check_synthetic_options, synthetic_clips
 from ..skeleton import get_skeleton
 
@@ -67,17 +68,20 @@ def _digest(path: Path, stamp: tuple) -> str: # sha256 hex
     return of(path) if path.is_file() else hashlib.sha256(json.dumps([(name, of(path / name)) for name, *_ in stamp]).encode()).hexdigest()
 
 @lru_cache(maxsize=4)
-def _load(path: Path, labels: str | None, stamp: tuple) -> ClipSet: return ClipSet.load(path, labels)
+def _load(path: Path, labels: str | None, stamp: tuple) -> ClipSet:
+    file = kept(path, stamp)
+    try: return ClipSet.load(file, labels)
+    except DataError as e: raise DataError(str(e).replace(str(file), str(path), 1)) from None
 
 @lru_cache(maxsize=4)
 def _make(options: tuple) -> ClipSet: return synthetic_clips(**dict(options))
 
 # %% ../../nbs/data/09_sources.ipynb #e5a10002
-MODIFIERS = ("classes", "skeleton", "center") # beside the label set
+MODIFIERS = ("classes", "split", "skeleton", "center") # beside the label set
 
 def read_modifiers(
     source: str, # with or without "#..."
-) -> tuple[str, dict]: # what stands before "#"; labels, classes, skeleton, center: those that are given
+) -> tuple[str, dict]: # what stands before "#"; labels, classes, split, skeleton, center: those that are given
     "A source in its parts; DataError names what is wrong with it."
     name, _, text = source.partition("#")
     found = {}
@@ -116,12 +120,23 @@ def _graph(clips: ClipSet, name: str) -> ClipSet:
     if s.joints != own.joints: raise DataError(f"skeleton {name!r} has {s.num_joints} joints ({', '.join(s.joints)}), the clips have {own.num_joints} ({', '.join(own.joints)})")
     return replace(clips, skeleton=s)
 
+# %% ../../nbs/data/09_sources.ipynb #e5a10014
+def _protocol(clips: ClipSet, name: str) -> ClipSet:
+    "The clips divided by `meta['split_NAME']` [N], -1 for a clip that has no part in it."
+    known = {k.removeprefix("split_"): v for k, v in clips.meta.items() if k.startswith("split_")}
+    if name not in known: raise DataError(f"no split {name!r}; known: {', '.join(sorted(known)) or 'only the one that the clips come with'}")
+    inside = (known[name] >= 0).nonzero().flatten()
+    if not len(inside): raise DataError(f"split {name!r} holds no clip")
+    chosen = clips.select(inside)
+    return replace(chosen, split=chosen.meta[f"split_{name}"].long().to(chosen.device))
+
 # %% ../../nbs/data/09_sources.ipynb #e5a10005
 @lru_cache(maxsize=8)
 def _modify(clips: ClipSet, modifiers: tuple, source: str) -> ClipSet: # modifiers but for the label set, sorted pairs
     "The clips as the source's modifiers want them."
     m, changed = dict(modifiers), clips
     try:
+        if "split" in m: changed = _protocol(changed, m["split"])
         if "classes" in m: changed = _only(changed, m["classes"])
         if "skeleton" in m: changed = _graph(changed, m["skeleton"])
         joints = changed.skeleton.joints
@@ -135,9 +150,10 @@ def modified(
     classes: tuple[str, ...] = (), # names or numbers
     skeleton: str = "", # built in, or "released"
     center: str = "", # joint
+    split: str = "", # another protocol of the file
 ) -> str: # a source
     "The source with these modifiers added, names written as they have to be."
-    given = {"classes": "+".join(quote(c, safe=" ,/:()") for c in classes), "skeleton": skeleton, "center": quote(center, safe=" ")}
+    given = {"classes": "+".join(quote(c, safe=" ,/:()") for c in classes), "split": quote(split, safe=" "), "skeleton": skeleton, "center": quote(center, safe=" ")}
     added = "&".join(f"{k}={v}" for k, v in given.items() if v)
     whole = f"{source}{'&' if '#' in source else '#'}{added}" if added else source
     read_modifiers(whole) # twice the same one is a mistake

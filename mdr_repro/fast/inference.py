@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .graph_block import Body, GraphInputs, interleaved, joined, stacked
 from .one_body import with_bias
-from .temporal_block import Shifted, body_pays, highest
+from .temporal_block import Geometry, Shifted, body_pays, highest
 
 # %% ../../nbs/fast/04_inference_form.ipynb #ce523ff8
 def norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]: # a and s [C]
@@ -108,7 +108,8 @@ class _Buffers:
     "What one body after the other is computed in."
     def __init__(self, t: FusedTemporal, h: Tensor):
         (_, _, V, T), c, s = h.shape, len(t.W_p), t.stride
-        margin, frames, m = max([(k - 1) // 2 * d for kind in t.taps for k, d in kind] + [1]), -(-T // s), t.m
+        geometry = Geometry(tuple(sum(t.taps, [])), s)
+        margin, frames, m = geometry.margin, geometry.frames(T), t.m
         self.frames, self.reduced, self.wide = frames, h.new_empty(len(t.W_r), V * T), h.new_zeros(len(t.W_r), V, T + 2 * margin)
         self.inner, self.columns, self.shifted, parts = self.wide[..., margin:margin + T], [], [], iter(self.wide.split(c))
         for kind in t.taps:

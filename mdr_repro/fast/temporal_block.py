@@ -90,7 +90,7 @@ class Branches:
     "Round 2 for one body after the other."
     def __init__(self, v: TemporalInputs, kernels: Sequence[Tensor], geometry: Geometry):
         (_, self.C, V, T), (R, c) = v.h.shape, (len(v.W_r), v.scale.shape[2])
-        self.geometry, self.margin, self.c, self.frames, self.T = geometry, geometry.margin, c, geometry.frames(T), T
+        self.geometry, self.margin, self.c, self.frames = geometry, geometry.margin, c, geometry.frames(T)
         self.convolved, self.pooled, self.kernels, self.W_p = len(kernels) * c, R - len(kernels) * c, [W.flatten(1) for W in kernels], v.W_p
         self.wide = v.h.new_zeros(R, V, T + 2 * self.margin)
         self.inner = self.wide[..., self.margin:self.margin + T]
@@ -231,8 +231,8 @@ class TemporalBlock(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, *_):
-        n = len(TemporalInputs._fields)
-        v, y, s, kernels = TemporalInputs(*ctx.saved_tensors[:n]), ctx.saved_tensors[n], Sums(*ctx.saved_tensors[n + 1:n + 9]), ctx.saved_tensors[n + 9:]
+        n, saved = len(TemporalInputs._fields), ctx.saved_tensors # asked for once: activation checkpointing gives them once
+        v, y, s, kernels = TemporalInputs(*saved[:n]), saved[n], Sums(*saved[n + 1:n + 9]), saved[n + 9:]
         back = _Back(v, kernels, Branches(v, kernels, ctx.geometry))
         g, *slope = _back_norms(back, s, *behind_relu(dy, y, s.centred))
         inputs = TemporalInputs(back.h, back.W_r, *slope[:2], torch.zeros_like(v.b_r), back.W_p, *slope[2:], torch.zeros_like(v.b), g.view_as(y) if ctx.residual else None)

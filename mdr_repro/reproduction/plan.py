@@ -36,11 +36,11 @@ from .paper import CLAIMS, TABLES, printed_value
 from .profiles import SLOTS, Profile, Slot
 from .results import data_folder
 from ..skeleton import Skeleton, get_skeleton
-from ..training.efficiency import count_macs
+from ..training.efficiency import clock, count_macs
 from ..training.evaluation import arithmetic, autocast
 from ..training.speed import bench_steps, load_benches
-from ..training.spec import Options, RunSpec, Schedule, write_atomic
-from ..training.store import RunStore
+from ..training.spec import Options, RunSpec, Schedule, WriteError, write_atomic
+from ..training.store import RunStore, acquire
 from ..training.trainer import Diverged, build_optimizer, build_recognizer, device_name, set_rate
 
 # %% ../../nbs/reproduction/09_plan.ipynb #29b2c70d
@@ -271,11 +271,6 @@ def expected_seconds(spec: RunSpec, known: Known) -> Estimate:
     return Estimate(operations(spec, clips) / rate, "operations")
 
 # %% ../../nbs/reproduction/09_plan.ipynb #e32a6aa2
-def _wait(device: torch.device) -> float:
-    "The time when all that was asked of the device is done."
-    if device.type == "cuda": torch.cuda.synchronize(device)
-    return time.perf_counter()
-
 def time_steps(
     spec: RunSpec,
     clips: Clips,
@@ -298,9 +293,9 @@ def time_steps(
 def _median_seconds(work: Callable, device: torch.device, warmup: int, repeats: int) -> float:
     times = []
     for i in range(warmup + repeats):
-        start = _wait(device)
+        start = clock(device)
         work()
-        if i >= warmup: times.append(_wait(device) - start)
+        if i >= warmup: times.append(clock(device) - start)
     return statistics.median(times)
 
 def _train_step(net, optimizer, spec: RunSpec, x, y) -> None: # as in `train_epoch`
@@ -445,10 +440,12 @@ def work(
         for spec in waiting:
             if store.settled(spec) or (end is not None and time.monotonic() >= end): continue
             try:
-                with _claim(store, spec).acquire(timeout=0): _one_run(store, spec, specs, end, say)
+                with acquire(_claim(store, spec)): _one_run(store, spec, specs, end, say)
             except Timeout: busy.append(spec)
             except Diverged as error: say(f"DIVERGED {spec.id}, {spec.label}: {error}")
-            except Exception as error: failed[spec.id] = " ".join(str(error).split()) or type(error).__name__; say(f"FAILED {spec.id}, {spec.label}: {failed[spec.id]}")
+            except Exception as error:
+                failed[spec.id] = " ".join(str(error).split()) or type(error).__name__; say(f"FAILED {spec.id}, {spec.label}: {failed[spec.id]}")
+                if isinstance(error, WriteError): return failed # it would be the same for all others
         waiting = busy
         if busy: time.sleep(1)
     return failed
