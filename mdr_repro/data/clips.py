@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'DIMS', 'FORM', 'readers', 'DataError', 'ClipSet', 'frame_rows', 'first_bytes', 'NpzFile', 'typed', 'holds',
-           'find_skeleton', 'Reader', 'find_reader']
+           'find_skeleton', 'Reader', 'find_reader', 'beside']
 
 # %% ../../nbs/data/01_clip_sets.ipynb #c6b651da
 import hashlib
@@ -416,6 +416,7 @@ class Reader(NamedTuple):
     fits: Callable[[Path], bool] # told by content, cheaply
     read: Callable[[Path], ClipSet]
     form: str # how an error describes it
+    beside: Callable[[Path], list[Path]] = lambda path: [] # other files that decide what is read
 
 readers = {"own": Reader(lambda path: holds(path, "form", "header"), _read_own, "an .npz that ClipSet.save wrote"),
            "named": Reader(lambda path: holds(path, "keypoints") or holds(path, "joint_names", "edges"), _read_named,
@@ -426,8 +427,14 @@ def find_reader(path: Path) -> str: # key of `readers`
     if not path.exists(): raise DataError("there is no such file; check the path")
     for name, reader in readers.items():
         if reader.fits(path): return name
-    held = f" (it holds {', '.join(sorted(NpzFile(path).names))})" if path.is_file() and first_bytes(path)[:2] == b"PK" else ""
+    archive = path.is_file() and (path.suffix == ".npz" or first_bytes(path)[:2] in (b"PK", b""))
+    held = f" (it holds {', '.join(sorted(NpzFile(path).names))})" if archive else "" # a damaged .npz says so here
     raise DataError(f"no known form of clips{held}; known: " + "; ".join(r.form for r in readers.values()))
+
+def beside(path: Path) -> list[Path]:
+    "Files next to a source that belong to it."
+    try: return readers[find_reader(path)].beside(path)
+    except DataError: return []
 
 def _load(path: str | Path, labels: str | None) -> ClipSet:
     path = Path(path)

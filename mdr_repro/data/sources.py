@@ -9,6 +9,7 @@ __all__ = ['MODIFIERS', 'synthetic_options', 'find_file', 'read_modifiers', 'mod
 import hashlib
 import inspect
 import json
+import os
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from urllib.parse import quote, unquote
 import torch
 
 from .cache import kept
-from .clips import SPLITS, ClipSet, DataError
+from .clips import ClipSet, DataError, beside
 from .synthetic import SYNTHETIC_VERSION, check_synthetic_options, synthetic_clips
 from ..skeleton import get_skeleton
 
@@ -58,14 +59,15 @@ def find_file(
 def _stamp(path: Path) -> tuple: # of every file
     "Changes when a file is written."
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return tuple((p.relative_to(path).as_posix(), p.stat().st_mtime_ns, p.stat().st_size) for p in files)
+    return tuple((Path(os.path.relpath(p, path)).as_posix(), p.stat().st_mtime_ns, p.stat().st_size) for p in (*files, *beside(path)))
 
 @lru_cache(maxsize=16)
 def _digest(path: Path, stamp: tuple) -> str: # sha256 hex
-    "Of a file its bytes, of a folder its files' names and bytes."
+    "Of a file its bytes; of a folder, and of a file with others beside it, the names and bytes of all."
     def of(file):
         with open(file, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
-    return of(path) if path.is_file() else hashlib.sha256(json.dumps([(name, of(path / name)) for name, *_ in stamp]).encode()).hexdigest()
+    if path.is_file() and len(stamp) == 1: return of(path)
+    return hashlib.sha256(json.dumps([(name, of(os.path.normpath(path / name))) for name, *_ in stamp]).encode()).hexdigest()
 
 @lru_cache(maxsize=4)
 def _load(path: Path, labels: str | None, stamp: tuple) -> ClipSet:
