@@ -1,5 +1,8 @@
 "What the tests share."
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -7,6 +10,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "MDR_REPRO_CACHE" not in os.environ: # converted clips of tests are nobody's
+    os.environ["MDR_REPRO_CACHE"] = tempfile.mkdtemp(prefix="mdr-repro-cache-")
+    atexit.register(shutil.rmtree, os.environ["MDR_REPRO_CACHE"], ignore_errors=True)
 ROOT = Path(__file__).resolve().parents[1]
 
 PARAMETERS = '''profile = "smoke"  # data and schedule

@@ -1,5 +1,6 @@
 "The command line as a user meets it."
 import json
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -55,11 +56,19 @@ def test_every_knob_of_a_run_is_listed_with_a_word_on_it(capsys):
     (["plan", "--profile", "smok"], "known: smoke"),
     (["reproduce", "--only", "table_5"], "did you mean table_05?"),
     (["data", "show", "synthetic:num_clip=3"], "num_clip"),
+    (["data", "show", "synthetic:num_clips=20,num_classes=2", "--split", "xview"], "no split 'xview'"),
+    (["data", "convert", "synthetic:num_clips=20,num_classes=2"], "name the .npz that shall be written"),
+    (["data", "fetch", "ntu60", "--data-root", "."], "ask for access on https://rose1.ntu.edu.sg"),
+    (["data", "fetch", "nw_ucla"], "--data-root"),
+    (["data", "fetch"], "name a set: nw_ucla, kinder_gator, finegym99"),
+    (["predict", "synthetic:num_clips=20,num_classes=2", "--run", "abc"], "run 'abc': neither the beginning of a run's id nor a run's folder"),
+    (["show", "synthetic:num_clips=20,num_classes=2", "--clip", "99"], "has no clip '99'"),
+    (["work", "--only", "figure_05", "--seeds", "1", "--scheduler", "tcp://127.0.0.1:1", "--workers", "2"], "give either the address of a scheduler or a number of workers"),
     (["report", "--profile", "smok"], "known: smoke"),
 ])
 def test_a_mistake_gets_one_sentence_and_status_2(capsys, root, monkeypatch, tmp_path, arguments, sentence):
     monkeypatch.chdir(root)
-    if arguments[0] == "train": arguments = [*arguments, "--results-root", str(tmp_path)]
+    if arguments[0] in ("train", "work"): arguments = [*arguments, "--results-root", str(tmp_path)]
     assert main(arguments) == 2
     out, err = said(capsys)
     assert err.startswith("mdr-repro: ") and sentence in err and err.count("\n") == 1 and "Traceback" not in err
@@ -130,6 +139,41 @@ def test_data_files_are_listed_shown_and_verified(folder, capsys):
     (folder / "cut.npz").write_bytes(whole[: len(whole) // 2])
     assert main(["data", "verify", "cut.npz", "--data-root", str(folder)]) == 2
     assert "cut.npz" in said(capsys)[1]
+
+
+def test_clips_are_converted_and_divided_by_another_protocol(folder, capsys):
+    from mdr_repro.data.sources import open_clips
+    clips = open_clips("synthetic:num_clips=20,num_classes=2,seed=1")
+    replace(clips, meta=clips.meta | {"split_other": torch.tensor([-1, 1] + [0] * 18)}).save(folder / "mine.npz")
+    assert main(["data", "show", "mine.npz", "--data-root", str(folder)]) == 0 and "other splits, for --split or #split=: other" in said(capsys)[0]
+    assert main(["data", "convert", "mine.npz", str(folder / "other.npz"), "--split", "other", "--data-root", str(folder)]) == 0 and "19 clips" in said(capsys)[0]
+    other = open_clips("other.npz", folder)
+    assert other.names == clips.names[1:] and other.split.tolist() == [1] + [0] * 18
+    assert main(["data", "convert", "mine.npz", str(folder / "other.npz"), "--data-root", str(folder)]) == 2 and "there is such a file already" in said(capsys)[1]
+
+
+def test_the_papers_sets_in_their_places(root, monkeypatch, capsys, tmp_path):
+    "Tiny files in the layouts of the real ones: the plan of profile `paper` finds them all."
+    monkeypatch.chdir(root)
+    g = np.random.default_rng(0)
+    (tmp_path / "FSD-10").mkdir(); (tmp_path / "FineGYM").mkdir(); (tmp_path / "NTU60").mkdir()
+    for part in ("train", "val"):
+        np.save(tmp_path / "FSD-10" / f"{part}_data_25.npy", g.uniform(-1, 1, (10, 3, 40, 25, 1)).astype(np.float32))
+        (tmp_path / "FSD-10" / f"{part}_label_25.pkl").write_bytes(pickle.dumps(([f"{part}{i}" for i in range(10)], list(range(10)))))
+    notes = [{"frame_dir": f"v{i}", "label": i % 99, "total_frames": 12, "img_shape": (720, 1280), "original_shape": (720, 1280),
+              "keypoint": g.uniform(1, 700, (1, 12, 17, 2)).astype(np.float16), "keypoint_score": np.ones((1, 12, 17), np.float16)} for i in range(198)]
+    split = {"train": [n["frame_dir"] for n in notes[:99]], "val": [n["frame_dir"] for n in notes[99:]]}
+    (tmp_path / "FineGYM" / "gym_hrnet.pkl").write_bytes(pickle.dumps({"split": split, "annotations": notes}))
+    x, y = g.normal(size=(60, 300, 150)).astype(np.float32), np.eye(60, dtype=np.float32)
+    for name in ("NTU60_CS.npz", "NTU60_CV.npz"): np.savez(tmp_path / "NTU60" / name, x_train=x, y_train=y, x_test=x[:, ::-1], y_test=y)
+    assert main(["plan", "--profile", "paper", "--data-root", str(tmp_path), "--results-root", str(tmp_path / "results"), "--seeds", "1"]) == 0
+    text = said(capsys)[0]
+    assert "cannot run" not in text and "FLOPs" in text and "(some unknown)" not in text
+    from mdr_repro.reproduction.profiles import PROFILES
+    found = {name: open_clips(slot.data, tmp_path) for name, slot in PROFILES["paper"].slots.items()}
+    assert {name: (len(c), c.num_classes, c.skeleton.name, c.meta["coordinates"]) for name, c in found.items()} == {
+        **dict.fromkeys(("fsd10", "fsd10_all_frames", "short"), (20, 10, "body25", "xys")),
+        "finegym99": (198, 99, "coco17", "xys"), "ntu60_xsub": (120, 60, "ntu25", "xyz"), "ntu60_xview": (120, 60, "ntu25", "xyz")}
 
 
 def test_plan_counts_shared_runs_once_and_says_what_it_does_not_know(root, monkeypatch, capsys, tmp_path):

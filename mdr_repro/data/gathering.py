@@ -98,7 +98,7 @@ def numbered(paths: Iterable[Path]) -> list[Path]:
     "Sorted by name, numbers in it by value."
     return sorted(paths, key=lambda p: [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", p.name)])
 
-_longest = 256 * 2**20 # bytes of one JSON file
+_longest = 64 * 2**20 # bytes of one JSON file
 
 def read_json(
     path: Path,

@@ -166,9 +166,9 @@ def _fsd10() -> tuple[Slot, Slot]:
     origin = {**STATED, **RELEASED, **CHOSEN, **ROTATED}
     short = Slot("FSD-10", "FSD-10", _paper_schedule(300, 48, (150, 225), 5e-4), Sampling(num_frames=256, mode="crop_resize"), get=get, size=(1059, 425), close=("5", "8"), options=SCORED,
                  origin={**origin, "num_frames": "Section IV.B, for Sec. 4.3 and 4.4", **RESIZED})
-    whole = Slot("FSD-10", "FSD-10", _paper_schedule(300, 8, (150, 225), 5e-4), Sampling(num_frames=1500, mode="pad", padding="loop"), get=get, size=(1059, 425), close=("5", "8"), options=SCORED,
+    whole = Slot("FSD-10", "FSD-10", _paper_schedule(300, 8, (150, 225), 5e-4), Sampling(num_frames=1500, mode="pad", padding="zero"), get=get, size=(1059, 425), close=("5", "8"), options=SCORED,
                  origin={**origin, "num_frames": "Section IV.A: 1500 frames; IV.B: all frames, for Sec. 4.5 and 4.6",
-                         **dict.fromkeys(("mode", "p_interval", "min_crop", "test_p"), "Section IV.B: all frames"), "padding": "released code: the clip goes round until 1500 frames are full"})
+                         **dict.fromkeys(("mode", "p_interval", "min_crop", "test_p"), "Section IV.B: all frames"), "padding": "released code: zeros around the clip; the lines that would let it go round are commented out"})
     return short, whole
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #339c51b0
@@ -183,12 +183,12 @@ def _paper() -> Profile:
     short, whole = _fsd10()
     origin = {**STATED, **RELEASED, **CHOSEN, **RESIZED, **ROTATED, "num_frames": "Section IV.C (Table VII's input 3x64x17); released code"}
     gym = Slot("FineGYM/gym_hrnet.pkl", "FineGym99", _paper_schedule(180, 64, (60, 120), 1e-4), Sampling(num_frames=64), size=(20484, 8521), options=SCORED,
-               get="put gym_hrnet.pkl, the poses of PYSKL (github.com/kennymckormick/pyskl), into the folder FineGYM below data_root",
+               get="put gym_hrnet.pkl, the poses of PYSKL, into the folder FineGYM below data_root: mdr-repro data fetch finegym99",
                origin={**origin, "epochs": "released code: 180 (the paper gives the milestones alone)"})
-    def ntu(file, size): return Slot(f"NTU60/{file}", "NTU RGB+D", _paper_schedule(65, 64, (35, 55), 4e-4), Sampling(num_frames=64, rotate=0.3), size=size,
-                                     get=f"make {file} from the NTU RGB+D skeletons in the form of CTR-GCN and put it into the folder NTU60 below data_root",
+    def ntu(file, split, size): return Slot(f"NTU60/{file}", "NTU RGB+D", _paper_schedule(65, 64, (35, 55), 4e-4), Sampling(num_frames=64, rotate=0.3), size=size,
+                                     get=f"put {file} of CTR-GCN's preparation into the folder NTU60 below data_root, or make it: mdr-repro data convert FOLDER NTU60/{file} --split {split}",
                                      origin={**origin, "num_frames": "released code"})
-    slots = short, whole, gym, ntu("NTU60_CS.npz", (40320, 16560)), ntu("NTU60_CV.npz", (37920, 18960)), _tenth(short)
+    slots = short, whole, gym, ntu("NTU60_CS.npz", "xsub", (40320, 16560)), ntu("NTU60_CV.npz", "xview", (37920, 18960)), _tenth(short)
     return Profile("paper", "the paper's sets and its training details", PAPER_SEEDS, dict(zip(SLOTS, slots)), comparison_seeds=PAPER_SEEDS, modalities=MODALITIES)
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #13782a3f
