@@ -21,7 +21,7 @@ from mdr_repro.models import backbones, register_backbone
 from mdr_repro.recognizer import Softmax
 from mdr_repro.skeleton import get_skeleton
 from mdr_repro.training import store as store_module, trainer
-from mdr_repro.training.spec import RunSpec, Schedule
+from mdr_repro.training.spec import RunSpec, Schedule, WriteError
 from mdr_repro.training.store import RunStore, StoreError
 from mdr_repro.training.trainer import TrainingError
 
@@ -262,7 +262,7 @@ def finished(store, data):
 def test_a_damaged_folder_is_refused_by_file(store, finished, name):
     path, whole = finished.folder / name, (finished.folder / name).read_bytes()
     flipped = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
-    for damage in (None, b"", whole[:len(whole) // 2], *([] if name == "result.json" else [flipped])):
+    for damage in (None, b"", whole[:len(whole) // 2], flipped):
         path.unlink() if damage is None else path.write_bytes(damage)
         with pytest.raises(StoreError, match="delete the folder to train it again") as e: store.ensure([finished.spec], progress=False)
         assert str(path) in str(e.value) and "\n" not in str(e.value)
@@ -284,7 +284,7 @@ def partial_run(store, spec):
     return store.partial(spec) / "checkpoint.pt"
 
 
-def test_checkpoints_of_another_format_another_data_or_half_written_are_refused(store, data):
+def test_checkpoints_of_another_format_or_another_data_are_refused(store, data):
     spec = make_spec(data)
     path = partial_run(store, spec)
     whole = path.read_bytes()
@@ -293,8 +293,6 @@ def test_checkpoints_of_another_format_another_data_or_half_written_are_refused(
         torch.save(state | change, path)
         with pytest.raises(TrainingError, match=words) as e: store.ensure([spec], progress=False)
         assert str(path) in str(e.value) and "delete the folder" in str(e.value)
-    path.write_bytes(whole[:1000])
-    with pytest.raises(TrainingError, match="damaged"): store.ensure([spec], progress=False)
     path.write_bytes(whole)
     (store.partial(spec) / "spec.json").write_text("{}")
     with pytest.raises(TrainingError, match="belongs to another spec"): store.ensure([spec], progress=False)
@@ -309,7 +307,7 @@ def test_data_that_is_not_what_the_spec_says_is_refused(store, data):
 
 def test_a_store_that_cannot_be_written_says_so(tmp_path, data):
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="cannot be made"): RunStore(tmp_path / "file", data).ensure([make_spec(data)], progress=False)
+    with pytest.raises(WriteError, match="cannot be written to .*; see that it is a folder"): RunStore(tmp_path / "file", data).ensure([make_spec(data)], progress=False)
 
 
 # losses that are no longer finite

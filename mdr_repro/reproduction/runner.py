@@ -6,9 +6,9 @@
 __all__ = ['SCOPES', 'NO_TIME', 'SIGN_OF_LIFE', 'RunnerError', 'Parameter', 'trailing_comment', 'read_parameters', 'fits',
            'check_values', 'reassigned', 'read_notebook', 'parameters_index', 'preflight', 'check_parameters', 'Job',
            'Outcome', 'papermill_command', 'environment', 'clear_leftovers', 'ending_with_parent', 'start', 'judge',
-           'finish', 'package_digest', 'stamp', 'unchanged', 'experiments', 'chosen', 'make_job', 'Running',
+           'passing', 'finish', 'package_digest', 'stamp', 'unchanged', 'experiments', 'chosen', 'make_job', 'Running',
            'lost_port', 'stop', 'cores', 'workers', 'worker_devices', 'duration', 'Worker', 'start_worker', 'Training',
-           'begin_training', 'reproduce', 'complete']
+           'missing_runs', 'begin_training', 'reproduce', 'complete']
 
 # %% ../../nbs/reproduction/04_runner.ipynb #edeed329
 import ast
@@ -36,7 +36,7 @@ from .cells import EXPERIMENTS, experiment_specs
 from .experiments import open_store
 from .plan import make_plan, most_valuable
 from .results import project_root
-from ..training.spec import RunSpec, write_atomic
+from ..training.spec import RunSpec, clear_temporaries, write_atomic, writing
 from ..training.store import RunStore
 
 # %% ../../nbs/reproduction/04_runner.ipynb #13c62b11
@@ -235,6 +235,7 @@ def environment(threads: int) -> dict[str, str]:
 
 def clear_leftovers(job: Job) -> None:
     "Remove what runners left half done that were killed; nobody else will."
+    for folder in (job.folder, job.folder.parent): clear_temporaries(folder)
     for path in job.folder.glob(f"{job.id}.*.running.ipynb"):
         try: os.kill(int(path.name.split(".")[-3]), 0)
         except ProcessLookupError: path.unlink(missing_ok=True)
@@ -256,7 +257,7 @@ def start(
     threads: int, # CPU threads for its kernel
 ) -> subprocess.Popen:
     "Begin to run a notebook; a session of its own, so that Ctrl-C reaches the runner alone."
-    job.folder.mkdir(parents=True, exist_ok=True)
+    with writing(job.folder): job.folder.mkdir(parents=True, exist_ok=True); job.log.touch()
     clear_leftovers(job)
     command = papermill_command(_below(job.notebook, root), _below(job.running, root), job.parameters)
     with job.log.open("w") as log:
@@ -276,6 +277,10 @@ def judge(path: Path) -> str:
     return ""
 
 # %% ../../nbs/reproduction/04_runner.ipynb #acdacda9
+def passing(path: Path) -> bool:
+    "Whether a file will not stay: another runner may have the same notebook in hand."
+    return path.suffix in (".log", ".tmp") or path.name.endswith((".running.ipynb", ".failed.ipynb"))
+
 def finish(
     job: Job,
     code: int, # exit status of papermill
@@ -291,7 +296,8 @@ def finish(
     notebook["metadata"]["papermill"]["output_path"] = str(_below(job.output, root))
     write_atomic(job.output, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
     for path in (job.running, job.failed, job.log): path.unlink(missing_ok=True)
-    files = sorted(p.name for p in job.folder.iterdir() if p.is_file() and p.name != "stamp.json")
+    files = sorted(p.name for p in job.folder.iterdir() if p.is_file() and p.name != "stamp.json" and not passing(p))
+    clear_leftovers(job)
     write_atomic(job.folder / "stamp.json", json.dumps(stamp(job) | {"complete": whole, "files": files}, indent=1) + "\n")
     return "done", ""
 
@@ -369,13 +375,15 @@ class Running:
 
     def last_line(self) -> str:
         "What it said last: the training's progress line, mostly."
-        lines = self.job.log.read_text(errors="replace").replace("\r", "\n").splitlines() if self.job.log.exists() else []
+        try: lines = self.job.log.read_text(errors="replace").replace("\r", "\n").splitlines()
+        except FileNotFoundError: return "" # another runner of the same notebook has ended
         return next((line.strip()[:120] for line in reversed(lines) if line.strip()), "")
 
 # %% ../../nbs/reproduction/04_runner.ipynb #c0164abe
 def lost_port(job: Job) -> bool:
     "Two kernels that start at the same moment may choose the same port; one then dies before the first cell, which is nobody's fault."
-    return job.log.exists() and "Kernel died before replying to kernel_info" in job.log.read_text(errors="replace")
+    try: return "Kernel died before replying to kernel_info" in job.log.read_text(errors="replace")
+    except FileNotFoundError: return False
 
 def stop(running: list[Running], patience: float = 15.0) -> None: # seconds
     "Ask every papermill to end, which ends its kernel too; what is left after a while is killed."
@@ -461,13 +469,30 @@ class Training:
     def told(self, word: str) -> list[str]: # what the workers' lines with this word say
         return list(dict.fromkeys(line.removeprefix(f"{word} ") for w in self.workers for line in w.text().splitlines() if line.startswith(f"{word} ")))
     def failures(self) -> list[str]: # a sentence each
-        ended = [f"a worker ended with status {w.process.returncode}: {w.last_line()}" for w in self.workers if w.process.returncode not in (0, 1)]
+        whole = all(self.store.settled(s) for s in self.specs) # then it does not matter who was lost
+        ended = [] if whole else [f"a worker ended with status {w.process.returncode}: {w.last_line()}" for w in self.workers if w.process.returncode not in (0, 1)]
         return self.told("FAILED") + list(dict.fromkeys(ended))
     def stop(self, patience: float = 15.0) -> None: # seconds
         for w in self.workers: w.process.poll() is None and w.process.terminate()
         for w in self.workers:
             try: w.process.wait(patience)
             except subprocess.TimeoutExpired: os.killpg(w.process.pid, signal.SIGKILL)
+
+# %% ../../nbs/reproduction/04_runner.ipynb #29a71091
+def missing_runs(
+    todo: list[tuple[Job, list[RunSpec] | None]],
+) -> tuple[RunStore, list[RunSpec], dict] | None: # where they go, the runs, the values of all notebooks; None: nothing is missing
+    "The missing runs of all notebooks, in the order in which time is best spent."
+    todo = [(job, specs) for job, specs in todo if specs and not complete(job, specs)]
+    if not todo: return None
+    values = todo[0][0].everything
+    store = open_store(values["results_root"], values["data_root"], values["device"])
+    plan = make_plan([job.id for job, _ in todo], values["profile"], values["seeds"], values["data_root"])
+    return store, most_valuable(plan, store, values["device"]), values
+
+def _work(specs: list[RunSpec] | None) -> int: # frames per clip
+    "About how long the runs of a notebook take, next to others of the same profile."
+    return sum(s.schedule.epochs * s.sampling.num_frames for s in specs or [])
 
 # %% ../../nbs/reproduction/04_runner.ipynb #29a71092
 def begin_training(
@@ -477,22 +502,14 @@ def begin_training(
     max_minutes: float = 0.0,
     runs_per_device: int | None = None,
 ) -> Training | None: # None: nothing is missing
-    "Start workers on the missing runs of all notebooks, in the order in which time is best spent."
-    todo = [(job, specs) for job, specs in todo if specs and not complete(job, specs)]
-    if not todo: return None
-    values = todo[0][0].everything
-    store = open_store(values["results_root"], values["data_root"], values["device"])
-    plan = make_plan([job.id for job, _ in todo], values["profile"], values["seeds"], values["data_root"])
-    specs = most_valuable(plan, store, values["device"])
+    "Start workers on the missing runs of all notebooks."
+    if not (found := missing_runs(todo)): return None
+    store, specs, values = found
     devices = worker_devices(values["device"], jobs, runs_per_device, len(specs))
     threads = max(1, cores() // len(devices))
     return Training(store, specs, [start_worker(specs, {**values, "device": d}, root, threads, max_minutes) for d in devices], time.monotonic())
 
 # %% ../../nbs/reproduction/04_runner.ipynb #3429ff7c
-def _work(specs: list[RunSpec] | None) -> int: # frames per clip
-    "About how long the runs of a notebook take, next to others of the same profile."
-    return sum(s.schedule.epochs * s.sampling.num_frames for s in specs or [])
-
 def reproduce(
     profile: str = "smoke",
     only=(), # experiments, all if empty
@@ -504,6 +521,7 @@ def reproduce(
     jobs: int | None = None, # workers, then notebooks, at once
     runs_per_device: int | None = None, # workers on each device, see `worker_devices`
     say=print, # takes the progress lines
+    begin: Callable | None = None, # how trainings begin; None: `begin_training`, on this machine
 ) -> list[Outcome]:
     "Train what the experiment notebooks of a profile need, and run them; a failed one does not keep the others from running."
     root, known = project_root(), experiments()
@@ -512,7 +530,7 @@ def reproduce(
     try: import papermill
     except ImportError: raise RunnerError("papermill is not installed; pip install 'mdr_repro[reproduce]'.") from None
     at_once = workers(jobs, device or "cpu", len(todo))
-    return _run(todo, root, at_once, max_minutes, say, begin_training(todo, root, jobs, max_minutes or 0.0, runs_per_device))
+    return _run(todo, root, at_once, max_minutes, say, (begin or begin_training)(todo, root, jobs, max_minutes or 0.0, runs_per_device))
 
 # %% ../../nbs/reproduction/04_runner.ipynb #e8473a2f
 def complete(job: Job, specs: list[RunSpec] | None) -> bool:
@@ -575,7 +593,7 @@ def _run(todo, root: Path, at_once: int, max_minutes: float | None, say, trainin
         while waiting or running or training:
             while len(running) < (1 if training else at_once) and (i := _ready(waiting, training)) is not None:
                 job, specs = waiting.pop(i)
-                if unchanged(job, complete(job, specs)): tell(Outcome(job.id, "unchanged", 0.0, job.output)); continue
+                if unchanged(job, complete(job, specs)): clear_leftovers(job); tell(Outcome(job.id, "unchanged", 0.0, job.output)); continue
                 running.append(_begin(job, specs, root, at_once, max_minutes - (time.monotonic() - began) / 60 if max_minutes else None))
             for r in [r for r in running if r.process.poll() is not None]:
                 running.remove(r)
