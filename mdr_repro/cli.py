@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALIASES', 'ELSEWHERE', 'field_notes', 'option_kind', 'add_fields', 'given_fields', 'read_value', 'split_options',
-           'train_specs', 'run_train', 'run_evaluate', 'asked_plan', 'saved', 'estimated', 'counted', 'run_plan',
-           'work_specs', 'run_work', 'data_files', 'run_data', 'run_reproduce', 'run_report', 'run_bench',
+           'read_spec', 'train_specs', 'run_train', 'run_evaluate', 'asked_plan', 'saved', 'estimated', 'counted',
+           'run_plan', 'work_specs', 'run_work', 'data_files', 'run_data', 'run_reproduce', 'run_report', 'run_bench',
            'run_predict', 'run_show', 'make_parser', 'meant_for_user', 'terminable', 'main']
 
 # %% ../nbs/reproduction/06_command_line.ipynb #64120102
@@ -113,6 +113,10 @@ def split_options(
     return found["backbone"], found["objective"]
 
 # %% ../nbs/reproduction/06_command_line.ipynb #cc66c504
+def read_spec(line: str, where: str) -> RunSpec:
+    try: return RunSpec.from_json(line)
+    except ValueError as e: raise ValueError(f"{where}: {e}; take the lines from another run's spec.json") from None
+
 def train_specs(args: argparse.Namespace) -> list[RunSpec]: # one a seed
     "The specs that a command line asks for."
     changes, data_root = given_fields(args, RunSpec), data_folder(args.data_root)
@@ -207,9 +211,10 @@ def work_specs(args: argparse.Namespace) -> tuple[list[RunSpec], list[str]]: # w
         plan = asked_plan(args)[1]
         order = most_valuable(plan, open_store(args.results_root, args.data_root, args.device), args.device)
         return [s for s in order if s.id not in plan.absent], plan.problems
-    if args.runs != "-" and not Path(args.runs).is_file(): raise ValueError(f"--runs {args.runs}: there is no such file")
-    text = sys.stdin.read() if args.runs == "-" else Path(args.runs).read_text()
-    return [RunSpec.from_json(line) for line in text.splitlines() if line.strip()], []
+    if args.runs != "-" and not Path(args.runs).is_file(): raise ValueError(f"--runs {args.runs}: there is no such file; check the path")
+    try: text = sys.stdin.read() if args.runs == "-" else Path(args.runs).read_text(encoding="utf-8")
+    except UnicodeDecodeError: raise ValueError(f"--runs {args.runs}: no text in UTF-8; save it as such") from None
+    return [read_spec(line, f"--runs {args.runs}, line {n}") for n, line in enumerate(text.splitlines(), 1) if line.strip()], []
 
 def run_work(args: argparse.Namespace) -> int:
     "Train what is missing; 1 if a run failed or cannot be trained."

@@ -55,9 +55,9 @@ def _check(s: Skeleton) -> None:
     for e in edges:
         if not all(0 <= j < v for j in e): raise wrong(f"edge {e} names a joint outside 0..{v - 1}; write joints by 0-based index")
         if e[0] == e[1]: raise wrong(f"edge {e} joins a joint to itself; leave it out, every joint is its own neighbour already")
-    if not 0 <= center < v: raise wrong(f"center {center} is outside 0..{v - 1}")
+    if not 0 <= center < v: raise wrong(f"center {center} is outside 0..{v - 1}; give the number of a joint")
     if s.partition not in _strategies: raise wrong(f"unknown partition {s.partition!r}; known: {', '.join(_strategies)}")
-    if s.max_hop is not None and not (isinstance(s.max_hop, int) and s.max_hop > 0): raise wrong(f"max_hop {s.max_hop!r} is no number of bones")
+    if s.max_hop is not None and not (isinstance(s.max_hop, int) and s.max_hop > 0): raise wrong(f"max_hop {s.max_hop!r} is no number of bones; give 1 or more, or leave it out")
     for field, value in dict(joints=joints, edges=edges, center=center).items(): object.__setattr__(s, field, value)
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #a24fb3bf
@@ -117,8 +117,10 @@ def _bones(skeleton: Skeleton) -> tuple[int, ...]:
 # %% ../nbs/method/01_skeleton_graph.ipynb #9a51fb19
 def _from_json(path: str | Path) -> Skeleton:
     "A skeleton from a file; ValueError that names the file and what is missing or wrong in it."
-    try: fields = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e: raise ValueError(f"{path}: no readable skeleton JSON ({e})") from None
+    try:
+        if not Path(path).is_file() or Path(path).stat().st_size > 2**20: raise ValueError("no plain file, or one of more than a MiB")
+        fields = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as e: raise ValueError(f"{path}: no readable skeleton JSON ({e}); write an object with name, joints, edges and center") from None
     need, may = ("name", "joints", "edges", "center"), ("max_hop", "partition")
     if not isinstance(fields, dict): raise ValueError(f"{path}: not a skeleton; write an object with {', '.join(need)}")
     missing, unknown = [k for k in need if k not in fields], [k for k in fields if k not in need + may]

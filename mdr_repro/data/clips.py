@@ -148,7 +148,7 @@ def _wrong_names(s: ClipSet) -> str | None:
 def _wrong_meta(s: ClipSet) -> str | None:
     if not isinstance(s.meta.get("name"), str): return 'meta has no "name"; name the set, as in {"name": "nw_ucla", "coordinates": "xyz"}'
     letters = s.meta.get("coordinates")
-    if letters not in DIMS: return f'meta["coordinates"] is {letters!r}; say which channels a joint has: {", ".join(DIMS)}'
+    if not isinstance(letters, str) or letters not in DIMS: return f'meta["coordinates"] is {letters!r}; say which channels a joint has: {", ".join(DIMS)}'
     joint = s.meta.get("centered_on", s.skeleton.joints[0])
     if joint not in s.skeleton.joints: return f'meta["centered_on"] is {joint!r}, but skeleton {s.skeleton.name!r} has the joints {", ".join(s.skeleton.joints)}'
     for key, value in s.meta.items():
@@ -360,7 +360,7 @@ def _read_own(path: Path) -> ClipSet:
     try:
         header = json.loads(str(z["header"]))
         skeleton, meta = Skeleton(**header["skeleton"]), dict(header["meta"])
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise DataError(f"array 'header' is no JSON of a skeleton and meta ({e}); save the clips again") from None
     whole = {k: torch.from_numpy(typed(z[k], k, "whole numbers")) for k in ("offsets", "labels", "split")}
     texts = {k: tuple(typed(z[k], k, "text").tolist()) for k in ("names", "class_names")}

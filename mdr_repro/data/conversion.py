@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -136,6 +137,7 @@ def unpack(path: Path, folder: Path, inside: str = "") -> None:
     "The files of a .zip below `inside` into a new folder."
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
+        if not path.is_file(): raise DataError("it is no plain file; delete it and fetch it again")
         with zipfile.ZipFile(path) as archive, TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as place:
             for m, name in _members(archive, inside, path.stat().st_size):
                 target = Path(place, "it", name)
@@ -143,7 +145,7 @@ def unpack(path: Path, folder: Path, inside: str = "") -> None:
                 with archive.open(m) as source, open(target, "wb") as f: shutil.copyfileobj(source, f)
             os.replace(Path(place, "it"), folder)
     except DataError as e: raise DataError(f"{path}: {e}") from None
-    except (zipfile.BadZipFile, EOFError): raise DataError(f"{path}: the archive is cut off or damaged; delete it and fetch it again") from None
+    except (zipfile.BadZipFile, EOFError, RuntimeError, zlib.error): raise DataError(f"{path}: the archive is cut off or damaged; delete it and fetch it again") from None
     except OSError as e: raise DataError(f"{folder}: cannot be written ({e.strerror or e}); make room, or give another folder") from None
 
 # %% ../../nbs/data/22_conversion.ipynb #6ceb63ca

@@ -23,7 +23,7 @@ def trimmed(
     frames: np.ndarray, # [T, M, V, C]
 ) -> np.ndarray: # [T', M, V, C]
     "Without the frames at the end in which every number is zero."
-    told = (frames != 0).reshape(len(frames), -1).any(1) # NaN is told, and found later
+    told = (frames != 0).any((1, 2, 3)) # NaN is told, and found later
     return frames[:len(frames) - told[::-1].argmax()] if told.any() else frames[:0]
 
 # %% ../../nbs/data/10_gathering.ipynb #364bef1a
@@ -82,7 +82,7 @@ def _append(g: Gathering, name: str, frames: np.ndarray, label: int, split: str,
 
 def _clip_set(g: Gathering, class_names: tuple[str, ...], meta: dict) -> ClipSet:
     "Persons filled up with zeros to the largest number of them; each clip is let go as soon as it is copied."
-    if not len(g): raise DataError("there is no clip in it that can be used")
+    if not len(g): raise DataError("there is no clip in it that can be used; give at least one")
     lengths, persons = [len(c) for c in g.clips], max(c.shape[1] for c in g.clips)
     offsets = torch.tensor([0, *np.cumsum(lengths).tolist()])
     frames = torch.zeros(int(offsets[-1]), persons, g.skeleton.num_joints, len(g.coordinates))

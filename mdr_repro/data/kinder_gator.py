@@ -68,6 +68,7 @@ _longest = 2**24 # bytes of a file: a quarter of an hour of frames
 def _rows(file: Path, where: str) -> tuple[list[str], list[list[str]]]: # names of the columns, entries of each frame
     "The lines of a file, all of the same number of entries."
     try:
+        if not file.is_file(): raise DataError(f"{where} is no plain file; download it again")
         if file.stat().st_size > _longest: raise DataError(f"{where} has {file.stat().st_size >> 20} MiB, more than any clip; download it again")
         lines = file.read_bytes().decode("utf-8-sig").splitlines()
     except OSError as e: raise DataError(f"{where} cannot be read ({e.strerror}); check its rights") from None

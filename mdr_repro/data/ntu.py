@@ -115,6 +115,7 @@ def read_skeleton(
     "The bodies of one .skeleton file; none if nobody was seen."
     name = (path.relative_to(within) if within else Path(path.name)).as_posix()
     try:
+        if not path.is_file(): raise DataError("it is no plain file")
         if path.stat().st_size > _longest: raise DataError(f"the file has {path.stat().st_size >> 20} MiB, more than any clip ({_longest >> 20})")
         rows = list(_sightings(path.read_bytes().splitlines()))
     except OSError as e: raise DataError(f"{name} cannot be read ({e.strerror}); check its rights") from None
@@ -170,6 +171,7 @@ def missing_samples(folder: Path) -> set[str]:
     "Names that the lists in a folder want to be left out."
     names: set[str] = set()
     for path in sorted(folder.glob("*missing_skeletons*.txt")):
+        if not path.is_file(): raise DataError(f"the list {path.name} is no plain file; give one name a line or take it away")
         try: text = path.read_bytes()[:_longest].decode("ascii", "replace")
         except OSError as e: raise DataError(f"the list {path.name} cannot be read ({e.strerror}); check its rights or take it away") from None
         listed = {m[0] for m in map(_name.match, map(str.strip, text.splitlines())) if m}

@@ -49,7 +49,7 @@ def row_blocks(
     "The rows of an array, a few at a time."
     with _opened(path, name) as (file, shape, dtype):
         width = dtype.itemsize * int(np.prod(shape[1:], dtype=object))
-        if not shape or not width: raise DataError(f"array {name!r} has shape {list(shape)}: nothing in it")
+        if not shape or not width: raise DataError(f"array {name!r} has shape {list(shape)}: nothing in it; give at least one frame")
         if width > _longest: raise DataError(f"array {name!r} has shape {list(shape)}, {width >> 20} MiB a clip, more than any clip ({_longest >> 20}); split its clips")
         step = max(1, _block // width)
         for start in range(0, shape[0], step):

@@ -74,7 +74,7 @@ def _labels(z: NpzFile, n: int) -> tuple[list[int], tuple[str, ...]]: # label of
     if z["label"].dtype.kind == "U":
         words = _each(z, "label", "text", n).tolist()
         known = known or tuple(sorted(set(words)))
-        if strange := set(words) - set(known): raise DataError(f"clip {min(map(words.index, strange))} has label {words[min(map(words.index, strange))]!r}, which is not in 'class_names' ({', '.join(known)})")
+        if strange := set(words) - set(known): raise DataError(f"clip {min(map(words.index, strange))} has label {words[min(map(words.index, strange))]!r}, which is not in 'class_names' ({', '.join(known)}); correct one of the two")
         return [known.index(w) for w in words], known
     label = _each(z, "label", "whole numbers", n)
     if not known:

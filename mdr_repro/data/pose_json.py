@@ -70,7 +70,7 @@ def numbers(
 _poses, _whose = ("pose_keypoints_2d", "pose_keypoints", "keypoints"), ("person_id", "track_id", "idx")
 
 def _person(value) -> tuple[int | None, np.ndarray]: # who, [V, 2 or 3]
-    if not isinstance(value, dict): raise DataError(f"a person is a {type(value).__name__}, not an object with keypoints")
+    if not isinstance(value, dict): raise DataError(f"a person is a {type(value).__name__}, not an object with keypoints; write it again")
     key = next((k for k in _poses if k in value), None)
     if key is None: raise DataError(f"a person has no keypoints (but {', '.join(sorted(value)[:8]) or 'nothing'}); known: {', '.join(_poses)}")
     a = numbers(value[key], key)
@@ -105,7 +105,7 @@ def _annotated(value: dict) -> tuple[list, tuple | None]: # persons of each fram
     for note in notes: of.setdefault(str(note.get("image_id")), []).append(note)
     images = sorted(images, key=lambda i: _order(i.get("file_name", i.get("id"))))
     strange = set(of) - {str(i.get("id")) for i in images}
-    if strange: raise DataError(f"an annotation is of image_id {sorted(strange)[0]}, which is not among images")
+    if strange: raise DataError(f"an annotation is of image_id {sorted(strange)[0]}, which is not among images; correct one of the two")
     halved = [[(who, a * [1, 1, .5] if a.shape[1] == 3 else a) for who, a in map(_person, of.get(str(i.get("id")), []))] for i in images]
     width, height = ({i.get(k) for i in images} for k in ("width", "height"))
     told = len(width) == len(height) == 1 and all(type(n) is int and n > 0 for n in width | height)
@@ -128,7 +128,7 @@ _crowd = 100 # persons of one frame
 def _frame_file(value, what: str = "") -> list: # (who, joints)
     "The persons of a file or entry that is one frame."
     persons = _persons(value)
-    if persons is None: raise DataError(f"{what or 'it'} is no frame: no list of persons, and none below people or instances".strip())
+    if persons is None: raise DataError(f"{what or 'it'} is no frame: no list of persons, and none below people or instances; write it again".strip())
     if len(persons) > _crowd: raise DataError(f"{what} has {len(persons)} persons, more than {_crowd}; keep the ones that matter".strip())
     return [_person(p) for p in persons]
 
@@ -223,6 +223,7 @@ _texts = ("name", "label", "split")
 
 def _rows(path: Path) -> list[dict]:
     "The lines of the table."
+    if not path.is_file(): raise DataError(f"{TABLE} is no plain file; write name,label there and a line a clip")
     if path.stat().st_size > 2**26: raise DataError(f"{TABLE} has {path.stat().st_size >> 20} MiB, more than any table of clips; check it")
     try:
         with open(path, newline="", encoding="utf-8-sig") as file: rows = list(csv.DictReader(file, strict=True, skipinitialspace=True))
@@ -249,14 +250,14 @@ def _line(row: dict, line: int, folder: Path) -> _Clip:
     if not row["label"]: raise DataError(f"{TABLE}, line {line}: clip {row['name']!r} has no label; give one or drop the line")
     if row.get("split", "") not in ("", *SPLITS): raise DataError(f"{TABLE}, line {line}: split is {row['split']!r}; use {', '.join(SPLITS)}")
     size = _whole(row, line, ("width", "height")) if row.get("width") and row.get("height") else {}
-    if size and min(size.values()) < 1: raise DataError(f"{TABLE}, line {line}: width {size['width']} and height {size['height']} are no size of a film")
+    if size and min(size.values()) < 1: raise DataError(f"{TABLE}, line {line}: width {size['width']} and height {size['height']} are no size of a film; correct the line")
     others = _whole(row, line, [k for k in row if k not in (*_texts, "width", "height")])
     return _Clip(path, inside.as_posix().removesuffix(".json"), row["label"], row.get("split", ""), tuple(size.values()) or None, others)
 
 def _listed(folder: Path) -> list[_Clip]:
     "Every clip of a folder; a split for all of them or for none."
     table = folder / TABLE
-    clips = [_line(row, i, folder) for i, row in enumerate(_rows(table), 2)] if table.is_file() else _by_folders(folder)
+    clips = [_line(row, i, folder) for i, row in enumerate(_rows(table), 2)] if os.path.lexists(table) else _by_folders(folder)
     if not clips: raise DataError(f"there is no clip in it; it needs folders of classes with clips in them, or {TABLE}")
     if len({bool(c.split) for c in clips}) > 1: raise DataError(f"{TABLE}: clip {next(c.name for c in clips if not c.split)!r} has no split, others have one; tell it for all or for none")
     if clips[0].split: return clips
@@ -293,7 +294,7 @@ def _frames_in(file: Path, whole: bool, folder: Path, shape: list) -> tuple[list
 def _poses_of(clip: _Clip, folder: Path, shape: list) -> tuple[list, tuple | None]: # persons of each frame, size
     "The frames of a clip."
     if clip.path.is_file(): frames, size = _frames_in(clip.path, True, folder, shape)
-    else: frames, size = [f for p in _below(clip.path) if p.is_file() for f in _frames_in(p, False, folder, shape)[0]], None
+    else: frames, size = [f for p in _below(clip.path) if not p.is_dir() for f in _frames_in(p, False, folder, shape)[0]], None
     if not frames: raise DataError(f"clip {clip.name!r} has no frame; drop the clip or give its JSON files")
     if not any(frames): raise DataError(f"clip {clip.name!r}: nobody in any of its {len(frames)} frames; drop the clip")
     return frames, clip.size or size

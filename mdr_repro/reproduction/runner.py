@@ -220,7 +220,7 @@ def papermill_command(
     parameters: dict,
 ) -> list[str]:
     "The command line that runs one notebook."
-    values = ["-y", json.dumps(parameters)] if parameters else []
+    values = ["-y", json.dumps(parameters, ensure_ascii=False)] if parameters else []
     fixed = ["-k", "python3", "--language", "python", "--log-output", "--autosave-cell-every", "15"]
     return [sys.executable, "-m", "papermill", str(notebook), str(output), *fixed, *values]
 

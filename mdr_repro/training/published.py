@@ -70,14 +70,14 @@ def read_weights(
 ) -> dict[str, Tensor]: # name -> tensor
     "The tensors of a weight file; no code in it is run. ValueError that names the file and what is wrong."
     path = Path(path)
-    if not path.is_file(): raise ValueError(f"{path}: no such weight file")
+    if not path.is_file(): raise ValueError(f"{path}: no such weight file; check the path")
     try: found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError: raise ValueError(f"{path}: holds more than tensors and plain values, or is no weight file; reading it could run code, so it was not read. Save its state_dict alone") from None
-    except Exception as e: raise ValueError(f"{path}: no complete weight file ({next(iter(str(e).splitlines()), type(e).__name__)})") from None # the readers raise all kinds
+    except Exception as e: raise ValueError(f"{path}: no complete weight file ({next(iter(str(e).splitlines()), '')[:120] or type(e).__name__}); copy or download it again") from None # the readers raise all kinds
     for key in ("state_dict", "model", "weights"):
         if isinstance(found, dict) and isinstance(found.get(key), dict): found = found[key]; break
     tensors = {k: v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, dict) else {}
-    if not tensors: raise ValueError(f"{path}: holds no state dict, name -> tensor")
+    if not tensors: raise ValueError(f"{path}: holds no state dict, name -> tensor; save one alone")
     return tensors
 
 # %% ../../nbs/training/08_published_weights.ipynb #e56f47d0

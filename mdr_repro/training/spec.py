@@ -70,7 +70,7 @@ def _fit(value, kind, where: str):
     if origin in (typing.Union, types.UnionType): return _fit_any(value, args, where)
     if is_dataclass(kind): return _build(kind, value, where)
     if kind in (dict, Mapping, Options) and isinstance(value, Mapping): return Options(value, where)
-    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value): return float(value)
+    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) < 1e308: return float(value)
     if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool): return int(value)
     if kind in (bool, str) and isinstance(value, kind): return value
     if origin is tuple and isinstance(value, (list, tuple)):
@@ -193,7 +193,7 @@ def _check_spec(s: RunSpec):
     for name in ("data", "data_checksum", "backbone", "objective"):
         if not getattr(s, name): raise ValueError(f"RunSpec.{name} is empty")
     if not 0 <= s.noise < 1: raise ValueError(f"RunSpec.noise: {s.noise} is no share in 0..1")
-    if s.seed < 0: raise ValueError(f"RunSpec.seed: {s.seed} is negative")
+    if not 0 <= s.seed < 2**63: raise ValueError(f"RunSpec.seed: {str(s.seed)[:40]} is {'negative' if s.seed < 0 else 'too large'}; give 0 or more, below 2^63")
     if s.format != 1: raise ValueError(f"RunSpec.format: {s.format} is not 1, the only one this version reads")
     for name, known in (("modality", tuple(modalities)), ("noise_unit", ("joint", "coordinate")), ("precision", ("fp32", "tf32", "bf16"))):
         if getattr(s, name) not in known: raise ValueError(f"RunSpec.{name}: unknown {getattr(s, name)!r}; known: {', '.join(known)}")
@@ -211,7 +211,7 @@ def _canonical(spec) -> str:
 def _from_json(cls, text: str):
     "The inverse; ValueError for text that is no JSON and for fields that do not fit."
     try: value = json.loads(text)
-    except ValueError as e: raise ValueError(f"not a run spec: no readable JSON ({e})") from None
+    except (ValueError, RecursionError) as e: raise ValueError(f"not a run spec: no readable JSON ({str(e)[:200]}); write it as RunSpec.canonical() does") from None
     newest, found = getattr(cls, "format", None), value.get("format") if isinstance(value, dict) else None
     if newest and isinstance(found, int) and found > newest:
         raise ValueError(f"{cls.__name__}.format: {found} is not {newest}, the only one this version reads; a newer version of the package wrote it: update the package")

@@ -47,8 +47,10 @@ class Record:
     def scores(self) -> Scores: return Scores.load(self.folder / "scores.npz") # of the reported epoch
     def model(self, device: str | torch.device = "cpu") -> Recognizer: # of the reported epoch, in eval mode
         r = self.result
-        recognizer = build_recognizer(self.spec, Skeleton(**r["skeleton"]), r["in_channels"], r["num_persons"], len(r["class_names"]))
-        recognizer.load_state_dict(load_file(self.folder / "model.safetensors"))
+        try: recognizer = build_recognizer(self.spec, Skeleton(**r["skeleton"]), r["in_channels"], r["num_persons"], len(r["class_names"]))
+        except (KeyError, TypeError, ValueError) as e: raise StoreError(f"{self.folder / 'result.json'}: tells of no network ({type(e).__name__}: {e}); delete the folder to train it again") from None
+        try: recognizer.load_state_dict(load_file(self.folder / "model.safetensors"))
+        except Exception as e: raise StoreError(f"{self.folder / 'model.safetensors'}: not the weights of this run ({next(iter(str(e).splitlines()), '')[:100]}); delete the folder to train it again") from None
         return recognizer.to(device).eval()
 
 # %% ../../nbs/training/04_run_store.ipynb #d455fddc
@@ -61,14 +63,14 @@ def read_record(
     result = _read_result(folder / "result.json", spec, again)
     for name, checksum in result["files"].items():
         file = folder / name
-        if not file.exists(): raise StoreError(f"{file}: missing; {again}")
+        if Path(name).name != name or not file.is_file(): raise StoreError(f"{file}: missing, or no plain file of this folder; {again}")
         if sha256(file.read_bytes()).hexdigest() != checksum: raise StoreError(f"{file}: not as it was written, cut short or changed; {again}")
     if (folder / "spec.json").read_text() != spec.canonical(): raise StoreError(f"{folder / 'spec.json'}: another spec with the same id; {again}")
     return Record(spec, folder, result)
 
 def _read_result(path: Path, spec: RunSpec, again: str) -> dict:
     try: result = json.loads(path.read_text())
-    except (OSError, ValueError) as e: raise StoreError(f"{path}: missing or damaged ({type(e).__name__}); {again}") from None
+    except (OSError, ValueError, RecursionError) as e: raise StoreError(f"{path}: missing or damaged ({type(e).__name__}); {again}") from None
     found = result.get("format") if isinstance(result, dict) else None
     if isinstance(found, int) and found > RunSpec.format: raise StoreError(f"{path}: of format {found}, and this version reads {RunSpec.format}: a newer version of the package wrote it; update the package, or give another results folder")
     if not isinstance(result, dict) or result.get("id") != spec.id: raise StoreError(f"{path}: not the result of run {spec.id}; {again}")
