@@ -117,7 +117,7 @@ def write_folder(path): path.mkdir()
 @pytest.mark.parametrize("write, sentence", [
     (lambda path: None, r"there is no such file; check the path"),
     (write_text, r"this is no .npz \(it does not begin as a zip archive does\)"),
-    (write_pickle, r"this is no .npz"),
+    (write_pickle, r"it has no annotations"),
     (write_nothing, r"the file is empty; copy or download it again"),
     (write_truncated, r"the file is cut off or damaged: its list of arrays cannot be read; copy or download it again"),
     (write_other_arrays, r"no known form of clips \(it holds x_train\); known: .*ClipSet.save.*keypoints"),

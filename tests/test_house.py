@@ -193,13 +193,13 @@ def test_the_readmes_example_runs():
 
 def test_nothing_names_a_machine():
     private = re.compile(r"/root/|/home/\w|/Users/\w|/tmp/\w|/work/\w|https?://\S+@")
-    files = [*NOTEBOOKS, *MODULES, *(ROOT / n for n in ("README.md", "CONTRIBUTING.md", "Makefile", "settings.ini", "setup.py", "requirements.in", "requirements.lock"))]
+    files = [*NOTEBOOKS, *MODULES, *(ROOT / n for n in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile", "settings.ini", "setup.py", "requirements.in", "requirements.lock"))]
     assert [f.name for f in files if private.search(f.read_text(encoding="utf-8"))] == []
 
 
 BLOCKED = """
 import importlib, pkgutil, sys
-blocked = {"nbdev", "execnb", "fastcore", "ghapi", "IPython", "ipykernel", "papermill", "nbformat", "nbclient", "nbconvert", "jupyter_client", "jupyter_core", "notebook", "pytest"}
+blocked = {"nbdev", "execnb", "fastcore", "ghapi", "IPython", "ipykernel", "papermill", "nbformat", "nbclient", "nbconvert", "jupyter_client", "jupyter_core", "notebook", "pytest", "distributed", "dask", "hypothesis"}
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in blocked: raise ImportError(f"{name} is not here")

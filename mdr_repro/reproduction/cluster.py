@@ -289,7 +289,7 @@ def _next(desk: Desk) -> RunSpec | None:
 
 def _give(desk: Desk) -> None:
     "A run for every worker that has none."
-    for seat in [s for s in desk.seats.values() if s.spec is None]:
+    for seat in sorted((s for s in desk.seats.values() if s.spec is None), key=lambda s: s.address):
         if desk.late() or (spec := _next(desk)) is None: return
         minutes, gpu = desk.end and max((desk.end - time.monotonic()) / 60, 1e-9), {"GPU": 1} if seat.device.startswith("cuda") else None
         seat.spec, seat.line = spec, f"{spec.id}, {spec.label}"
