@@ -11,6 +11,7 @@ __all__ = ['WIDTHS', 'SHAPES', 'QUICK', 'SKELETONS', 'network', 'train_step', 't
 import copy
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -197,6 +198,7 @@ def clip_rate(clips: ClipSet, seconds: float = 2.0, batch_size: int = 128, devic
 # %% ../../nbs/training/09_speed.ipynb #b5059a57
 def profile_step(step: Callable[[], None], top: int = 8) -> pd.Series: # operation -> share of the time, largest first
     "PyTorch's own operations by the time spent in themselves."
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99") # else the profiler tells the terminal when it begins and ends
     step()
     with torch.profiler.profile(activities=torch.profiler.supported_activities()) as seen: step()
     own = pd.Series({e.key.removeprefix("aten::"): float(e.self_cpu_time_total) for e in seen.key_averages()})
