@@ -109,7 +109,7 @@ def download(
     file.parent.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("ERROR") # it would praise each step
     try: pooch.retrieve(url, known and f"sha256:{known}", file.name, file.parent, downloader=Resuming(file.with_name(file.name + ".part")))
-    except requests.RequestException as e: raise DataError(f"{file}: {url} cannot be had ({' '.join(str(e).split())[:120]}); {again}") from None
+    except requests.RequestException as e: raise DataError(f"{file}: {url} cannot be had ({'no connection' if 'Max retries' in str(e) else ' '.join(str(e).split())[:120]}); {again}") from None
     except ValueError: raise DataError(f"{file}: what {url} gives now is not what it gave first (checksum {known[:12]}); delete {file.name}.sha256 if the new file is the right one") from None
     except OSError as e: raise DataError(f"{file}: cannot be written ({e.strerror or e}); make room, or give another folder; {again}") from None
     with open(file, "rb") as f: digest = hashlib.file_digest(f, "sha256").hexdigest()
