@@ -106,9 +106,10 @@ def download(
 ) -> str: # sha256 hex
     "A file from its address; DataError if it does not come, or is another than the first time."
     known, again = _recorded(file), "the same command goes on with what has come"
-    file.parent.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("ERROR") # it would praise each step
-    try: pooch.retrieve(url, known and f"sha256:{known}", file.name, file.parent, downloader=Resuming(file.with_name(file.name + ".part")))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pooch.retrieve(url, known and f"sha256:{known}", file.name, file.parent, downloader=Resuming(file.with_name(file.name + ".part")))
     except requests.RequestException as e: raise DataError(f"{file}: {url} cannot be had ({'no connection' if 'Max retries' in str(e) else ' '.join(str(e).split())[:120]}); {again}") from None
     except ValueError: raise DataError(f"{file}: what {url} gives now is not what it gave first (checksum {known[:12]}); delete {file.name}.sha256 if the new file is the right one") from None
     except OSError as e: raise DataError(f"{file}: cannot be written ({e.strerror or e}); make room, or give another folder; {again}") from None
