@@ -17,6 +17,8 @@ from mdr_repro.reproduction.experiments import EXPERIMENTS, data_folder, experim
 from mdr_repro.reproduction.paper import CLAIMS, FIGURES, SAME_SETTING, TABLES, paper_text, plain, printed_value, tables_in_text
 from mdr_repro.reproduction.profiles import SLOTS, Profile, Slot, get_profile
 from mdr_repro.training.spec import Schedule
+from mdr_repro.training.store import StoreError
+from mdr_repro.training.trainer import signed
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ("table_02", "table_05", "table_06", "figure_05")
@@ -155,6 +157,8 @@ def test_a_changed_record_changes_its_cells_and_nothing_else(trained, tmp_path):
     path = tmp_path / "results" / "runs" / changed / "result.json"
     result = json.loads(path.read_text())
     path.write_text(json.dumps(result | {"top1": 0.4321, "mean_class": 0.1234}))
+    with pytest.raises(StoreError, match="not as it was written"): measure(open_store(tmp_path / "results"), "figure_05", tiny())
+    path.write_text(json.dumps(signed(result | {"top1": 0.4321, "mean_class": 0.1234})))  # as if it had come out so
     again = measure(open_store(tmp_path / "results"), "figure_05", tiny())
     differing = [(old.row, old.column) for old, new in zip(table.cells, again.cells) if old.values != new.values]
     assert differing == [(table.cells[0].row, "Accuracy(%)")]
