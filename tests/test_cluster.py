@@ -140,6 +140,18 @@ if __name__ == "__main__":
 """
 
 
+def test_workers_share_the_cores_where_nobody_has_set_the_threads(tmp_path):
+    "dask sets OMP_NUM_THREADS in the command's own process; that is not the user's wish."
+    (tmp_path / "settings.ini").touch()
+    (tmp_path / "runs.txt").write_text("".join(s.canonical() + "\n" for s in runs(2, 1)))
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", "from mdr_repro.cli import main; raise SystemExit(main())", "work", "--runs", "runs.txt", "--workers", "4"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "2 of 2 runs done, 0 failed\n" in done.stdout, done.stdout + done.stderr
+    found = [json.loads(p.read_text())["threads"] for p in tmp_path.glob("results/runs/*/result.json")]
+    assert found == [max(1, cluster.cores() // 4)] * 2
+
+
 @pytest.mark.parametrize("sign, status", [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
 def test_an_ended_command_leaves_no_worker_behind(tmp_path, sign, status):
     specs, store = runs(1, 500), RunStore(tmp_path / "results")
