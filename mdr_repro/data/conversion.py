@@ -6,7 +6,6 @@
 __all__ = ['PUBLIC', 'ASK', 'convert', 'PublicSet', 'Resuming', 'download', 'unpack', 'fetch']
 
 # %% ../../nbs/data/22_conversion.ipynb #c3853658
-import hashlib
 import os
 import shutil
 import zipfile
@@ -20,6 +19,7 @@ import pooch
 import requests
 from tqdm import tqdm
 
+from .cache import file_checksum
 from .clips import ClipSet, DataError
 from .sources import modified, open_clips
 
@@ -113,7 +113,7 @@ def download(
     except requests.RequestException as e: raise DataError(f"{file}: {url} cannot be had ({'no connection' if 'Max retries' in str(e) else ' '.join(str(e).split())[:120]}); {again}") from None
     except ValueError: raise DataError(f"{file}: what {url} gives now is not what it gave first (checksum {known[:12]}); delete {file.name}.sha256 if the new file is the right one") from None
     except OSError as e: raise DataError(f"{file}: cannot be written ({e.strerror or e}); make room, or give another folder; {again}") from None
-    with open(file, "rb") as f: digest = hashlib.file_digest(f, "sha256").hexdigest()
+    digest = file_checksum(file)
     if not known: file.with_name(file.name + ".sha256").write_text(f"{digest}  {file.name}\n")
     return digest
 

@@ -37,16 +37,19 @@ def _placed(frames: np.ndarray, there: np.ndarray | None, dims: int) -> np.ndarr
     return frames
 
 def _wrong_clip(frames: np.ndarray, skeleton: Skeleton, letters: str) -> str:
-    "What is wrong with the frames of one clip; empty if nothing is."
+    "What is wrong with the shape of one clip; empty if nothing is."
     wanted = f"[T, M, V, C] with {skeleton.num_joints} joints ({skeleton.name}) of {len(letters)} channels ({letters})"
     if frames.dtype.kind not in "fiu": return f"frames are of type {frames.dtype}; give numbers"
     if frames.ndim != 4 or frames.shape[2:] != (skeleton.num_joints, len(letters)): return f"frames have shape {list(frames.shape)}, not {wanted}"
     if not len(frames): return "it has no frame; drop the clip or give its frames"
-    if not frames.shape[1]: return "it has no person; drop the clip or give its joints"
-    with np.errstate(over="ignore"): bad = np.argwhere(~np.isfinite(frames.astype(np.float32)))
-    if not len(bad): return ""
-    t, m, v, c = bad[0]
-    return f"frame {t}, person {m}, joint {v} ({skeleton.joints[v]}): {letters[c]} is {frames[t, m, v, c]}; set all coordinates of a joint that was not found to 0"
+    return "" if frames.shape[1] else "it has no person; drop the clip or give its joints"
+
+# %% ../../nbs/data/10_gathering.ipynb #364bef1b
+def _single(frames: np.ndarray, skeleton: Skeleton, letters: str) -> tuple[np.ndarray, str]: # float32, a copy; the first number that is none
+    with np.errstate(over="ignore"): single = frames.astype(np.float32)
+    if np.isfinite(single).all(): return single, ""
+    t, m, v, c = np.argwhere(~np.isfinite(single))[0]
+    return single, f"frame {t}, person {m}, joint {v} ({skeleton.joints[v]}): {letters[c]} is {frames[t, m, v, c]}; set all coordinates of a joint that was not found to 0"
 
 # %% ../../nbs/data/10_gathering.ipynb #b1bdb325
 class Gathering:
@@ -66,12 +69,12 @@ class Gathering:
         **numbers, # one number, which every clip has, as subject=3
     ) -> None:
         "One clip; DataError names it where it cannot be used."
-        frames = np.asarray(frames)
-        wrong = _wrong_clip(frames, self.skeleton, self.coordinates)
+        kind = np.asarray(frames), self.skeleton, self.coordinates
+        if not (wrong := _wrong_clip(*kind)): single, wrong = _single(*kind) # a copy: the reader may go on with its array
         if not wrong and name in self.names: wrong = f"it is there twice, as clip {self.names[name]} and clip {len(self)}; rename or drop one"
         if not wrong and self.clips and set(numbers) != set(self.numbers): wrong = f"it tells of {', '.join(sorted(numbers)) or 'nothing'}, the clips before it of {', '.join(sorted(self.numbers)) or 'nothing'}"
         if wrong: raise DataError(f"clip {name!r}: {wrong}")
-        _append(self, name, _placed(frames.astype(np.float32), there, DIMS[self.coordinates]), label, split, numbers) # a copy: the reader may go on with its array
+        _append(self, name, _placed(single, there, DIMS[self.coordinates]), label, split, numbers)
     def clip_set(self, class_names: Sequence[str], **meta) -> ClipSet: return _clip_set(self, tuple(class_names), meta)
 
 # %% ../../nbs/data/10_gathering.ipynb #8e124614

@@ -6,9 +6,7 @@
 __all__ = ['MODIFIERS', 'synthetic_options', 'find_file', 'read_modifiers', 'modified', 'open_clips', 'source_checksum']
 
 # %% ../../nbs/data/09_sources.ipynb #90937057
-import hashlib
 import inspect
-import json
 import os
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -17,7 +15,7 @@ from urllib.parse import quote, unquote
 
 import torch
 
-from .cache import kept
+from .cache import file_checksum, kept, text_checksum
 from .clips import ClipSet, DataError, beside
 from .synthetic import SYNTHETIC_VERSION, check_synthetic_options, synthetic_clips
 from ..skeleton import get_skeleton
@@ -64,10 +62,8 @@ def _stamp(path: Path) -> tuple: # of every file
 @lru_cache(maxsize=16)
 def _digest(path: Path, stamp: tuple) -> str: # sha256 hex
     "Of a file its bytes; of a folder, and of a file with others beside it, the names and bytes of all."
-    def of(file):
-        with open(file, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
-    if path.is_file() and len(stamp) == 1: return of(path)
-    return hashlib.sha256(json.dumps([(name, of(os.path.normpath(path / name))) for name, *_ in stamp]).encode()).hexdigest()
+    if path.is_file() and len(stamp) == 1: return file_checksum(path)
+    return text_checksum(*((name, file_checksum(os.path.normpath(path / name))) for name, *_ in stamp))
 
 @lru_cache(maxsize=4)
 def _load(path: Path, labels: str | None, stamp: tuple) -> ClipSet:
@@ -176,8 +172,6 @@ def open_clips(
     return _modify(clips, tuple(sorted(modifiers.items())), source) if modifiers else clips
 
 # %% ../../nbs/data/09_sources.ipynb #e5a10006
-def _text(*parts) -> str: return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
 def source_checksum(
     source: str,
     data_root: str | Path | None = None, # the data folder
@@ -185,10 +179,10 @@ def source_checksum(
     "Names the content of a source: a file's bytes, or the options of synthetic clips and their version, which are not made for it; and its modifiers."
     name, modifiers = read_modifiers(source)
     labels = modifiers.pop("labels", None)
-    if name.startswith("synthetic:"): digest = _text("synthetic", SYNTHETIC_VERSION, sorted(synthetic_options(name).items()))
+    if name.startswith("synthetic:"): digest = text_checksum("synthetic", SYNTHETIC_VERSION, sorted(synthetic_options(name).items()))
     else:
         path = find_file(name, data_root)
         digest = _digest(path, _stamp(path))
-    if labels: digest = _text(digest, labels)
+    if labels: digest = text_checksum(digest, labels)
     if modifiers.get("skeleton", "released") != "released": modifiers["skeleton"] = asdict(get_skeleton(modifiers["skeleton"])) # its bones, not only its name
-    return _text(digest, sorted(modifiers.items())) if modifiers else digest
+    return text_checksum(digest, sorted(modifiers.items())) if modifiers else digest
