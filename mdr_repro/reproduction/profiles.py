@@ -68,6 +68,8 @@ class Profile:
     slots: dict[str, Slot]
     comparison_seeds: int = 1 # the same for Tables IX to XI, the noise curve and the released code
     modalities: tuple[str, ...] = ("joint", "bone") # streams that are fused
+    fusion: dict[str, float] = field(default_factory=dict) # modality -> weight of its scores; 1 where none is named
+    verdicts: bool = True # False: the clips are made up, so claims are run but not judged
 
     def slot(self, name: str) -> Slot:
         if name not in self.slots: raise ValueError(f"profile {self.name} has no slot {name!r}; it has {', '.join(self.slots)}")
@@ -125,7 +127,7 @@ def _smoke() -> Profile:
     gym = _smoke_slot(4, num_clips=240, num_classes=8, skeleton="coco17", dims=2, seed=2)
     ntu = [_smoke_slot(4, num_clips=64, num_classes=4, skeleton="ntu25", dims=3, num_persons=2, seed=seed) for seed in (3, 4)]
     short = _smoke_slot(4, num_clips=96, num_classes=6, skeleton="kinect20", dims=3, seed=5)
-    return Profile("smoke", "synthetic clips, narrow networks, minutes on two cores", SMOKE_SEEDS, dict(zip(SLOTS, (fsd10, fsd10, gym, *ntu, short))))
+    return Profile("smoke", "synthetic clips, narrow networks, minutes on two cores", SMOKE_SEEDS, dict(zip(SLOTS, (fsd10, fsd10, gym, *ntu, short))), verdicts=False)
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #8180705c
 REPLICA_SEEDS = 5
