@@ -9,6 +9,7 @@ __all__ = ['SLOTS', 'SETTINGS', 'SMOKE_SEEDS', 'SMOKE_WIDTH', 'SMOKE_DECAY', 'SM
            'ROTATED', 'PROFILES', 'widths', 'Slot', 'Profile', 'both', 'get_profile', 'profile_table']
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #6ff364d2
+import math
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -151,7 +152,7 @@ def _replica_slot(data: str, clips: str, epochs: int, sampling: Sampling, **more
 KINDER_SAMPLING = Sampling(num_frames=32, mode="pad", stride=5, speed=0.1, rotate=0.3, rotate_axis="vertical", scale=0.1) # about five seconds; speed is what tells some classes apart
 PENN_SAMPLING = Sampling(num_frames=32, mode="crop_resize", min_crop=16, rotate=0.2, scale=0.1) # films of one action each, by cameras that move
 UTD_SAMPLING = Sampling(num_frames=32, mode="crop_resize", min_crop=32, rotate=0.3, rotate_axis="vertical", scale=0.1) # one camera in front
-UCLA_SAMPLING = Sampling(num_frames=52, mode="crop_resize", min_crop=16, rotate=0.8, rotate_axis="vertical", scale=0.1)
+UCLA_SAMPLING = Sampling(num_frames=32, mode="sorted", rotate=math.radians(60), rotate_axis="xy", stretch=True) # as CTR-GCN's authors prepare it, who take 52 frames
 
 def _replica() -> Profile:
     "Four real sets in the roles of the paper's."
@@ -159,7 +160,7 @@ def _replica() -> Profile:
                            held_out={"holdout": (106, 290, 577, 921)}, budgets=(20, 40, 80))
     penn = _replica_slot("penn_action.npz", "Penn Action", 30, PENN_SAMPLING, close=("baseball_pitch", "baseball_swing"), options=SCORED, held_out={"holdout_every": 5}, budgets=(15, 30, 60))
     utd = _replica_slot("utd_mhad.npz", "UTD-MHAD", 50, UTD_SAMPLING, held_out={"holdout": (7,)}, budgets=(25, 50, 100))
-    ucla = _replica_slot("nw_ucla.npz", "NW-UCLA", 50, UCLA_SAMPLING, held_out={"holdout": (3, 6)}, budgets=(25, 50, 100))
+    ucla = _replica_slot("nw_ucla.npz#center=spine", "NW-UCLA", 50, UCLA_SAMPLING, held_out={"holdout": (3, 6)}, budgets=(25, 50, 100))
     return Profile("replica", "Kinder-Gator, Penn Action, UTD-MHAD and NW-UCLA in the roles of the paper's sets; narrow networks", REPLICA_SEEDS,
                    dict(zip(SLOTS, (kinder, kinder, penn, utd, ucla, ucla))), comparison_seeds=COMPARISON_SEEDS)
 
@@ -172,7 +173,8 @@ def _validation() -> Profile:
     for name, epochs in (("finegym99", 60), ("ntu60_xsub", 100)):
         slots[name] = replace(replica.slot(name), schedule=_given(epochs), width=1.0, options=both(SCORED) if name == "finegym99" else {}, softmax=())
     published = Schedule(65 * UCLA_PASSES, 16, milestones=(50 * UCLA_PASSES,), warmup_epochs=5 * UCLA_PASSES, weight_decay=1e-4, evaluate_every=25, last_batch="drop")
-    slots["ntu60_xview"] = replace(replica.slot("ntu60_xview"), schedule=published, width=1.0, options={}, softmax=())
+    ucla = replica.slot("ntu60_xview")
+    slots["ntu60_xview"] = replace(ucla, schedule=published, sampling=replace(ucla.sampling, num_frames=52), width=1.0, options={}, softmax=())
     return Profile("validation", "Penn Action, UTD-MHAD and NW-UCLA on their published protocols, networks at full width", 1, slots, experiments=("validation",))
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #0639b6cc
