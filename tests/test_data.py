@@ -271,9 +271,9 @@ def test_only_the_generator_decides():
 def test_shapes_and_counts(sampling, letters):
     clips = some_clips(letters=letters)
     for modality in modalities:
-        for rule, sizes in ((None, [4, 3]), ("keep", [4, 3]), ("join", [4, 3]), ("drop", [4])):
-            found = list(batches(clips, "train", 4, sampling, modality, generator=torch.Generator().manual_seed(0), last_batch=rule))
-            assert len(found) == num_batches(clips, "train", 4, rule) and [len(y) for _, y in found] == sizes
+        for size, rule, sizes in ((4, None, [4, 2]), (4, "drop", [4]), (5, "keep", [5]), (5, "join", [6])):
+            found = list(batches(clips, "train", size, sampling, modality, generator=torch.Generator().manual_seed(0), last_batch=rule))
+            assert len(found) == num_batches(clips, "train", size, rule) and [len(y) for _, y in found] == sizes
             for x, y in found:
                 assert x.shape == (len(y), 3, sampling.num_frames, 20, 2) and x.dtype == torch.float32 and y.dtype == torch.int64
                 assert x.isfinite().all() and x.is_contiguous()

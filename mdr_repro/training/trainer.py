@@ -210,16 +210,17 @@ def fits(run: Training, size: int) -> bool:
     except torch.OutOfMemoryError: return False
     finally: run.optimizer.zero_grad(set_to_none=True)
 
+# %% ../../nbs/training/03_trainer.ipynb #e5b00011
 def largest_batch(run: Training) -> int: # clips; 0: none
-    "The largest batch below the run's own that fits with activations computed twice."
+    "The largest batch below the run's own that fits with activations computed twice, by halving (with joined batches: one that fits)."
     low, high = 0, min(run.spec.schedule.batch_size, run.counts["clips"]["train"])
     with recomputing(run.recognizer.backbone):
         while high - low > 1:
-            free_memory(run.device); middle = (low + high) // 2
+            free_memory(run.device)
+            middle = (low + high) // 2
             low, high = (middle, high) if fits(run, middle) else (low, middle)
     return low
 
-# %% ../../nbs/training/03_trainer.ipynb #e5b00011
 def what_fits(spec: RunSpec, clips: ClipSet, folder: Path, device: torch.device) -> str:
     "Why a run stops for lack of memory, and what can be done."
     try: size = largest_batch(Training(spec, clips, folder, device))
