@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mdr_repro.data.batches import batches, make_batch, make_streams, num_batches, stream_batches
 from mdr_repro.data.clips import ClipSet, DataError
 from mdr_repro.data.modalities import modalities
-from mdr_repro.data.noise import add_noise
+from mdr_repro.data.noise import AT_ZERO, add_noise
 from mdr_repro.data.sampling import Sampling, Survey, survey
+from mdr_repro.models.posec3d import heatmaps
 from mdr_repro.skeleton import Skeleton, get_skeleton
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -297,18 +299,44 @@ def test_nothing_is_as_long_as_the_padded_set():
     assert n == 300 and 16 * 64 * 60 * 4 <= largest < frames.nbytes / 3 # a batch of 64 frames; padded, the set has 300 * 20,000 * 60 numbers
 
 
-def test_noise_stays_zero_in_every_batch():
-    clips = some_clips()
-    clips = add_noise(clips, 0.5, seed=0)
-    missing = (clips.frames == 0).all(-1)
-    window = Sampling(150, "pad", rotate=.5, move=True, scale=.2)
-    index = clips.indices("train")
-    x = make_batch(clips, index, window, training=True, generator=torch.Generator().manual_seed(0))
-    for k, i in enumerate(index):
-        T = int(clips.lengths[i])
-        gone = missing[clips.offsets[i]:clips.offsets[i + 1]].permute(0, 2, 1)              # [T, V, M]
-        assert (x[k, :, :T].permute(1, 2, 3, 0)[gone] == 0).all() and (x[k, :, T:] == 0).all()
-        assert (x[k, :, :T].permute(1, 2, 3, 0)[~gone] != 0).any()
+UNITS = ("coordinates", "joints", "clips")
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_hit_joint_is_not_missing_in_any_stream(unit):
+    "Against noise written as a small number that nobody takes for zero: the same streams, in training and in testing, up to that number."
+    clean = some_clips()
+    noisy = add_noise(clean, 0.3, seed=0, unit=unit)
+    hit = noisy.frames != clean.frames
+    assert hit.any() and (noisy.frames[hit] == AT_ZERO).all() and (noisy.frames[clean.frames == 0] == 0).all()
+    assert torch.equal((noisy.frames != 0).any(-1), (clean.frames != 0).any(-1))
+    small = ClipSet.select(noisy, range(len(noisy)))
+    small.frames[hit] = 1e-7
+    for s in (Sampling(40, "pad", rotate=.5, move=True, scale=.2, mirror=.5), Sampling(40, center="frame"), Sampling(40, "released", center="released", move=True)):
+        for training in (True, False):
+            ours, close, gone = (make_streams(c, torch.arange(12), s, training=training, generator=torch.Generator().manual_seed(0))
+                                 for c in (noisy, small, replace(noisy, frames=noisy.frames.masked_fill(hit, 0))))
+            for name in modalities: torch.testing.assert_close(ours[name], close[name], rtol=0, atol=1e-5)
+            if unit == "joints" and s.center != "released": assert (ours["joint"] - gone["joint"]).abs().max() > .5, "a missing joint is another thing"
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_heat_maps_draw_a_hit_joint_at_zero(unit):
+    clean = some_clips()
+    noisy = add_noise(clean, 0.3, seed=0, unit=unit)
+    window = Sampling(16, center="none")
+    x, whole = (make_batch(c, torch.arange(12), window) for c in (noisy, clean))
+    small = torch.where(x.abs() < 1e-10, x.sign() * 1e-6, x)
+    torch.testing.assert_close(heatmaps(x), heatmaps(small), rtol=0, atol=1e-4)
+    assert torch.equal((x != 0).any(1), (whole != 0).any(1))
+
+
+def test_the_share_of_clips_hits_half_of_their_coordinates():
+    clean = some_clips(40)
+    hit = add_noise(clean, 0.1, seed=3, unit="clips").frames != clean.frames
+    shares = [hit[a:b].sum().item() / max((clean.frames[a:b] != 0).sum().item(), 1) for a, b in zip(clean.offsets, clean.offsets[1:])]
+    assert sum(share > 0 for share in shares) == 4
+    sizes = [(clean.frames[a:b] != 0).sum().item() for a, b in zip(clean.offsets, clean.offsets[1:])]
+    assert all(abs(share - .5) < 5 * (.25 / size) ** .5 for share, size in zip(shares, sizes) if share)
 
 
 # ---- the slow road: clip by clip, frame by frame, joint by joint, in float64, from the same random numbers

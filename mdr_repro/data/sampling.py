@@ -136,8 +136,9 @@ def _sorted(length: Tensor, s: Sampling, training: bool, generator: torch.Genera
     if training:
         draw = draw_uniform((len(length), s.num_frames), generator, length.device)
         return (draw * length[:, None]).long().sort(1).values
-    i, last = torch.arange(s.num_frames, device=length.device), (length - 1)[:, None]
-    return torch.where(i < s.num_frames - 1, (i * (last / max(s.num_frames - 1, 1))).long(), last if s.num_frames > 1 else 0)
+    i, last = torch.arange(s.num_frames, device=length.device), (length - 1)[:, None].double()
+    even = i * (last / max(s.num_frames - 1, 1)) # as numpy's linspace does it, rounding included
+    return torch.where(i < max(s.num_frames - 1, 1), even, last).long()
 
 # %% ../../nbs/data/02_temporal_sampling.ipynb #2c02181f
 modes: dict[str, Callable] = {"crop_resize": _crop_resize, "uniform": _uniform, "pad": _pad,

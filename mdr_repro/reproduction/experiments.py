@@ -177,7 +177,7 @@ class MeasuredTable:
     def _repr_html_(self) -> str: return f"<p><b>{self.title}</b></p>{pretty(self.frame()).to_html()}"
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #f8d2e7fe
-TITLES = {"systems_short": "All systems, short and narrow runs", "noise_curve": "Accuracy over the share of missing joints", "released_code": "What the released code does otherwise",
+TITLES = {"systems_short": "All systems, short and narrow runs", "noise_curve": "Accuracy over the share of coordinates set to 0", "released_code": "What the released code does otherwise",
           "precision": "bfloat16 beside float32", "budget": "How many epochs a set needs", "validation": "Beside published numbers"} # of experiments that are none of the paper's
 
 def table_title(id: str, profile: Profile, slots: list[str]) -> str: # one slot a cell
