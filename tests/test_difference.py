@@ -191,8 +191,9 @@ def test_a_cell_a_claim_a_picture_and_an_experiment_missing(pair):
 def test_what_one_side_lacks_is_no_error(pair, name):
     path = pair[1] / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for d in (difference(*pair), difference(*pair[::-1])):
-        assert d.equal == (name == "records")  # a run is known by its id, and its id is made from its settings
+    for d, side in ((difference(*pair), "A"), (difference(*pair[::-1]), "B")):
+        assert not d.equal and any(r["side"] == side for r in d.rows["missing"])
+        assert name == "table_05/table.json" or changed(d) == {"missing"}
 
 
 @pytest.mark.parametrize("name", ["claims.json", "table_05/table.json", "figure_05/figure.json", "spec.json", "result.json"])

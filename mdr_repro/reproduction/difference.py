@@ -238,6 +238,7 @@ def names_to_compare(a: ResultsFolder, b: ResultsFolder): # yields what, experim
     left = a.runs - b.runs - {x for x, _ in paired}, b.runs - a.runs - {y for _, y in paired}
     yield "runs", "", *([f"{run} {run_label(s, run)}".strip() for run in sorted(own)]
                         for s, own in zip((a, b), left))
+    yield "records", "", *(sorted(a.runs & b.runs & s.records.keys()) for s in (a, b))
     for id in in_order(a.experiments & b.experiments):
         if (id in a.tables) != (id in b.tables):
             yield "tables", id, *(["table.json"] * (id in s.tables) for s in (a, b))
