@@ -77,6 +77,16 @@ def test_equal_folders(pair, capsys):
     assert [everything(folder) for folder in pair] == before
 
 
+def test_a_run_that_is_trained_twice_is_the_same(tmp_path, monkeypatch, capsys):
+    (tmp_path / "settings.ini").touch()
+    monkeypatch.chdir(tmp_path)
+    tiny = ["train", "--data", "synthetic:num_clips=40,num_classes=2,seed=5", "--epochs", "1", "--batch-size", "8", "--frames", "8", "--width", "0.0625", "--warmup-epochs", "0"]
+    for name in "ab": assert main([*tiny, "--results-root", f"runs_of_{name}", "--save-record", f"{name}/records"]) == 0
+    one, other = (next((tmp_path / name / "records").glob("*/result.json")).read_text() for name in "ab")
+    assert one != other  # seconds
+    assert difference("a", "b").equal
+
+
 def test_dates_and_seconds_are_no_difference(pair):
     edit(pair[1] / "table_05/table.json", lambda t: t["provenance"]["timing"].update(date_utc="2027-01-01T00:00:00+00:00", run_seconds=1.0))
     for path in (pair[1] / "records").glob("*/result.json"): edit(path, lambda r: (r.update(seconds=1.0), r["files"].update({"metrics.jsonl": "0" * 64})))

@@ -270,7 +270,8 @@ def missing_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]: # a row a ki
 
 # %% ../../nbs/reproduction/17_difference.ipynb #754f6e36
 ORIGIN = ("device", "torch", "threads", "git") # of a result: where and with what it was made
-PASSING = ("seconds", "resumed") # differ each time
+PASSING = ("seconds", "resumed", "recomputed", "checksum") # of this training; the checksum is
+                                                           # made of all fields, seconds as well
 
 def result_changes(one: dict, other: dict) -> list[tuple]: # field, value in A, value in B
     "What differs between two results of one run."
