@@ -22,9 +22,9 @@ STATED = {
 STATED["ntu60_xview"] = STATED["ntu60_xsub"]
 
 # the release, typed from its files: what the paper leaves open
-FSD10 = dict(mode="released", center="released", center_joint="mid_hip", move=True, rotate=0.0, scale=0.0, mirror=0.0, warmup_epochs=5, weight_decay=5e-4, last_batch="drop")
+FSD10 = dict(mode="released", center="released", center_joint="mid_hip", move=True, rotate=0.0, scale=0.0, mirror=0.0, stretch=False, warmup_epochs=5, weight_decay=5e-4, last_batch="drop")
 FINEGYM = {**FSD10, "center_joint": "right_elbow", "move": False, "weight_decay": 1e-4, "epochs": 180, "num_frames": 64}
-NTU = dict(mode="crop_resize", p_interval=(0.5, 1.0), min_crop=64, test_p=0.95, num_frames=64, center="first", move=False, rotate=0.3, rotate_axis="all", scale=0.0, mirror=0.0,
+NTU = dict(mode="crop_resize", p_interval=(0.5, 1.0), min_crop=64, test_p=0.95, num_frames=64, center="first", move=False, rotate=0.3, rotate_axis="all", scale=0.0, mirror=0.0, stretch=False,
            warmup_epochs=5, weight_decay=4e-4, last_batch="drop")
 SHARED = {"rdl.own_optimizer": True, "rdl.centers_lr": 0.1, "fusion": WEIGHTS, "evaluate_every": 1}
 RELEASE = {"fsd10": FSD10, "fsd10_all_frames": FSD10, "finegym99": FINEGYM, "ntu60_xsub": NTU, "ntu60_xview": NTU}

@@ -247,7 +247,7 @@ def _release_at_once(slot: Slot) -> dict[str, dict]:
     def some(*knobs): return {knob: r[knob] for knob in knobs}
     return {
         "source": {"skeleton": "released", "center": r["center_joint"]},
-        "sampling": RESTING | some("mode", "center", "move", "rotate", "scale", "mirror"),
+        "sampling": RESTING | some("mode", "center", "move", "rotate", "scale", "mirror", "stretch"),
         "schedule": some("last_batch", "nesterov"),
         "backbone_options": {"form": "released"},
         "objective_options": {"form": "released", "weights": r["rdl.weights"], "own_optimizer": r["rdl.own_optimizer"]},

@@ -75,11 +75,13 @@ RELEASED: dict[str, Setting] = { # of every set
                mdr_gcn__reduction=8, mdr_gcn__activation="tanh", mdr_gcn__temporal_kernels=2),
     **_written("ensemble.py", "joint, bone, joint motion, bone motion", modalities=modalities),
     **_written("ensemble.py", "alpha = [0.7, 0.7, 0.3, 0.3]", fusion=dict(zip(modalities, (0.7, 0.7, 0.3, 0.3)))),
-    **_written("feeders/tools.py", "no such step", scale=0.0, mirror=0.0),
+    **_written("feeders/tools.py", "no such step", scale=0.0, mirror=0.0, stretch=False),
 }
 
 # %% ../../nbs/reproduction/17_settings.ipynb #5e77100b
-def _released_rates(file: str, num_epoch: int, step: list[int], batch_size: int, test_batch_size: int) -> dict[str, Setting]:
+def _released_rates(
+    file: str, num_epoch: int, step: list[int], batch_size: int, test_batch_size: int,
+) -> dict[str, Setting]:
     knobs = {"epochs": num_epoch, "milestones": tuple(step), "batch_size": batch_size, "test_batch": test_batch_size}
     words = f"num_epoch {num_epoch}", f"step {step}", f"batch_size {batch_size}", f"test_batch_size {test_batch_size}"
     rates = _written(file, "base_lr 0.1", lr=0.1) | _written(file, "lr_decay_rate 0.1", gamma=0.1)
@@ -132,6 +134,7 @@ UNREAD = { # mode of Sampling -> knobs that it does not read
     "released": ("p_interval", "min_crop", "test_p", "stride", "padding", "speed"),
     "crop_resize": ("stride", "padding", "speed"),
     "uniform": ("p_interval", "min_crop", "test_p", "stride", "padding", "speed"),
+    "sorted": ("p_interval", "min_crop", "test_p", "stride", "padding", "speed"),
     "pad": ("p_interval", "min_crop", "test_p"),
 }
 
