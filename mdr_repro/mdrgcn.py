@@ -38,22 +38,22 @@ class MDRLayer(nn.Module):
     "GCB, TCB and a residual: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
     literal = False
     def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
+        in_channels: int, out_channels: int, # C_in, C_out
         A: Tensor, # initial topology [K, V, V]
         stride: int = 1, # s, over frames
         residual: bool = True, # rho; False: nothing is added
         temporal_kernels: int = 2, # m
+        temporal: str = "sum", # of m temporal blocks, or their kernels as "branches" of one
         attention: str = "cvsta", # none, sa_gc, or st_joint_att, which follows both blocks (Table III)
         **options, # mid_channels, activation, form and its switches: see GraphConvolution
     ):
         super().__init__()
         after = attention == "st_joint_att"
-        self.gcb, self.tcb = GCB(in_channels, out_channels, A, attention="none" if after else attention, **options), TCB(out_channels, out_channels, temporal_kernels, stride)
+        self.gcb = GCB(in_channels, out_channels, A, attention="none" if after else attention, **options)
+        self.tcb = TCB(out_channels, out_channels, temporal_kernels, stride, temporal)
         self.attention = STJointAtt(out_channels, activation=torch.relu) if after else nn.Identity()
         self.stride, plain = stride, in_channels == out_channels and stride == 1
         self.residual = None if not residual else nn.Identity() if plain else nn.Sequential(conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels))
-
     def forward(self, x: Tensor) -> Tensor:
         if suits(self, x): return run_layer(self, x) # the same, one body at a time
         y, x = self.attention(self.tcb(self.gcb(x))), x[:, :, ::self.stride]
@@ -106,6 +106,7 @@ class MDRGCN(SkeletonNetwork):
         reduction: int | str = 8, # C_mid = C_in / reduction, or "fixed"
         activation: str = "tanh", # sigma
         temporal_kernels: int = 2, # m
+        temporal: str = "sum", # of m temporal blocks, or their kernels as "branches" of one
         attention: str = "cvsta", # sa_gc, st_joint_att (Table III), or none
         form: str = "paper", # or "released"
         pairwise: str = "sum", # or "difference" (Eq. 5)
@@ -115,11 +116,25 @@ class MDRGCN(SkeletonNetwork):
         if not widths: raise ValueError("widths is empty; give C_out of at least one layer")
         if attention not in ("cvsta", "sa_gc", "st_joint_att", "none"): raise ValueError(f"unknown attention {attention!r}; known: cvsta, sa_gc, st_joint_att, none")
         super().__init__(skeleton, in_channels, num_persons, widths[-1])
-        A, self.layers = skeleton.adjacency(), nn.ModuleList()
-        for i, (c_in, c_out) in enumerate(zip((in_channels, *widths), widths)):
-            self.layers.append(MDRLayer(c_in, c_out, A, stride=2 if i and c_out != c_in else 1, residual=i > 0, temporal_kernels=temporal_kernels, mid_channels=middle_channels(c_in, c_out, reduction, form, first=i == 0), activation=activation, attention=attention, form=form,
-                pairwise=pairwise, shared_alpha=shared_alpha, product=product))
+        options = dict(temporal_kernels=temporal_kernels, temporal=temporal, activation=activation, attention=attention,
+                       form=form, pairwise=pairwise, shared_alpha=shared_alpha, product=product)
+        self.layers = _layers(skeleton.adjacency(), (in_channels, *widths), reduction, options)
     def fuse(self) -> FusedNetwork: return FusedNetwork(self) # for testing: normalisations folded, branches merged
+
+# %% ../nbs/method/05_mdr_gcn.ipynb #0fbc60ae
+def _layers(
+    A: Tensor, # initial topology [K, V, V]
+    channels: tuple[int, ...], # C, then C_out of each layer
+    reduction: int | str, # C_mid = C_in / reduction, or "fixed"
+    options: dict, # of every MDRLayer
+) -> nn.ModuleList:
+    "Layers one after the other: frames halve where channels grow, and nothing leads around the first."
+    layers = nn.ModuleList()
+    for i, (c_in, c_out) in enumerate(zip(channels, channels[1:])):
+        mid = middle_channels(c_in, c_out, reduction, options["form"], first=i == 0)
+        stride = 2 if i and c_out != c_in else 1
+        layers.append(MDRLayer(c_in, c_out, A, stride, residual=i > 0, mid_channels=mid, **options))
+    return layers
 
 # %% ../nbs/method/05_mdr_gcn.ipynb #061f697b
 def literal_form(
