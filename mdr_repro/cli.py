@@ -42,7 +42,7 @@ from .reproduction.prediction import predict
 from .reproduction.profiles import PROFILES, Profile, Slot
 from .reproduction.report import write_report
 from .reproduction.results import data_folder, project_root, save_record
-from .reproduction.runner import RunnerError, chosen, duration, experiments, reproduce, trailing_comment
+from .reproduction.runner import RunnerError, chosen, duration, experiments, of_profile, reproduce, trailing_comment
 from .training.evaluation import evaluate
 from .training.published import SYSTEMS, load_released
 from .training.spec import RunSpec, Schedule, WriteError
@@ -159,7 +159,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
 # %% ../nbs/reproduction/06_command_line.ipynb #be648448
 def asked_plan(args: argparse.Namespace) -> tuple[list[str], Plan]: # experiments, their plan
     "What --only, --profile, --seeds and --data-root ask for."
-    ids = chosen(args.only, experiments())
+    ids = chosen(args.only, of_profile(args.profile, experiments()))
     return ids, make_plan(ids, args.profile, args.seeds or 0, args.data_root)
 
 def saved(table: pd.DataFrame) -> str:

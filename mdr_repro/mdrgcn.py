@@ -26,19 +26,22 @@ def middle_channels(
     reduction: int | str = 8, # r: 4, 8, 16, or "fixed" (Table II)
     form: str = "paper", # or "released"
     first: bool = False, # the layer that sees coordinates
+    least: int = 1, # channels that a narrowed network keeps at least
 ) -> int:
     "C_mid of Table II: C_in / reduction; `fixed` is C_out, no bottleneck. The first layer, with 2 or 3 coordinates, takes C_out / reduction (released: 8)."
     if reduction == "fixed": return out_channels
     if not isinstance(reduction, int) or reduction < 1: raise ValueError(f"unknown reduction {reduction!r}; give a whole number (4, 8 or 16 in Table II) or 'fixed'")
-    if first: return 8 if form == "released" else max(out_channels // reduction, 1)
-    return max(in_channels // reduction, 1)
+    if not isinstance(least, int) or least < 1: raise ValueError(f"least={least!r}: give a whole number of channels, 1 or more")
+    if first: return 8 if form == "released" else max(out_channels // reduction, least)
+    return max(in_channels // reduction, least)
 
 # %% ../nbs/method/05_mdr_gcn.ipynb #26dcf5b4
 class MDRLayer(nn.Module):
     "GCB, TCB and a residual: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
     literal = False
     def __init__(self,
-        in_channels: int, out_channels: int, # C_in, C_out
+        in_channels: int, # C_in
+        out_channels: int, # C_out
         A: Tensor, # initial topology [K, V, V]
         stride: int = 1, # s, over frames
         residual: bool = True, # rho; False: nothing is added
@@ -54,6 +57,7 @@ class MDRLayer(nn.Module):
         self.attention = STJointAtt(out_channels, activation=torch.relu) if after else nn.Identity()
         self.stride, plain = stride, in_channels == out_channels and stride == 1
         self.residual = None if not residual else nn.Identity() if plain else nn.Sequential(conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels))
+
     def forward(self, x: Tensor) -> Tensor:
         if suits(self, x): return run_layer(self, x) # the same, one body at a time
         y, x = self.attention(self.tcb(self.gcb(x))), x[:, :, ::self.stride]
@@ -112,29 +116,19 @@ class MDRGCN(SkeletonNetwork):
         pairwise: str = "sum", # or "difference" (Eq. 5)
         shared_alpha: bool | None = None, # one alpha a layer; None: as `form` (released: True)
         product: str | None = None, # "columns" of the graph receive, or "rows"; None: as `form` (released: rows)
+        least_mid: int = 1, # C_mid is never below: an eighth of a narrowed network's channels would be one or two
     ):
         if not widths: raise ValueError("widths is empty; give C_out of at least one layer")
         if attention not in ("cvsta", "sa_gc", "st_joint_att", "none"): raise ValueError(f"unknown attention {attention!r}; known: cvsta, sa_gc, st_joint_att, none")
         super().__init__(skeleton, in_channels, num_persons, widths[-1])
         options = dict(temporal_kernels=temporal_kernels, temporal=temporal, activation=activation, attention=attention,
                        form=form, pairwise=pairwise, shared_alpha=shared_alpha, product=product)
-        self.layers = _layers(skeleton.adjacency(), (in_channels, *widths), reduction, options)
+        A, self.layers = skeleton.adjacency(), nn.ModuleList()
+        for i, (c_in, c_out) in enumerate(zip((in_channels, *widths), widths)):
+            mid = middle_channels(c_in, c_out, reduction, form, first=i == 0, least=least_mid)
+            stride = 2 if i and c_out != c_in else 1
+            self.layers.append(MDRLayer(c_in, c_out, A, stride, residual=i > 0, mid_channels=mid, **options))
     def fuse(self) -> FusedNetwork: return FusedNetwork(self) # for testing: normalisations folded, branches merged
-
-# %% ../nbs/method/05_mdr_gcn.ipynb #0fbc60ae
-def _layers(
-    A: Tensor, # initial topology [K, V, V]
-    channels: tuple[int, ...], # C, then C_out of each layer
-    reduction: int | str, # C_mid = C_in / reduction, or "fixed"
-    options: dict, # of every MDRLayer
-) -> nn.ModuleList:
-    "Layers one after the other: frames halve where channels grow, and nothing leads around the first."
-    layers = nn.ModuleList()
-    for i, (c_in, c_out) in enumerate(zip(channels, channels[1:])):
-        mid = middle_channels(c_in, c_out, reduction, options["form"], first=i == 0)
-        stride = 2 if i and c_out != c_in else 1
-        layers.append(MDRLayer(c_in, c_out, A, stride, residual=i > 0, mid_channels=mid, **options))
-    return layers
 
 # %% ../nbs/method/05_mdr_gcn.ipynb #061f697b
 def literal_form(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SLOTS', 'SETTINGS', 'SMOKE_SEEDS', 'SMOKE_WIDTH', 'SMOKE_DECAY', 'SMOKE_CLIPS', 'SCORED', 'NARROW', 'SLOW',
-           'REPLICA_SEEDS', 'KINDER_WIDTH', 'UCLA_WIDTH', 'REPLICA_SCHEDULE', 'KINDER_SAMPLING', 'UCLA_SAMPLING',
-           'PAPER_SEEDS', 'MODALITIES', 'STATED', 'RELEASED', 'CHOSEN', 'RESIZED', 'ROTATED', 'PROFILES', 'widths',
-           'Slot', 'Profile', 'both', 'get_profile', 'profile_table']
+           'REPLICA_SEEDS', 'COMPARISON_SEEDS', 'REPLICA_WIDTH', 'KINDER_SAMPLING', 'PENN_SAMPLING', 'UTD_SAMPLING',
+           'UCLA_SAMPLING', 'UCLA_PASSES', 'PAPER_SEEDS', 'MODALITIES', 'STATED', 'RELEASED', 'CHOSEN', 'RESIZED',
+           'ROTATED', 'PROFILES', 'widths', 'Slot', 'Profile', 'both', 'get_profile', 'profile_table']
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #6ff364d2
 from dataclasses import dataclass, field, replace
@@ -48,6 +48,8 @@ class Slot:
     close: tuple[str, str] = ("0", "1") # two classes that are hard to tell apart (Fig. 1), by name or number
     options: dict[str, dict] = field(default_factory=dict) # backbone -> options that these clips or so narrow a network ask for
     softmax: tuple[str, ...] = () # compared networks whose own loss does not get started in so short a run
+    held_out: dict = field(default_factory=dict) # fields of RunSpec: the training clips that choose settings
+    budgets: tuple[int, ...] = () # epochs that were tried on them, each twice the one before
 
     @property
     def close_source(self) -> str: # of the clips of these two classes
@@ -69,6 +71,7 @@ class Profile:
     comparison_seeds: int = 1 # the same for Tables IX to XI, the noise curve and the released code
     modalities: tuple[str, ...] = ("joint", "bone") # streams that are fused
     fusion: dict[str, float] = field(default_factory=dict) # modality -> weight of its scores; 1 where none is named
+    experiments: tuple[str, ...] = () # the only ones it is made for; none named: all
     verdicts: bool = True # False: the clips are made up, so claims are run but not judged
 
     def slot(self, name: str) -> Slot:
@@ -130,20 +133,47 @@ def _smoke() -> Profile:
     return Profile("smoke", "synthetic clips, narrow networks, minutes on two cores", SMOKE_SEEDS, dict(zip(SLOTS, (fsd10, fsd10, gym, *ntu, short))), verdicts=False)
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #8180705c
-REPLICA_SEEDS = 5
-KINDER_WIDTH, UCLA_WIDTH = 0.25, 0.125
-REPLICA_SCHEDULE = Schedule(epochs=12, batch_size=16, policy="cosine", warmup_epochs=1, evaluate_every=5)
+REPLICA_SEEDS, COMPARISON_SEEDS = 5, 3
+REPLICA_WIDTH = 0.25
+
+def _given(epochs: int, batch_size: int = 16, **more) -> Schedule:
+    "A schedule that ends at rate zero, as a short one has to."
+    return Schedule(epochs, batch_size, policy="cosine", warmup_epochs=3, evaluate_every=epochs, last_batch="drop", **more)
+
+def _file(source: str) -> str:
+    return f"put {source.partition('#')[0]} into the data folder and name that folder as data_root"
+
+def _replica_slot(data: str, clips: str, epochs: int, sampling: Sampling, **more) -> Slot:
+    options = both(NARROW, {"mdr_gcn": {"least_mid": 4}}, more.pop("options", {})) # an eighth of 16 channels would be two
+    return Slot(data, clips, _given(epochs), sampling, REPLICA_WIDTH, get=_file(data), options=options, softmax=SLOW, **more)
+
+# %% ../../nbs/reproduction/02_profiles.ipynb #8180705d
 KINDER_SAMPLING = Sampling(num_frames=32, mode="pad", stride=5, speed=0.1, rotate=0.3, rotate_axis="vertical", scale=0.1) # about five seconds; speed is what tells some classes apart
-UCLA_SAMPLING = Sampling(num_frames=32, min_crop=16, rotate=0.8, rotate_axis="vertical", scale=0.1) # half of its clips have 31 frames or fewer; cameras stand around
+PENN_SAMPLING = Sampling(num_frames=32, mode="crop_resize", min_crop=16, rotate=0.2, scale=0.1) # films of one action each, by cameras that move
+UTD_SAMPLING = Sampling(num_frames=32, mode="crop_resize", min_crop=32, rotate=0.3, rotate_axis="vertical", scale=0.1) # one camera in front
+UCLA_SAMPLING = Sampling(num_frames=52, mode="crop_resize", min_crop=16, rotate=0.8, rotate_axis="vertical", scale=0.1)
 
 def _replica() -> Profile:
-    def slot(data, clips, sampling, width, close): return Slot(data, clips, REPLICA_SCHEDULE, sampling, width, close=close, options=NARROW, softmax=SLOW,
-                                                               get=f"put {data.partition('#')[0]} into the data folder and name that folder as data_root")
-    joined = slot("kinder_gator.npz#merged", "Kinder-Gator", KINDER_SAMPLING, KINDER_WIDTH, ("Bend your knee while raising your leg", "Lift your leg to one side"))
-    whole = replace(joined, data="kinder_gator.npz")
-    ucla = slot("nw_ucla.npz", "NW-UCLA", UCLA_SAMPLING, UCLA_WIDTH, ("0", "1")) # picked up with one hand, with two hands
-    return Profile("replica", "Kinder-Gator for the fine-grained slots, NW-UCLA for NTU's; short and narrow runs", REPLICA_SEEDS,
-                   dict(zip(SLOTS, (joined, joined, whole, ucla, ucla, ucla))), comparison_seeds=REPLICA_SEEDS)
+    "Four real sets in the roles of the paper's."
+    kinder = _replica_slot("kinder_gator.npz#merged", "Kinder-Gator", 40, KINDER_SAMPLING, close=("Bend your knee while raising your leg", "Lift your leg to one side"),
+                           held_out={"holdout": (106, 290, 577, 921)}, budgets=(20, 40, 80))
+    penn = _replica_slot("penn_action.npz", "Penn Action", 30, PENN_SAMPLING, close=("baseball_pitch", "baseball_swing"), options=SCORED, held_out={"holdout_every": 5}, budgets=(15, 30, 60))
+    utd = _replica_slot("utd_mhad.npz", "UTD-MHAD", 50, UTD_SAMPLING, held_out={"holdout": (7,)}, budgets=(25, 50, 100))
+    ucla = _replica_slot("nw_ucla.npz", "NW-UCLA", 50, UCLA_SAMPLING, held_out={"holdout": (3, 6)}, budgets=(25, 50, 100))
+    return Profile("replica", "Kinder-Gator, Penn Action, UTD-MHAD and NW-UCLA in the roles of the paper's sets; narrow networks", REPLICA_SEEDS,
+                   dict(zip(SLOTS, (kinder, kinder, penn, utd, ucla, ucla))), comparison_seeds=COMPARISON_SEEDS)
+
+# %% ../../nbs/reproduction/02_profiles.ipynb #8180705f
+UCLA_PASSES = 5 # of an epoch of the published configuration
+
+def _validation() -> Profile:
+    "Three published protocols at full width."
+    replica, slots = _replica(), {}
+    for name, epochs in (("finegym99", 60), ("ntu60_xsub", 100)):
+        slots[name] = replace(replica.slot(name), schedule=_given(epochs), width=1.0, options=both(SCORED) if name == "finegym99" else {}, softmax=())
+    published = Schedule(65 * UCLA_PASSES, 16, milestones=(50 * UCLA_PASSES,), warmup_epochs=5 * UCLA_PASSES, weight_decay=1e-4, evaluate_every=25, last_batch="drop")
+    slots["ntu60_xview"] = replace(replica.slot("ntu60_xview"), schedule=published, width=1.0, options={}, softmax=())
+    return Profile("validation", "Penn Action, UTD-MHAD and NW-UCLA on their published protocols, networks at full width", 1, slots, experiments=("validation",))
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #0639b6cc
 PAPER_SEEDS = 3
@@ -194,10 +224,10 @@ def _paper() -> Profile:
     return Profile("paper", "the paper's sets and its training details", PAPER_SEEDS, dict(zip(SLOTS, slots)), comparison_seeds=PAPER_SEEDS, modalities=MODALITIES)
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #13782a3f
-PROFILES = {p.name: p for p in (_smoke(), _replica(), _paper())}
+PROFILES = {p.name: p for p in (_smoke(), _replica(), _validation(), _paper())}
 
 def get_profile(name: str) -> Profile:
-    "smoke, replica or paper."
+    "smoke, replica, validation or paper."
     if name not in PROFILES: raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
     return PROFILES[name]
 
