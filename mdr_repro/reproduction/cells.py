@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['GATED', 'NOISY', 'RATES', 'LOSSES', 'SYSTEMS', 'OWN_LOSS', 'ONE_NETWORK', 'HEAT_FRAMES', 'PLANE_EPOCHS',
-           'RELEASED_CHANGES', 'VALIDATED', 'EXPERIMENTS', 'Cell', 'as_profile', 'experiment_cells', 'joined',
-           'cell_specs', 'experiment_specs', 'heat_sampling', 'system_changes', 'fused_streams']
+           'RELEASED_CHANGES', 'VALIDATED', 'EXPERIMENTS', 'PRACTICE', 'Cell', 'as_profile', 'experiment_cells',
+           'joined', 'cell_specs', 'experiment_specs', 'heat_sampling', 'system_changes', 'fused_streams',
+           'practice_table']
 
 # %% ../../nbs/reproduction/12_cells.ipynb #42cfdcbf
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+
+import pandas as pd
 
 from ..data.sources import modified
 from .paper import TABLES, printed_value
@@ -311,3 +314,42 @@ EXPERIMENTS: dict[str, Callable[[Profile], list[Cell]]] = {
     "budget": _budget, "validation": _validation,
     "figure_03": lambda profile: [], # draws the network and needs no run
 }
+
+# %% ../../nbs/reproduction/12_cells.ipynb #cfad7411
+PRACTICE = { # backbone -> how its authors train it (NTU RGB+D X-Sub, unless said)
+    "st_gcn": "80 epochs, rate 0.1, steps 10 and 50, batch 64, decay 1e-4; all 300 frames, no augmentation; dropout 0.5; joints alone",
+    "two_stream_agcn": "50 epochs, rate 0.1, steps 30 and 40, batch 64, decay 1e-4; all 300 frames, no augmentation; joint + bone, weights 1, 1",
+    "as_gcn": "10 epochs of link inference (Adam, 5e-4), then to epoch 100, rate 0.1, steps 50, 70 and 90, batch 32, decay 1e-4; clips repeated to full length and thinned, random moves; dropout 0.5; classes and predicted poses; joints alone",
+    "shift_gcn": "140 epochs, rate 0.1, steps 60, 80 and 100, batch 64, decay 1e-4; no augmentation; four streams, weights .6 .6 .4 .4",
+    "dc_gcn": "100 epochs, rate 0.1, steps 60 and 80, decay 1e-4; DropGraph, keep rate 0.9; no augmentation; four streams, weights .7 .7 .3 .3",
+    "dynamic_gcn": "65 epochs, rate 0.1, steps 35, 45 and 55, decay 4e-4; 64 frames of a crop of 50-100 %, turned by up to 0.1 (SkelAct, by the authors' institute, which says that it does not follow the paper strictly)",
+    "msin": "no public code; its paper adds the objects of the images",
+    "ms_g3d": "50 epochs, rate 0.05 after a warm-up, steps 30 and 40, batch 32, decay 5e-4; no augmentation; joint + bone, weights 1, 1",
+    "ms_g3d_pp": "PYSKL's training of MS-G3D: 16 epochs of 5 passes, rate 0.1, cosine, decay 5e-4; 100 frames, one out of each part; ten test clips; joint + bone, weights 1, 1",
+    "mst_gcn": "110 epochs, rate 0.15, 10 of warm-up, steps 50, 70 and 90, decay 1e-4; no augmentation",
+    "ctr_gcn": "65 epochs, rate 0.1, 5 of warm-up, steps 35 and 55, batch 64, decay 4e-4; 64 frames of a crop of 50-100 %, turned at random; four streams, weights .6 .6 .4 .4",
+    "efficient_gcn_b4": "70 epochs, rate 0.1, 10 of warm-up, cosine, batch 16, decay 1e-4; 288 frames; dropout 0.25; joint, motion and bone inputs in one network",
+    "info_gcn": "110 epochs, rate 0.1, 5 of warm-up, steps 90 and 100, batch 128, decay 5e-4, half precision; 64 frames of a crop of 50-100 %, turned at random; information bottleneck with smoothed labels; six streams (k = 1, 2, joints; each with and without motion), weights 1.5 without, 1 with motion",
+    "posec3d": "on FineGym99: 24 epochs of 10 passes, rate 0.4 on eight devices of 32 clips, cosine, decay 3e-4, clipped gradients; 48 frames, one out of each part; boxes cropped at random, mirrored; dropout 0.5; HRNet's 2-D poses on every set; ten test clips, mirrored too; joint and limb maps",
+    "mdr_gcn": "on FineGym99: 180 epochs, rate 0.1, 5 of warm-up, steps 60 and 120, batch 64, decay 1e-4; 64 frames; four streams, weights .7 .7 .3 .3 (released code)",
+}
+
+def practice_table(
+    id: str, # table_09, table_10, table_11 or systems_short
+    profile: str | Profile = "smoke",
+) -> pd.DataFrame: # a line a system
+    "Loss and streams of every system here, and how its authors train it."
+    rows = {}
+    for cell in experiment_cells(id, profile):
+        backbone, most = cell.changes["backbone"], rows.get(cell.row, {}).get("cell", cell)
+        rows[cell.row] = {"backbone": backbone, "cell": max(most, cell, key=lambda c: len(c.streams))}
+    def line(backbone, cell):
+        streams = " + ".join(_stream_words(backbone, s) for s in cell.streams)
+        return {"loss here": cell.changes["objective"], "streams here": streams, "its authors' training": PRACTICE[backbone]}
+    return pd.DataFrame.from_dict({row: line(**parts) for row, parts in rows.items()}, orient="index").rename_axis("system")
+
+def _stream_words(backbone: str, stream: dict) -> str:
+    "joint, bone, limbs, joint motion at k = 2, ..."
+    options, modality = stream.get("backbone_options", {}), stream.get("modality", "joint").replace("_", " ")
+    if options.get("limbs"): return "limbs"
+    return f"{modality} at k = {options.get('k', 1)}" if backbone == "info_gcn" else modality
