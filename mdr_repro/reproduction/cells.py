@@ -41,6 +41,11 @@ class Cell:
             return range(1)
         return range(asked or (profile.comparison_seeds if self.comparison else profile.seeds))
 
+    def printed(self, id: str) -> str: # of the experiment
+        "As the paper's table prints it, or as published elsewhere; a dash for a row or a column of our own."
+        rows = {r.name: r.results for r in TABLES[id].rows} if id in TABLES else {}
+        return rows.get(self.row, {}).get(self.column) or self.published or "–"
+
 # %% ../../nbs/reproduction/12_cells.ipynb #2b246d1f
 def as_profile(profile: str | Profile) -> Profile: return profile if isinstance(profile, Profile) else get_profile(profile)
 
@@ -230,10 +235,12 @@ def _figure_01(profile: Profile) -> list[Cell]:
 
 # %% ../../nbs/reproduction/12_cells.ipynb #7c1f0a04
 def _figure_04(profile: Profile) -> list[Cell]:
-    "Where |f_TV| is large, with and without CVSTA; with all frames (Section IV.B)."
+    "Where |f_TV| is large, with and without CVSTA; with all frames (Section IV.B). In two networks, and before and behind the gate of one."
     columns = {"Accuracy(%)": "accuracy", "Joint correlation": "joint_correlation", "Frame correlation": "frame_correlation"}
-    return [Cell(row, column, "fsd10_all_frames", changes, quantity=quantity)
-            for row, changes in (("without CVSTA", {"backbone_options": {"attention": "none"}}), ("with CVSTA", {})) for column, quantity in columns.items()]
+    cells = [Cell(row, column, "fsd10_all_frames", changes, quantity=quantity)
+             for row, changes in (("without CVSTA", {"backbone_options": {"attention": "none"}}), ("with CVSTA", {})) for column, quantity in columns.items()]
+    before = {"Joint correlation": "joint_correlation_before", "Frame correlation": "frame_correlation_before"}
+    return cells + [Cell("before CVSTA, same network", column, "fsd10_all_frames", quantity=quantity) for column, quantity in before.items()]
 
 def _figure_05(profile: Profile) -> list[Cell]:
     "Softmax against RDL on FineGym99, in four numbers of the same two runs."
