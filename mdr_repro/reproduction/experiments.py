@@ -25,10 +25,10 @@ import torch
 # %% ../../nbs/reproduction/03_experiments.ipynb #c193bbcf
 from ..data.batches import batches
 from ..data.sources import open_clips
-from .attention import frame_correlation, joint_correlation
+from .attention import frame_correlation, frame_correlation_before, joint_correlation, joint_correlation_before
 from .cells import EXPERIMENTS, SYSTEMS, as_profile, cell_specs, experiment_cells, experiment_specs
 from .claims import Verdict, judge, verdict_row
-from .paper import CLAIMS, NUMERALS, TABLES, printed_value
+from .paper import CLAIMS, NUMERALS, printed_value
 from .profiles import SLOTS, Profile
 from .results import data_folder, project_root, provenance, results_folder, save_figure
 from ..training import separation
@@ -117,7 +117,8 @@ def hours(store: RunStore, records: list[Record]) -> float: # of training
     return records[0].seconds / 3600
 
 QUANTITIES = {"passes": passes, "steps": steps, "hours": hours, "accuracy": accuracy, "mean_class": mean_class, "epoch_seconds": epoch_seconds, "purity": purity, "outliers": outliers, "silhouette": silhouette,
-              "joint_correlation": joint_correlation, "frame_correlation": frame_correlation} # the last two: see *Attention*
+              "joint_correlation": joint_correlation, "frame_correlation": frame_correlation,
+              "joint_correlation_before": joint_correlation_before, "frame_correlation_before": frame_correlation_before} # the last four: see *Attention*
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #5f740eb3
 def cell_records(store: RunStore, id: str, profile: str | Profile, seed: int = 0) -> dict[str, Record]: # row -> record
@@ -244,7 +245,7 @@ def measure(
         found = {seed: streams for seed, streams in found.items() if streams and None not in streams}
         weights = (cell.weights(profile),) if len(cell.streams) > 1 else () # one stream is as it is
         values = {seed: QUANTITIES[cell.quantity](store, streams, *weights) for seed, streams in found.items()}
-        printed = TABLES[id].text(cell.row, cell.column) if id in TABLES and cell.column in TABLES[id].columns else cell.published or "–"
+        printed = cell.printed(id)
         note = cell.missing or _why_missing(store, [s for streams in specs.values() for s in streams])
         runs = tuple(r.spec.id for streams in found.values() for r in streams)
         cells.append(MeasuredCell(cell.row, cell.column, cell.slot, printed, values, note, runs, *map(tuple, weights)))
