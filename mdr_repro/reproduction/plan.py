@@ -31,7 +31,7 @@ from torch import nn
 from ..data.clips import DataError
 from ..data.sources import open_clips
 from ..models import build_backbone
-from .cells import EXPERIMENTS, Cell, as_profile, cell_specs, experiment_cells
+from .cells import EXPERIMENTS, Cell, as_profile, cell_specs, experiment_cells, half_spec, is_checked
 from .paper import CLAIMS, TABLES, printed_value
 from .profiles import SLOTS, Profile, Slot
 from .results import data_folder
@@ -94,17 +94,20 @@ def make_plan(
 ) -> Plan:
     "Every run that the experiments need, each once."
     profile, data_root = as_profile(profile), data_folder(data_root)
-    runs, serves, slots, absent, problems = {}, {}, {}, set(), {}
+    runs, checks, serves, slots, absent, problems = {}, {}, {}, {}, set(), {}
     cells = [(id, cell, cell.seeds(profile, seeds)) for id in ids if id in EXPERIMENTS for cell in experiment_cells(id, profile)]
     for seed in range(max((len(own) for _, _, own in cells), default=0)):
         for id, cell, _ in (c for c in cells if seed in c[2]):
             specs, missing = planned_specs(cell, profile, seed, data_root)
             if missing: problems.setdefault(cell.slot, missing); absent.update(s.id for s in specs)
             if cell.missing: problems.setdefault((id, cell.row), f"{id}, {cell.row}: {cell.missing}")
-            for spec in specs:
-                runs.setdefault(spec.id, spec)
+            halves = [half for half in map(half_spec, specs) if half] if seed == 0 and is_checked(id, cell, profile) else []
+            if missing: absent.update(s.id for s in halves)
+            for spec in (*specs, *halves): # without its half run a cell is not complete
+                (runs if spec in specs else checks).setdefault(spec.id, spec)
                 slots.setdefault(spec.id, cell.slot)
                 serves.setdefault(spec.id, []).append(Place(id, cell.row, cell.column, seed))
+    runs |= {id: spec for id, spec in checks.items() if id not in runs}
     return Plan(profile, runs, serves, slots, frozenset(absent), list(problems.values()))
 
 # %% ../../nbs/reproduction/09_plan.ipynb #a4080759
