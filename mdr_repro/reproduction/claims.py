@@ -144,9 +144,11 @@ def _read_table(path: Path) -> dict:
 def same_test(claim: Claim, profile: str) -> str | None: # id of the earlier claim
     "The claim that rests on the same runs: the same rows, in a column whose slot holds the same clips and settings."
     slots = getattr(PROFILES.get(profile), "slots", {})
-    def column(c, name): # the first with an equal slot
-        own = TABLES[c.table].slots.get(name) if c.table in TABLES else None
-        return next((k for k, s in TABLES[c.table].slots.items() if own in slots and slots.get(s) == slots[own] and ("%" in k) == ("%" in name)), name) if own else name
+    def column(c, name): # of another slot that is filled alike, if there is one before it
+        columns = TABLES[c.table].slots if c.table in TABLES else {}
+        own = columns.get(name)
+        first = next((s for s in columns.values() if own in slots and slots[s] == slots[own]), own)
+        return name if first == own else next(k for k, s in columns.items() if s == first)
     def key(c): return c.table, c.kind, *(tuple((p.row, column(c, p.column)) for p in side) for side in (c.better, c.worse))
     first = next(c.id for c in CLAIMS if key(c) == key(claim))
     return None if first == claim.id else first
