@@ -60,7 +60,7 @@ def test_every_knob_of_a_run_is_listed_with_a_word_on_it(capsys):
     (["data", "convert", "synthetic:num_clips=20,num_classes=2"], "name the .npz that shall be written"),
     (["data", "fetch", "ntu60", "--data-root", "."], "ask for access on https://rose1.ntu.edu.sg"),
     (["data", "fetch", "nw_ucla"], "--data-root"),
-    (["data", "fetch"], "name a set: nw_ucla, kinder_gator, finegym99"),
+    (["data", "fetch"], "name a set: nw_ucla, kinder_gator, penn_action, utd_mhad, finegym99"),
     (["predict", "synthetic:num_clips=20,num_classes=2", "--run", "abc"], "run 'abc': neither the beginning of a run's id nor a run's folder"),
     (["show", "synthetic:num_clips=20,num_classes=2", "--clip", "99"], "has no clip '99'"),
     (["work", "--only", "figure_05", "--seeds", "1", "--scheduler", "tcp://127.0.0.1:1", "--workers", "2"], "give either the address of a scheduler or a number of workers"),
