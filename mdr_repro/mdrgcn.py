@@ -26,12 +26,14 @@ def middle_channels(
     reduction: int | str = 8, # r: 4, 8, 16, or "fixed" (Table II)
     form: str = "paper", # or "released"
     first: bool = False, # the layer that sees coordinates
+    least: int = 1, # channels that a narrowed network keeps at least
 ) -> int:
     "C_mid of Table II: C_in / reduction; `fixed` is C_out, no bottleneck. The first layer, with 2 or 3 coordinates, takes C_out / reduction (released: 8)."
     if reduction == "fixed": return out_channels
     if not isinstance(reduction, int) or reduction < 1: raise ValueError(f"unknown reduction {reduction!r}; give a whole number (4, 8 or 16 in Table II) or 'fixed'")
-    if first: return 8 if form == "released" else max(out_channels // reduction, 1)
-    return max(in_channels // reduction, 1)
+    if not isinstance(least, int) or least < 1: raise ValueError(f"least={least!r}: give a whole number of channels, 1 or more")
+    if first: return 8 if form == "released" else max(out_channels // reduction, least)
+    return max(in_channels // reduction, least)
 
 # %% ../nbs/method/05_mdr_gcn.ipynb #26dcf5b4
 class MDRLayer(nn.Module):
@@ -111,13 +113,14 @@ class MDRGCN(SkeletonNetwork):
         pairwise: str = "sum", # or "difference" (Eq. 5)
         shared_alpha: bool | None = None, # one alpha a layer; None: as `form` (released: True)
         product: str | None = None, # "columns" of the graph receive, or "rows"; None: as `form` (released: rows)
+        least_mid: int = 1, # C_mid is never below: an eighth of a narrowed network's channels would be one or two
     ):
         if not widths: raise ValueError("widths is empty; give C_out of at least one layer")
         if attention not in ("cvsta", "sa_gc", "st_joint_att", "none"): raise ValueError(f"unknown attention {attention!r}; known: cvsta, sa_gc, st_joint_att, none")
         super().__init__(skeleton, in_channels, num_persons, widths[-1])
         A, self.layers = skeleton.adjacency(), nn.ModuleList()
         for i, (c_in, c_out) in enumerate(zip((in_channels, *widths), widths)):
-            self.layers.append(MDRLayer(c_in, c_out, A, stride=2 if i and c_out != c_in else 1, residual=i > 0, temporal_kernels=temporal_kernels, mid_channels=middle_channels(c_in, c_out, reduction, form, first=i == 0), activation=activation, attention=attention, form=form,
+            self.layers.append(MDRLayer(c_in, c_out, A, stride=2 if i and c_out != c_in else 1, residual=i > 0, temporal_kernels=temporal_kernels, mid_channels=middle_channels(c_in, c_out, reduction, form, first=i == 0, least=least_mid), activation=activation, attention=attention, form=form,
                 pairwise=pairwise, shared_alpha=shared_alpha, product=product))
     def fuse(self) -> FusedNetwork: return FusedNetwork(self) # for testing: normalisations folded, branches merged
 

@@ -345,6 +345,19 @@ def test_held_out_clips_are_not_trained_on_and_choose_the_epoch(store, data):
     assert changed.result["last"] == r["last"]
 
 
+@pytest.mark.parametrize("held", [dict(holdout=(1, 3)), dict(holdout_every=4)], ids=["subjects", "every fourth"])
+def test_a_run_that_chooses_settings_never_looks_at_a_test_clip(store, data, held, monkeypatch):
+    from mdr_repro.training import trainer
+    looked, evaluate = set(), trainer.evaluate
+    monkeypatch.setattr(trainer, "evaluate", lambda net, clips, split, *args: looked.add(split) or evaluate(net, clips, split, *args))
+    record, = store.ensure([make_spec(data, **held, scored="val")], progress=False)
+    r = record.result
+    assert looked == {"val"} and r["reported"] == "last" and r["last"]["split"] == "val"
+    assert len(record.scores().labels) == r["clips"]["val"] > 0
+    assert r["top1"] == record.scores().top1 == history(record)[-1]["val_top1"]
+    with pytest.raises(ValueError, match="needs clips that are held out"): make_spec(data, scored="val")
+
+
 # records
 
 def test_a_record_gives_back_the_model_that_made_its_scores(store, finished):

@@ -64,7 +64,7 @@ class ClipSet(_Clips):
     def clip(self, i: int) -> Tensor: return self.frames[self.offsets[i]:self.offsets[i + 1]] # [T, M, V, C]
     def indices(self, split: str) -> Tensor: return _indices(self, split) # which clips are "train", "test" or "val"
     def select(self, index: Tensor | Sequence[int]) -> "ClipSet": return _select(self, index) # those clips, in that order
-    def hold_out(self, subjects: Sequence[int]) -> "ClipSet": return _hold_out(self, subjects) # their training clips become "val"
+    def hold_out(self, subjects: Sequence[int], every: int = 0) -> "ClipSet": return _hold_every(_hold_out(self, subjects), every) # their training clips, and every n-th of each class, become "val"
     def with_labels(self, labels: Tensor, class_names: Sequence[str]) -> "ClipSet": return _with_labels(self, labels, class_names)
     def to(self, device: torch.device | str) -> "ClipSet": return _to(self, device)
     def checksum(self) -> str: return _checksum(self) # sha256 of everything that is in the set
@@ -205,6 +205,23 @@ def _hold_out(s: ClipSet, subjects) -> ClipSet:
     if subjects == known: raise DataError(f"{name}: holding out all {len(known)} training subjects leaves nothing to train on")
     held = training & torch.isin(subject, torch.tensor(sorted(subjects), dtype=subject.dtype, device=subject.device))
     return replace(s, split=s.split.masked_fill(held.to(s.device), SPLITS["val"]))
+
+# %% ../../nbs/data/01_clip_sets.ipynb #e5a10021
+def _hold_every(s: ClipSet, every: int) -> ClipSet:
+    "Every `every`-th training clip of each class becomes a clip of `val`, in the order of their names' sha256; 0: none."
+    if not every:
+        return s
+    if every < 2:
+        raise DataError(f"{s.meta['name']}: holding out every clip leaves nothing to train on; give 2 or more, or 0 for none")
+    order = sorted(s.indices("train").tolist(), key=lambda i: hashlib.sha256(s.names[i].encode()).digest())
+    labels, seen, held = s.labels.tolist(), Counter(), []
+    for i in order:
+        seen[labels[i]] += 1
+        if seen[labels[i]] % every == 0:
+            held.append(i)
+    if not held:
+        raise DataError(f"{s.meta['name']}: no class has {every} training clips, so none can be held out; give a smaller number")
+    return replace(s, split=s.split.index_fill(0, torch.tensor(held, device=s.device), SPLITS["val"]))
 
 # %% ../../nbs/data/01_clip_sets.ipynb #5eb5aca8
 def _relabel(s: ClipSet, key: str) -> ClipSet:

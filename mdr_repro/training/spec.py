@@ -183,9 +183,13 @@ class RunSpec(Canonical):
     holdout: tuple[int, ...] = () # training subjects kept for validation
     precision: str = "fp32" # or "tf32", "bf16" (autocast)
     format: int = 1 # of the record
+    holdout_every: int = field(default=0, metadata=ADDED) # every n-th training clip of each class, kept for validation too; 0: none
+    scored: str = field(default="test", metadata=ADDED) # the clips whose scores are the result: "test", or the held-out "val", and then no test clip is looked at
 
     def __post_init__(self): _fit_fields(self); _check_spec(self)
 
+    @property
+    def validates(self) -> bool: return bool(self.holdout or self.holdout_every) # whether training clips are held out
     @property
     def label(self) -> str: return _label(self) # what a person calls it
 
@@ -197,9 +201,11 @@ def _check_spec(s: RunSpec):
     for name in ("data", "data_checksum", "backbone", "objective"):
         if not getattr(s, name): raise ValueError(f"RunSpec.{name} is empty")
     if not 0 <= s.noise < 1: raise ValueError(f"RunSpec.noise: {s.noise} is no share in 0..1")
+    if s.holdout_every < 0 or s.holdout_every == 1: raise ValueError(f"RunSpec.holdout_every: {s.holdout_every} keeps no training clip or makes no sense; give 2 or more, or 0 for none")
+    if s.scored == "val" and not s.validates: raise ValueError("RunSpec.scored: 'val' needs clips that are held out; give holdout or holdout_every")
     if not 0 <= s.seed < 2**63: raise ValueError(f"RunSpec.seed: {str(s.seed)[:40]} is {'negative' if s.seed < 0 else 'too large'}; give 0 or more, below 2^63")
     if s.format != 1: raise ValueError(f"RunSpec.format: {s.format} is not 1, the only one this version reads")
-    for name, known in (("modality", tuple(modalities)), ("noise_unit", ("joint", "coordinate")), ("precision", ("fp32", "tf32", "bf16"))):
+    for name, known in (("modality", tuple(modalities)), ("noise_unit", ("joint", "coordinate")), ("precision", ("fp32", "tf32", "bf16")), ("scored", ("test", "val"))):
         if getattr(s, name) not in known: raise ValueError(f"RunSpec.{name}: unknown {getattr(s, name)!r}; known: {', '.join(known)}")
 
 # %% ../../nbs/training/01_run_spec.ipynb #f3adad84

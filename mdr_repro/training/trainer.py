@@ -52,7 +52,7 @@ class OutOfMemory(TrainingError): "A run that the device's memory does not hold;
 
 def run_clips(spec: RunSpec, clips: ClipSet) -> ClipSet:
     "The clips as this run sees them: subjects held out, coordinates set to 0 (Section IV-C)."
-    if spec.holdout: clips = clips.hold_out(spec.holdout)
+    if spec.validates: clips = clips.hold_out(spec.holdout, spec.holdout_every)
     if spec.noise: clips = add_noise(clips, spec.noise, spec.seed, unit=spec.noise_unit)
     return clips
 
@@ -101,7 +101,7 @@ class Training:
         self.recompute, self.recomputed = False, 0 # whether activations are computed twice to save memory; epochs in which they were
 
     @property
-    def report_split(self) -> str: return "val" if self.spec.holdout else "test"
+    def report_split(self) -> str: return "val" if self.spec.validates else "test"
     def scores(self, split: str) -> Scores:
         s = self.spec
         try: return evaluate(self.recognizer, self.clips, split, s.sampling, s.schedule.batch_size, s.modality, self.device, s.precision)
@@ -113,7 +113,7 @@ def _counts(spec: RunSpec, clips: ClipSet) -> dict:
     "Clips and batches of each split; the last training batch is dropped only if it would hold a single clip, too few for batch norm."
     size = spec.schedule.batch_size
     n = {split: len(clips.indices(split)) for split in ("train", "test", "val")}
-    for split in ("train", "test", *(("val",) if spec.holdout else ())):
+    for split in ("train", "test", *(("val",) if spec.validates else ())):
         if not n[split]: raise TrainingError(f"{spec.label}: {spec.data} has no {split} clips" + (f" (held out: {spec.holdout})" if spec.holdout else ""))
     drop = size > 1 and n["train"] % size == 1
     if drop and n["train"] == 1: raise TrainingError(f"{spec.label}: {spec.data} has a single training clip, too few for batch norm")
@@ -228,7 +228,7 @@ def _one_epoch(run: Training) -> dict:
         row |= {f"{split}_top1": scores.top1, f"{split}_mean_class": scores.mean_class}
     row["seconds"] = time.perf_counter() - start
     run.rows.append(row)
-    if run.spec.holdout and best_row(run.rows, split) is row:
+    if run.spec.validates and run.spec.scored == "test" and best_row(run.rows, split) is row:
         run.best_state = {k: v.detach().cpu().clone() for k, v in run.recognizer.state_dict().items()}
     save_checkpoint(run)
     return row
@@ -292,10 +292,10 @@ def _accuracies(scores: Scores) -> dict:
 def final_scores(run: Training) -> tuple[Scores, dict]:
     "Scores of the reported epoch, and what is said of the last and the best one. Leaves the reported weights in the recognizer."
     split = run.report_split
-    last, row = run.scores("test"), best_row(run.rows, split)
-    said = {"reported": "last", "epoch": len(run.rows), "last": {"epoch": len(run.rows), "split": "test", **_accuracies(last)},
+    last, row = run.scores(run.spec.scored), best_row(run.rows, split)
+    said = {"reported": "last", "epoch": len(run.rows), "last": {"epoch": len(run.rows), "split": run.spec.scored, **_accuracies(last)},
             "best": {"epoch": row["epoch"], "split": split, "top1": row[f"{split}_top1"], "mean_class": row[f"{split}_mean_class"]}}
-    if not run.spec.holdout: return last, said
+    if not run.spec.validates or run.spec.scored == "val": return last, said
     run.recognizer.load_state_dict(run.best_state)
     best = run.scores("test")
     said["best"]["test"] = _accuracies(best)
