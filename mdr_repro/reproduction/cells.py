@@ -29,10 +29,16 @@ class Cell:
     quantity: str = "accuracy" # what is measured, see QUANTITIES
     missing: str = "" # why it cannot be run
     comparison: bool = False # of systems, noise rates, code or precision: as many seeds as the profile gives these
+    fusion: dict[str, float] | None = None # modality -> weight of its scores; None: as the profile
 
     def seeds(self, profile: Profile, asked: int = 0) -> range: # asked: 0 leaves it to the profile
         "Seeds of its runs."
         return range(asked or (profile.comparison_seeds if self.comparison else profile.seeds))
+    def weights(self, profile: Profile) -> list[float]: # one a stream
+        "What each stream's scores are multiplied by; 1 unless the streams are modalities alone."
+        by_modality = profile.fusion if self.fusion is None else self.fusion
+        if any(set(stream) != {"modality"} for stream in self.streams): return [1.0] * len(self.streams)
+        return [by_modality.get(stream["modality"], 1.0) for stream in self.streams]
 
 # %% ../../nbs/reproduction/12_cells.ipynb #2b246d1f
 def as_profile(profile: str | Profile) -> Profile: return profile if isinstance(profile, Profile) else get_profile(profile)

@@ -74,13 +74,18 @@ def clip_features(store: RunStore, spec: RunSpec) -> tuple[np.ndarray, np.ndarra
             found.append((recognizer.embed(x).float().cpu().numpy(), y.cpu().numpy()))
     return tuple(np.concatenate(part) for part in zip(*found))
 
-def accuracy(store: RunStore, records: list[Record]) -> float: # %
-    "Top-1 of the test clips; of the sum of scores where several streams are fused."
-    return 100 * (records[0].result["top1"] if len(records) == 1 else fuse([r.scores() for r in records]).top1)
+def _share(records: list[Record], weights: list[float] | None, name: str) -> float: # 0..1
+    "As the record has it; of the weighted sum of scores where several streams are fused."
+    if len(records) == 1: return records[0].result[name]
+    return getattr(fuse([r.scores() for r in records], weights), name)
 
-def mean_class(store: RunStore, records: list[Record]) -> float: # %
+def accuracy(store: RunStore, records: list[Record], weights: list[float] | None = None) -> float: # %
+    "Top-1 of the test clips. weights: one a stream, `Cell.weights`; None: all 1."
+    return 100 * _share(records, weights, "top1")
+
+def mean_class(store: RunStore, records: list[Record], weights: list[float] | None = None) -> float: # %
     "The mean of the classes' accuracies, which PYSKL reports for FineGym."
-    return 100 * (records[0].result["mean_class"] if len(records) == 1 else fuse([r.scores() for r in records]).mean_class)
+    return 100 * _share(records, weights, "mean_class")
 
 def drawn_features(store: RunStore, record: Record) -> tuple[np.ndarray, np.ndarray]:
     "Test features and labels of the 15 largest classes, which Figure 5 draws."
@@ -130,6 +135,7 @@ class MeasuredCell:
     values: dict[int, float] # seed -> measured
     note: str = "" # why values are missing
     runs: tuple[str, ...] = () # ids
+    weights: tuple[float, ...] = () # of the streams that are fused; empty: one stream
 
     @property
     def paper(self) -> float | None: return printed_value(self.printed)
@@ -158,13 +164,17 @@ class MeasuredTable:
 
     @property
     def title(self) -> str: return table_title(self.id, self.profile, [c.slot for c in self.cells])
+    @property
+    def fused(self) -> str: # empty where no cell has several streams
+        "How streams are fused."
+        return f"Fused streams: weighted sum of scores, {self.profile.fusion_text}." if any(c.weights for c in self.cells) else ""
     def frame(self) -> pd.DataFrame: return _cells_frame(self) # a line a cell
     def claims(self) -> pd.DataFrame: return _claims_frame(self) # a line a claim
     def numbers(self) -> dict: return _numbers(self) # all of it in plain values
     def save(self, folder: str | Path) -> None: _save_table(self, Path(folder))
     def draw(self, *columns: str): return _draw_table(self, columns) # matplotlib Figure, of these columns (default: all)
     def __repr__(self) -> str: return f"MeasuredTable({self.title!r})" # records know folders of this machine
-    def _repr_html_(self) -> str: return f"<p><b>{self.title}</b></p>{pretty(self.frame()).to_html()}"
+    def _repr_html_(self) -> str: return f"<p><b>{self.title}</b></p><p>{self.fused}</p>{pretty(self.frame()).to_html()}"
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #f8d2e7fe
 TITLES = {"systems_short": "All systems, short and narrow runs", "noise_curve": "Accuracy over the share of missing joints", "released_code": "What the released code does otherwise",
@@ -222,11 +232,12 @@ def measure(
         specs = {seed: cell_specs(cell, profile, seed, store.data_root) for seed in cell.seeds(profile, seeds)}
         found = {seed: [store.get(s) for s in streams] for seed, streams in specs.items()}
         found = {seed: streams for seed, streams in found.items() if streams and None not in streams}
-        values = {seed: QUANTITIES[cell.quantity](store, streams) for seed, streams in found.items()}
+        weights = (cell.weights(profile),) if len(cell.streams) > 1 else () # one stream is as it is
+        values = {seed: QUANTITIES[cell.quantity](store, streams, *weights) for seed, streams in found.items()}
         printed = TABLES[id].text(cell.row, cell.column) if id in TABLES and cell.column in TABLES[id].columns else "–"
         note = cell.missing or _why_missing(store, [s for streams in specs.values() for s in streams])
         runs = tuple(r.spec.id for streams in found.values() for r in streams)
-        cells.append(MeasuredCell(cell.row, cell.column, cell.slot, printed, values, note, runs))
+        cells.append(MeasuredCell(cell.row, cell.column, cell.slot, printed, values, note, runs, *map(tuple, weights)))
         records |= {r.spec.id: r for streams in found.values() for r in streams}
     values = {(c.row, c.column): c.values for c in cells}
     verdicts = tuple(judge(c, values) for c in CLAIMS if c.table == id)
@@ -279,7 +290,7 @@ def _save_table(table: MeasuredTable, folder: Path) -> None:
     write_atomic(folder / "table.csv", table.frame().to_csv())
     code = f"revision {origin['revision'] or 'unknown (no git)'}" + (" with changes" if origin["dirty"] else "")
     write_atomic(folder / "table.md", "\n".join([
-        f"# {table.title}\n", f"Measured: {table.MEASURED}; difference: measured - paper.\n", markdown(table.frame()),
+        f"# {table.title}\n", f"Measured: {table.MEASURED}; difference: measured - paper.\n", *([f"{table.fused}\n"] if table.fused else []), markdown(table.frame()),
         *(["## Claims\n", "Verdict: paired test over seeds, 5 % level. Paper: as printed in the text, else the difference of the printed cells.\n", markdown(table.claims())] if table.verdicts else []),
         "## Provenance\n", f"- code: {code}; locked packages {origin['lock_sha256'] or 'unknown'}", *(f"- runs made with {', '.join(f'{k} {v}' for k, v in made.items())}" for made in origin["made_with"]),
         *(f"- data: {source}, checksum {checksum}" for source, checksum in origin["data"].items()), f"- runs: {', '.join(origin['runs']) or 'none'}", ""]))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from ..data.clips import DataError
+from ..data.modalities import modalities as known_modalities
 from ..data.sampling import Sampling
 from ..data.sources import modified, source_checksum
 from ..models.parts import ten_layers
@@ -71,6 +72,12 @@ class Profile:
     fusion: dict[str, float] = field(default_factory=dict) # modality -> weight of its scores; 1 where none is named
     verdicts: bool = True # False: the clips are made up, so claims are run but not judged
 
+    def __post_init__(self):
+        wrong = [m for m, w in self.fusion.items() if m not in known_modalities or not w > 0]
+        if wrong: raise ValueError(f"profile {self.name}: fusion gives {wrong[0]!r} the weight {self.fusion[wrong[0]]}; give {', '.join(known_modalities)} weights above 0")
+    @property
+    def fusion_text(self) -> str: # "joint 0.7, bone 0.7"
+        return ", ".join(f"{m.replace('_', ' ')} {self.fusion.get(m, 1):g}" for m in self.modalities)
     def slot(self, name: str) -> Slot:
         if name not in self.slots: raise ValueError(f"profile {self.name} has no slot {name!r}; it has {', '.join(self.slots)}")
         return self.slots[name]
