@@ -17,6 +17,8 @@ from mdr_repro.reproduction.experiments import EXPERIMENTS, data_folder, experim
 from mdr_repro.reproduction.paper import CLAIMS, FIGURES, SAME_SETTING, TABLES, paper_text, plain, printed_value, tables_in_text
 from mdr_repro.reproduction.plan import work
 from mdr_repro.reproduction.profiles import SLOTS, Profile, Slot, get_profile
+from mdr_repro.training.baseline import read_scores
+from mdr_repro.training.paired_clips import seeds_and_clips, two_networks
 from mdr_repro.training.spec import Schedule
 from mdr_repro.training.store import NoWeights, StoreError, read_record, write_record
 from mdr_repro.training.trainer import signed
@@ -214,6 +216,21 @@ def test_records_are_written_once_and_again_where_something_is_new(trained, tmp_
     (bare / "scores.npz").write_bytes(b"damaged")
     keep_records(home, tiny(), ["figure_05"])
     assert read_record(home.get(experiment_specs("figure_05", tiny())[0]).spec, bare).scores().top1 == home.get(experiment_specs("figure_05", tiny())[0]).result["top1"]
+
+
+def test_two_systems_are_compared_on_the_same_clips(trained, tmp_path):
+    "A run's own record, read as somebody else's, is that run; the test over clips sees the difference that the table shows."
+    store, table = trained
+    one, two = (store.get(s) for s in experiment_specs("figure_05", tiny())[:2])
+    read = read_scores(write_record(one, tmp_path) / "scores.npz", like=two.scores())
+    assert read.top1 == one.result["top1"] and read.names == two.scores().names
+    found = two_networks(read, two.scores())
+    assert found.effect == pytest.approx(one.result["top1"] - two.result["top1"]) and found.interval.n == len(read.labels)
+    both = seeds_and_clips([one.scores(), read], [two.scores()], draws=200)
+    assert both.effect == pytest.approx(found.effect) and both.seeds == (2, 1)
+    short = tmp_path / "short.csv"
+    short.write_text("name,prediction\n" + "".join(f"{n},0\n" for n in read.names[1:]))
+    with pytest.raises(DataError, match=f"1 of the run's {len(read.names)} test clips are missing, first '{read.names[0]}'"): read_scores(short, two.scores())
 
 
 def test_measured_values_are_those_of_the_runs(trained):
