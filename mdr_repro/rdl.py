@@ -12,7 +12,7 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from .recognizer import Softmax, check_labels
+from .recognizer import Softmax, check_labels, weighted_sum
 
 # %% ../nbs/method/07_robust_decouple_loss.ipynb #de29f92f
 def norm(x: Tensor) -> Tensor: # [..., D] -> [..., 1]
@@ -32,19 +32,21 @@ def own_center(
     x: Tensor, # features [N, D], only to be checked
     c: Tensor, # centers [K, D]
     y: Tensor, # labels [N], each in 0..K-1
+    checked: bool = False, # whether the labels have been looked at
 ) -> Tensor: # [N, D]
     "c_{y_i} of each sample; a feature too many or too wide is an error, not a broadcast."
     if x.shape != (len(y), c.shape[-1]): raise ValueError(f"features {list(x.shape)} do not fit {len(y)} labels and centers {list(c.shape)}")
-    return c[check_labels(y, len(c)).long()]
+    return c[(y if checked else check_labels(y, len(c))).long()]
 
 # %% ../nbs/method/07_robust_decouple_loss.ipynb #86555faf
 def intra_angle_loss(
     x: Tensor, # features [N, D]
     c: Tensor, # centers [K, D]
     y: Tensor, # labels [N], each in 0..K-1
+    checked: bool = False, # whether the labels have been looked at
 ) -> Tensor: # scalar in [0, 4]
     "L_Ain, Eq. 7: the squared distance of the cosine to the own center from one."
-    cos = (unit(x) * unit(own_center(x, c, y))).sum(-1)
+    cos = (unit(x) * unit(own_center(x, c, y, checked))).sum(-1)
     return (1 - cos).square().mean()
 
 # %% ../nbs/method/07_robust_decouple_loss.ipynb #ab524e33
@@ -52,11 +54,12 @@ def inter_angle_loss(
     x: Tensor, # features [N, D]
     c: Tensor, # centers [K, D]
     y: Tensor, # labels [N], each in 0..K-1
+    checked: bool = False, # whether the labels have been looked at
 ) -> Tensor: # scalar in [-2, 0]
     "L_Aout, Eq. 8 with k != y_i: minus one, plus the mean cosine to the other classes' centers."
     M = len(c)
     if M < 2: raise ValueError("the inter-class angle loss needs at least two classes")
-    others = unit(c).sum(0) - unit(own_center(x, c, y)) # the sum over k != y_i, without an [N, M] table
+    others = unit(c).sum(0) - unit(own_center(x, c, y, checked)) # the sum over k != y_i, without an [N, M] table
     return -(1 - (unit(x) * others).sum(-1) / (M - 1)).mean()
 
 # %% ../nbs/method/07_robust_decouple_loss.ipynb #8d38d3ff
@@ -65,20 +68,18 @@ def norm_loss(
     c: Tensor, # centers [K, D]
     y: Tensor, # labels [N], each in 0..K-1
     eps: float = 1e-12, # of Eq. 9
+    checked: bool = False, # whether the labels have been looked at
 ) -> Tensor: # scalar
     "L_l, Eq. 9-10: the squared distance of the ratio of norms from one."
-    beta = norm(x) / (norm(own_center(x, c, y)) + eps)
+    beta = norm(x) / (norm(own_center(x, c, y, checked)) + eps)
     return (1 - beta).square().mean()
 
 # %% ../nbs/method/07_robust_decouple_loss.ipynb #98fdb351
-def _weighted(
-    terms: dict[str, Tensor], # a_in, a_out, norm
-    weights: tuple[float | None, ...], # of the three, in this order
+def _named(
+    weights: tuple[float | None, ...], # of a_in, a_out, norm
     default: float, # what None means
-) -> Tensor: # scalar
-    "L_R, Eq. 11: the weighted sum. A term of weight 0 is left out altogether."
-    weights = [default if w is None else w for w in weights]
-    return sum((w * terms[k] for w, k in zip(weights, ("a_in", "a_out", "norm")) if w), torch.zeros_like(terms["a_in"]))
+) -> dict[str, float]:
+    return {k: default if w is None else w for k, w in zip(("a_in", "a_out", "norm"), weights)}
 
 def _check_options(weights, form: str, num_classes: int, own_optimizer: bool | None):
     "Weights are three numbers >= 0 or None, in a tuple or (options come from JSON) a list."
@@ -107,19 +108,21 @@ class RobustDecoupleLoss(Softmax):
         self.weights, self.form, self.eps, self.centers_lr, self.own_optimizer = tuple(weights), form, eps, centers_lr, own_optimizer
         self.centers = nn.Parameter(torch.randn(num_classes, embedding_dim))
 
-    def terms(self, x: Tensor, y: Tensor) -> dict[str, Tensor]: return {**super().terms(x, y), **_terms(self, x, y)} # softmax, a_in, a_out, norm: unweighted
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor: # L of Eq. 13
-        terms = self.terms(x, y)
-        return terms["softmax"] + _weighted(terms, self.weights, 1 / len(x) if self.form == "paper" else 0.01)
-
+    def terms(self, x: Tensor, y: Tensor) -> dict[str, Tensor]: # softmax, a_in, a_out, norm
+        return {**super().terms(x, y), **_terms(self, x, y)}
+    def term_weights(self, num_clips: int) -> dict[str, float]:
+        return _named(self.weights, 1 / num_clips if self.form == "paper" else 0.01)
+    def total(self, terms: dict[str, Tensor], num_clips: int) -> Tensor: # L_S + L_R, added as Eq. 13 has it
+        return terms["softmax"] + super().total({k: v for k, v in terms.items() if k != "softmax"}, num_clips)
     def parameter_groups(self, lr: float) -> list[dict]: return _parameter_groups(self, lr)
 
 # %% ../nbs/method/07_robust_decouple_loss.ipynb #3129b9a8
 def _terms(loss: RobustDecoupleLoss, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    "The three terms of L_R; softmax has looked at the labels."
     c = loss.centers
-    if loss.form == "released": return released_terms(x, c, y)
-    return {"a_in": intra_angle_loss(x, c, y), "a_out": inter_angle_loss(x, c, y), "norm": norm_loss(x, c, y, loss.eps)}
+    if loss.form == "released": return released_terms(x, c, y, checked=True)
+    a_in, a_out = (f(x, c, y, checked=True) for f in (intra_angle_loss, inter_angle_loss))
+    return {"a_in": a_in, "a_out": a_out, "norm": norm_loss(x, c, y, loss.eps, checked=True)}
 
 def _parameter_groups(loss: RobustDecoupleLoss, lr: float) -> list[dict]:
     "The classifier, and the centers by themselves: a weight decay would pull their norms to zero."
@@ -135,9 +138,10 @@ def released_terms(
     x: Tensor, # features [N, D]
     c: Tensor, # centers [K, D]
     y: Tensor, # labels [N], each in 0..K-1
+    checked: bool = False, # whether the labels have been looked at
 ) -> dict[str, Tensor]: # a_in, a_out (with its minus sign), norm
     "The three terms as the released code computes them: pairs of the batch instead of classes."
-    N, own = len(x), own_center(x, c, y)
+    N, own = len(x), own_center(x, c, y, checked)
     with torch.autocast(x.device.type, enabled=False): # 1 - cos in half precision would be noise
         d2 = (1 - unit(x) @ unit(own).T).square() # entry [i, j]: sample i against the center of sample j
     at_home = d2.diagonal()
@@ -152,4 +156,4 @@ def released_rdl(
     weights: tuple[float | None, ...] = (1, None, None), # of a_in, a_out, norm; None: 0.01
 ) -> Tensor: # scalar
     "L_R as the released code computes it."
-    return _weighted(released_terms(x, c, y), weights, 0.01)
+    return weighted_sum(released_terms(x, c, y), _named(weights, 0.01))

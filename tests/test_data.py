@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mdr_repro.data.batches import batches, make_batch, make_streams, num_batches, stream_batches
 from mdr_repro.data.clips import ClipSet, DataError
 from mdr_repro.data.modalities import modalities
-from mdr_repro.data.noise import add_noise
-from mdr_repro.data.sampling import Sampling, survey
+from mdr_repro.data.noise import AT_ZERO, add_noise
+from mdr_repro.data.sampling import Sampling, Survey, survey
+from mdr_repro.models.posec3d import heatmaps
 from mdr_repro.skeleton import Skeleton, get_skeleton
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -271,9 +273,9 @@ def test_only_the_generator_decides():
 def test_shapes_and_counts(sampling, letters):
     clips = some_clips(letters=letters)
     for modality in modalities:
-        for drop_last in (False, True):
-            found = list(batches(clips, "train", 4, sampling, modality, generator=torch.Generator().manual_seed(0), drop_last=drop_last))
-            assert len(found) == num_batches(clips, "train", 4, drop_last) == (1 if drop_last else 2)
+        for size, rule, sizes in ((4, None, [4, 2]), (4, "drop", [4]), (5, "keep", [5]), (5, "join", [6])):
+            found = list(batches(clips, "train", size, sampling, modality, generator=torch.Generator().manual_seed(0), last_batch=rule))
+            assert len(found) == num_batches(clips, "train", size, rule) and [len(y) for _, y in found] == sizes
             for x, y in found:
                 assert x.shape == (len(y), 3, sampling.num_frames, 20, 2) and x.dtype == torch.float32 and y.dtype == torch.int64
                 assert x.isfinite().all() and x.is_contiguous()
@@ -297,18 +299,44 @@ def test_nothing_is_as_long_as_the_padded_set():
     assert n == 300 and 16 * 64 * 60 * 4 <= largest < frames.nbytes / 3 # a batch of 64 frames; padded, the set has 300 * 20,000 * 60 numbers
 
 
-def test_noise_stays_zero_in_every_batch():
-    clips = some_clips()
-    clips = add_noise(clips, 0.5, seed=0)
-    missing = (clips.frames == 0).all(-1)
-    window = Sampling(150, "pad", rotate=.5, move=True, scale=.2)
-    index = clips.indices("train")
-    x = make_batch(clips, index, window, training=True, generator=torch.Generator().manual_seed(0))
-    for k, i in enumerate(index):
-        T = int(clips.lengths[i])
-        gone = missing[clips.offsets[i]:clips.offsets[i + 1]].permute(0, 2, 1)              # [T, V, M]
-        assert (x[k, :, :T].permute(1, 2, 3, 0)[gone] == 0).all() and (x[k, :, T:] == 0).all()
-        assert (x[k, :, :T].permute(1, 2, 3, 0)[~gone] != 0).any()
+UNITS = ("coordinates", "joints", "clips")
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_hit_joint_is_not_missing_in_any_stream(unit):
+    "Against noise written as a small number that nobody takes for zero: the same streams, in training and in testing, up to that number."
+    clean = some_clips()
+    noisy = add_noise(clean, 0.3, seed=0, unit=unit)
+    hit = noisy.frames != clean.frames
+    assert hit.any() and (noisy.frames[hit] == AT_ZERO).all() and (noisy.frames[clean.frames == 0] == 0).all()
+    assert torch.equal((noisy.frames != 0).any(-1), (clean.frames != 0).any(-1))
+    small = ClipSet.select(noisy, range(len(noisy)))
+    small.frames[hit] = 1e-7
+    for s in (Sampling(40, "pad", rotate=.5, move=True, scale=.2, mirror=.5), Sampling(40, center="frame"), Sampling(40, "released", center="released", move=True)):
+        for training in (True, False):
+            ours, close, gone = (make_streams(c, torch.arange(12), s, training=training, generator=torch.Generator().manual_seed(0))
+                                 for c in (noisy, small, replace(noisy, frames=noisy.frames.masked_fill(hit, 0))))
+            for name in modalities: torch.testing.assert_close(ours[name], close[name], rtol=0, atol=1e-5)
+            if unit == "joints" and s.center != "released": assert (ours["joint"] - gone["joint"]).abs().max() > .5, "a missing joint is another thing"
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_heat_maps_draw_a_hit_joint_at_zero(unit):
+    clean = some_clips()
+    noisy = add_noise(clean, 0.3, seed=0, unit=unit)
+    window = Sampling(16, center="none")
+    x, whole = (make_batch(c, torch.arange(12), window) for c in (noisy, clean))
+    small = torch.where(x.abs() < 1e-10, x.sign() * 1e-6, x)
+    torch.testing.assert_close(heatmaps(x), heatmaps(small), rtol=0, atol=1e-4)
+    assert torch.equal((x != 0).any(1), (whole != 0).any(1))
+
+
+def test_the_share_of_clips_hits_half_of_their_coordinates():
+    clean = some_clips(40)
+    hit = add_noise(clean, 0.1, seed=3, unit="clips").frames != clean.frames
+    shares = [hit[a:b].sum().item() / max((clean.frames[a:b] != 0).sum().item(), 1) for a, b in zip(clean.offsets, clean.offsets[1:])]
+    assert sum(share > 0 for share in shares) == 4
+    sizes = [(clean.frames[a:b] != 0).sum().item() for a, b in zip(clean.offsets, clean.offsets[1:])]
+    assert all(abs(share - .5) < 5 * (.25 / size) ** .5 for share, size in zip(shares, sizes) if share)
 
 
 # ---- the slow road: clip by clip, frame by frame, joint by joint, in float64, from the same random numbers
@@ -336,8 +364,12 @@ def slow_positions(L, s, training, draw):
         begin = math.floor(next(draw) * room if training else (room - 1) / 2)
         at = [begin + i * stride for i in range(T)]
         return [t if t <= L - 1 else {"zero": None, "hold": L - 1, "loop": min(t % L, L - 1)}[s.padding] for t in at]
+    if s.mode == "sorted":
+        return sorted(int(next(draw) * L) for _ in range(T)) if training else [i * (L - 1) // (T - 1) for i in range(T)]
     begin = int(next(draw) * ((L // T if L > T else T - L) + 1)) if training else 0
-    if L > T: return [min(math.floor(begin + Fraction(i * L, T)), L - 1) for i in range(T)]
+    if L > T:
+        at = [math.floor(begin + Fraction(i * L, T)) for i in range(T)]
+        return [t if t < L else before for t, before in zip(at, at[:1] + at)] # over the end: the frame before again
     return [i - begin if begin <= i < begin + L else None for i in range(T)]
 
 
@@ -354,7 +386,7 @@ def slow_frames(clips, i, s, at):
             joint, place = clip[frame, m, v].copy(), [f for f in found if f <= frame][-1:] or found[:1]
             if joint[:d].any():
                 there[k, m, v] = True
-                if s.center != "none" and found: joint[:d] -= clip[found[0] if s.center == "first" else place[0], 0, c, :d]
+                if s.center in ("first", "frame") and found: joint[:d] -= clip[found[0] if s.center == "first" else place[0], 0, c, :d]
             x[k, m, v] += share * joint
     return x, there
 
@@ -362,21 +394,58 @@ def slow_frames(clips, i, s, at):
 def slow_augmented(x, there, s, skeleton, d, draw):
     T, other = len(x), [skeleton.joints.index(re.sub("left|right", lambda side: {"left": "right", "right": "left"}[side[0]], joint)) for joint in skeleton.joints]
     if s.mirror and next(draw) < s.mirror: x, there = x[:, :, other] * ([-1] + [1] * (x.shape[3] - 1)), there[:, :, other]
-    angles = [s.rotate * (2 * next(draw) - 1) for _ in range(3 if d == 3 else 1)] if s.rotate else []
+    if s.rotate_axis == "xy":
+        most = round(math.degrees(s.rotate))
+        about_x, about_y = (math.radians(int(next(draw) * (2 * most + 1)) - most) for _ in range(2))
+        turns = [(about_y, 2, 0), (about_x, 1, 2)]
+    else:
+        planes = ((1, 2), (2, 0), (0, 1)) if d == 3 else ((0, 1),)
+        turns = [(s.rotate * (2 * next(draw) - 1), *plane) for plane in planes] if s.rotate else []
+        if s.rotate_axis == "vertical": turns = turns[1:2]
     size = 1 - s.scale + 2 * s.scale * next(draw) if s.scale else 1
     values = ((-10, -5, 0, 5, 10), (.9, 1, 1.1), (-.2, -.1, 0, .1, .2), (-.2, -.1, 0, .1, .2))
     drift = [[v[int(next(draw) * len(v))] for _ in range(2)] for v in values] if s.move else []
     out = x.copy()
     for t, m, v in zip(*there.nonzero()):
         p = x[t, m, v, :d]
-        for angle, (a, b) in zip(angles, ((1, 2), (2, 0), (0, 1)) if d == 3 else ((0, 1),)):
-            if s.rotate_axis == "all" or (a, b) == (2, 0): p = turned(p, angle, a, b)
+        for angle, a, b in turns: p = turned(p, angle, a, b)
         p = p * size
         if drift:
             phi, grow, *shift = [first + (last - first) * t / (T - 1) for first, last in drift]
             p = np.concatenate([turned(p, math.radians(phi), 0, 1)[:2] * grow + shift, p[2:]])
         out[t, m, v, :d] = p
     return out, there
+
+
+def slow_centered(x, c):
+    "Every channel of every joint of every person minus its own center joint of that frame."
+    out = x.copy()
+    for t, m, v in np.ndindex(x.shape[:3]): out[t, m, v] = x[t, m, v] - x[t, m, c]
+    return out
+
+
+def slow_stretched(x, there, all_x, all_there, d):
+    "Each axis to -1..1 by the extremes of the whole clip."
+    out = x.copy()
+    for c in range(d):
+        known = all_x[..., c][all_there]
+        if not len(known): continue
+        out[..., c] = (x[..., c] - known.min()) / (known.max() - known.min()) * 2 - 1
+        out[..., c][~there] = 0
+    return out
+
+
+def slow_road(clips, i, s, training, draw):
+    "The joint stream [T, M, V, C], which joints are there, and of how many channels bones and motions are differences."
+    d, c, L = clips.dims, clips.center, int(clips.lengths[i])
+    at = slow_positions(L, s, training, draw)
+    T, at = len(at), at + list(range(L) if s.stretch else [])
+    x, there = slow_frames(clips, i, s, at)
+    if s.center == "released": there = np.ones_like(there)
+    if training: x, there = slow_augmented(x, there, s, clips.skeleton, d, draw)
+    if s.center == "released": x = slow_centered(x, c)
+    if s.stretch: x = slow_stretched(x[:T], there[:T], x[T:], there[T:], d)
+    return x, there[:T], x.shape[3] if s.center == "released" else d
 
 
 def slow_streams(x, there, skeleton, d): # each [C, T, V, M]
@@ -399,10 +468,10 @@ def draw_for(n, s, training, dims, seed):
     g, columns = torch.Generator().manual_seed(seed), []
     def take(*shape): columns.append(torch.rand((n, *shape), generator=g, dtype=torch.float64).view(n, -1))
     if training:
-        if s.mode == "uniform": take(s.num_frames)
+        if s.mode in ("uniform", "sorted"): take(s.num_frames)
         else: [take() for _ in range(2 if s.mode == "crop_resize" or s.mode == "pad" and s.speed else 1)]
         if s.mirror: take()
-        if s.rotate: take(3 if dims == 3 else 1)
+        if s.rotate: take(2 if s.rotate_axis == "xy" else 3 if dims == 3 else 1)
         if s.scale: take()
         if s.move: [take(2) for _ in range(4)]
     return [iter(row) for row in (torch.cat(columns, 1).tolist() if columns else [[]] * n)]
@@ -422,7 +491,10 @@ def gappy_clips(letters, missing=True):
 
 EVERYTHING = dict(rotate=.3, scale=.1, move=True, mirror=.5)
 ROADS = {"crop": {}, "crop, odd T": dict(num_frames=11, min_crop=5), "crop, rotate": dict(rotate=.3), "crop, all": EVERYTHING, "uniform": dict(mode="uniform", center="frame"), "uniform, scale": dict(mode="uniform", scale=.2, mirror=.5),
-         "pad": dict(mode="pad", stride=3, center="frame", move=True), "hold": dict(mode="pad", padding="hold", speed=.3, stride=2, mirror=.5), "loop": dict(mode="pad", padding="loop", center="none", rotate=.5), "released": dict(mode="released", **EVERYTHING)}
+         "pad": dict(mode="pad", stride=3, center="frame", move=True), "hold": dict(mode="pad", padding="hold", speed=.3, stride=2, mirror=.5), "loop": dict(mode="pad", padding="loop", center="none", rotate=.5), "released": dict(mode="released", **EVERYTHING),
+         "as the release": dict(mode="released", center="released", move=True), "released center, all": dict(center="released", **EVERYTHING),
+         "sorted": dict(mode="sorted"), "stretched": dict(mode="sorted", stretch=True, rotate=.5, mirror=.5), "stretched pad": dict(mode="pad", stretch=True, center="none"),
+         "stretched crop": dict(stretch=True, center="released")}
 
 @pytest.mark.parametrize("missing", [True, False], ids=["gaps", "whole"])
 @pytest.mark.parametrize("letters", ["xyz", "xys"])
@@ -435,20 +507,32 @@ def test_batches_against_the_slow_road(road, letters, missing):
     for training in (True, False):
         fast, faster = (make_streams(set_of, index, s, training=training, generator=torch.Generator().manual_seed(2)) for set_of in (wide, clips))
         for k, (i, draw) in enumerate(zip(index.tolist(), draw_for(6, s, training, clips.dims, 2))):
-            x, there = slow_frames(clips, i, s, slow_positions(int(clips.lengths[i]), s, training, draw))
-            if training: x, there = slow_augmented(x, there, s, clips.skeleton, clips.dims, draw)
+            x, there, d = slow_road(clips, i, s, training, draw)
             assert not list(draw) # every number was used
-            for name, expected in slow_streams(x, there, clips.skeleton, clips.dims).items():
+            for name, expected in slow_streams(x, there, clips.skeleton, d).items():
                 torch.testing.assert_close(fast[name][k], expected, rtol=0, atol=1e-9, msg=lambda m: f"clip {i}, {name}: {m}")
                 torch.testing.assert_close(faster[name][k].double(), expected, rtol=0, atol=1e-5, msg=lambda m: f"clip {i}, {name}: {m}")
+
+
+UCLA = dict(num_frames=12, mode="sorted", rotate=math.radians(60), rotate_axis="xy", stretch=True)
+
+@pytest.mark.parametrize("missing", [True, False], ids=["gaps", "whole"])
+def test_the_preparation_of_nw_ucla_against_the_slow_road(missing):
+    s, clips, index = Sampling(**UCLA), gappy_clips("xyz", missing), torch.arange(6)
+    for training in (True, False):
+        fast = make_streams(clips, index, s, training=training, generator=torch.Generator().manual_seed(4))
+        for i, draw in enumerate(draw_for(6, s, training, 3, 4)):
+            x, there, d = slow_road(clips, i, s, training, draw)
+            for name, expected in slow_streams(x, there, clips.skeleton, d).items():
+                torch.testing.assert_close(fast[name][i].double(), expected, rtol=0, atol=1e-5, msg=lambda m: f"clip {i}, {name}: {m}")
 
 
 def test_vertical_rotation_against_the_slow_road():
     s, clips = Sampling(12, rotate=1., rotate_axis="vertical"), gappy_clips("xyz")
     x = make_batch(clips, torch.tensor([3]), s, training=True, generator=torch.Generator().manual_seed(2))
     [draw] = draw_for(1, s, True, 3, 2)
-    slow = slow_frames(clips, 3, s, slow_positions(int(clips.lengths[3]), s, True, draw))
-    torch.testing.assert_close(x[0].double(), slow_streams(*slow_augmented(*slow, s, clips.skeleton, 3, draw), clips.skeleton, 3)["joint"], rtol=0, atol=1e-5)
+    slow = slow_road(clips, 3, s, True, draw)
+    torch.testing.assert_close(x[0].double(), slow_streams(*slow[:2], clips.skeleton, 3)["joint"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("missing", [True, False], ids=["gaps", "whole"])
@@ -482,14 +566,14 @@ def test_no_batch_waits_for_its_device(road, letters, monkeypatch):
     def at_home(values, **options): assert "device" not in options, "a list is copied to its device while the host waits"; return made(values, **options)
     monkeypatch.setattr(torch, "tensor", at_home)
     s, clips = Sampling(**dict(num_frames=12) | ROADS[road]), gappy_clips(letters, missing=False)
-    origin, whole = survey(clips, s)
-    assert whole == (s.mode != "released" and (s.mode != "pad" or s.padding != "zero"))
+    origin, whole, longest = survey(clips, s)
+    assert longest == int(clips.lengths.max()) and whole == (s.mode != "released" and (s.mode != "pad" or s.padding != "zero"))
     away, index = ClipSet.select(clips, range(6)), torch.tensor([4, 0, 3]).to("meta")
     for field in ("frames", "offsets", "labels"): object.__setattr__(away, field, getattr(clips, field).to("meta"))
     origin = None if origin is None else origin.to("meta")
     for training in (True, False):
         for mask_free in {whole, False}:
-            with NobodyWaits(): streams = make_streams(away, index, s, training=training, known=(origin, mask_free))
+            with NobodyWaits(): streams = make_streams(away, index, s, training=training, known=Survey(origin, mask_free, longest))
             assert all(x.is_meta and x.shape == (3, 3, s.num_frames, 20, 2) for x in streams.values())
     if whole:
         with pytest.raises(RuntimeError, match="meta"): survey(away, s) # the survey does ask, once a clip set

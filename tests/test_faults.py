@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from test_models import tiny
 from test_training import assert_same_run, data, ended, history, make_spec, one_thread, other, partial_run, store, wait_for  # noqa: F401 (fixtures)
 
 from mdr_repro.cli import main
+from mdr_repro.data.batches import batch_sizes
 from mdr_repro.models import backbones
 from mdr_repro.recognizer import Recognizer, Softmax
 from mdr_repro.reproduction.plan import work
@@ -262,6 +264,20 @@ def test_a_run_that_cannot_fit_says_what_would_and_waits_for_a_larger_device(sto
     record, = store.ensure([spec], progress=False)
     assert (record.result["resumed"], record.result["recomputed"]) == (1, 0)
     assert_same_run(record, other.ensure([spec], progress=False)[0])
+
+
+def test_a_joined_last_batch_has_to_fit_as_well(store, data, memory):
+    spec = make_spec(data, **SMALL, schedule=Schedule(epochs=1, batch_size=16, lr=0.05, last_batch="join"))  # 38 clips: 16 and 22
+    memory.update(plain=16, twice=22)
+    assert store.ensure([spec], progress=False)[0].result["recomputed"] == 1
+    memory["steps"].clear()
+    memory.update(plain=0, twice=9)
+    with pytest.raises(OutOfMemory, match="a batch of 8 would fit"): store.ensure([replace(spec, seed=1)], progress=False)
+    assert [n for n, _ in memory["steps"]][-4:] == [8, 14, 10, 11]  # batches of 8, 12, 10 and 9 were tried: each by the largest that a pass would hold
+    memory.update(twice=7)
+    with pytest.raises(OutOfMemory) as e: store.ensure([replace(spec, seed=2)], progress=False)
+    size = int(re.search(r"a batch of (\d+) would fit", str(e.value))[1])
+    assert max(batch_sizes(38, size, "join")) <= 7
 
 
 def trained(net, x, y, twice):

@@ -129,7 +129,7 @@ def test_a_skeleton_comes_back_from_json(body):
 plain_values = st.recursive(st.none() | st.booleans() | st.integers(-2**60, 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
                             lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6)
 options = st.dictionaries(st.text(string.ascii_lowercase, min_size=1, max_size=5), plain_values, max_size=3)
-specs = st.builds(RunSpec, data=st.text(min_size=1, max_size=20), data_checksum=st.text("0123456789abcdef", min_size=1, max_size=64), noise=st.floats(0, 0.99), noise_unit=st.sampled_from(["joint", "coordinate"]),
+specs = st.builds(RunSpec, data=st.text(min_size=1, max_size=20), data_checksum=st.text("0123456789abcdef", min_size=1, max_size=64), noise=st.floats(0, 0.99), noise_unit=st.sampled_from(["coordinates", "joints", "clips"]),
                   schedule=st.builds(Schedule, epochs=st.integers(1, 500), batch_size=st.integers(1, 999), lr=st.floats(1e-6, 10), milestones=st.sets(st.integers(1, 99)).map(sorted).map(tuple), weight_decay=st.floats(0, 1)),
                   modality=st.sampled_from(["joint", "bone", "joint_motion", "bone_motion"]), backbone_options=options, objective_options=options, seed=st.integers(0, 2**31), holdout=st.lists(st.integers(0, 50), max_size=4).map(tuple),
                   sampling=st.builds(Sampling, num_frames=st.integers(1, 300), scale=st.floats(0, 0.5)), precision=st.sampled_from(["fp32", "tf32", "bf16"]))

@@ -46,9 +46,9 @@ class Breaks(Softmax):
         super().__init__(num_classes, embedding_dim)
         self.batches = 0
 
-    def forward(self, features, labels):
+    def terms(self, features, labels):
         self.batches += 1
-        return super().forward(features, labels) * (float("nan") if self.batches >= 12 else 1.0)
+        return {k: v * (float("nan") if self.batches >= 12 else 1.0) for k, v in super().terms(features, labels).items()}
 
 
 if "test_dropped" not in backbones: register_backbone("test_dropped", Dropped)
@@ -382,7 +382,32 @@ def test_a_single_clip_left_over_is_dropped_and_said_so(store, data):
     for size in (n - 1, 8): # n - 1 leaves one clip, 8 leaves more
         spec = make_spec(data, schedule=Schedule(epochs=1, batch_size=size))
         r = store.ensure([spec], progress=False)[0].result
-        assert r["drop_last"] == (n % size == 1) and r["batches"]["train"] == (1 if size == n - 1 else -(-n // size))
+        assert r["last_batch"] == {"rule": "keep", "left_out": int(n % size == 1), "joined": 0} and r["batches"]["train"] == (1 if size == n - 1 else -(-n // size))
+
+
+@pytest.mark.parametrize("rule, sizes", [("keep", [16, 16, 6]), ("drop", [16, 16]), ("join", [16, 22])])
+def test_the_last_batch_obeys_its_rule_and_the_record_says_what_came_of_it(store, other, data, monkeypatch, rule, sizes):
+    spec, seen, real = make_spec(data, schedule=Schedule(epochs=3, batch_size=16, lr=0.05, last_batch=rule)), [], trainer.batch_loss
+    assert len(tiny_clips().indices("train")) == 38
+    monkeypatch.setattr(trainer, "batch_loss", lambda run, x, y: seen.append(len(y)) or real(run, x, y))
+    record, = store.ensure([spec], progress=False)
+    assert seen == 3 * sizes
+    r = record.result
+    assert r["last_batch"] == {"rule": rule, "left_out": 38 - sum(sizes), "joined": 6 if rule == "join" else 0}
+    assert (r["passes"], r["steps"], r["clips_seen"]) == (3, 3 * len(sizes), 3 * sum(sizes))
+    assert r["batches"] == {"train": len(sizes), "test": 2} and len(record.scores().names) == 19  # testing sees every clip
+    partial_run(other, spec)  # and a run that was interrupted ends with the same bits
+    resumed, = other.ensure([spec], progress=False)
+    assert resumed.result["resumed"] == 1
+    assert_same_run(resumed, record)
+
+
+def test_fewer_clips_than_a_batch_are_an_error_only_where_nothing_would_be_trained(store, data):
+    big = lambda rule: make_spec(data, schedule=Schedule(epochs=1, batch_size=64, last_batch=rule))
+    with pytest.raises(TrainingError, match="38 clips do not fill a batch of 64, and last_batch='drop' leaves them out; give a smaller batch"): store.ensure([big("drop")], progress=False)
+    records = store.ensure([big("keep"), big("join")], progress=False)
+    for r in records: assert (r.result["steps"], r.result["clips_seen"], r.result["last_batch"]["left_out"], r.result["last_batch"]["joined"]) == (1, 38, 0, 0)
+    assert (records[0].folder / "model.safetensors").read_bytes() == (records[1].folder / "model.safetensors").read_bytes()
 
 
 @pytest.mark.gpu

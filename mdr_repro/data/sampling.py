@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['modes', 'Sampling', 'send', 'draw_uniform', 'frame_positions', 'origins', 'take_frames', 'sample_frames',
-           'nothing_missing', 'survey']
+           'nothing_missing', 'Survey', 'survey']
 
 # %% ../../nbs/data/02_temporal_sampling.ipynb #eef7134c
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,26 +22,27 @@ from .clips import ClipSet
 class Sampling:
     "How clips become the frames that a network sees."
     num_frames: int = 64 # T
-    mode: str = "crop_resize" # or "uniform", "pad", "released"
+    mode: str = "crop_resize" # or "uniform", "pad", "released", "sorted"
     p_interval: tuple[float, float] = (0.5, 1.0) # crop_resize: share of the clip that a training crop keeps
     min_crop: int = 64 # crop_resize: frames that a training crop keeps at least, where the clip has them
     test_p: float = 0.95 # crop_resize: share of the clip that the central crop keeps in testing
     stride: int = 1 # pad: every stride-th frame
     padding: str = "zero" # pad: what follows a short clip; or "hold", "loop"
     speed: float = 0.0 # pad: training strides lie in stride * (1 - speed .. 1 + speed)
-    center: str = "first" # origin at the center joint of person 0 in the clip's first frame, in each "frame", or "none"
+    center: str = "first" # origin at the center joint of person 0 in the clip's first frame, in each "frame", or "none"; "released": as the release
     rotate: float = 0.0 # largest angle, radians
-    rotate_axis: str = "all" # of 3-D clips: about x, y and z, or about the "vertical" y alone
+    rotate_axis: str = "all" # of 3-D clips: about x, y and z, the "vertical" y alone, or "xy": y, then x, by whole degrees
     move: bool = False # angle, scale and place drift through the clip
     scale: float = 0.0 # size in 1 - scale .. 1 + scale
     mirror: float = 0.0 # probability of swapping left and right
+    stretch: bool = field(default=False, metadata={"added": True}) # each axis of a whole clip to -1..1, after its turn
 
     def __post_init__(self): object.__setattr__(self, "p_interval", tuple(self.p_interval)); _check(self)
 
 # %% ../../nbs/data/02_temporal_sampling.ipynb #0a9c8699
 def _check(s: Sampling) -> None:
     "Raise ValueError at a knob that cannot be, or that would do nothing."
-    words = {"mode": tuple(modes), "padding": ("zero", "hold", "loop"), "center": ("first", "frame", "none"), "rotate_axis": ("all", "vertical")}
+    words = {"mode": tuple(modes), "padding": ("zero", "hold", "loop"), "center": ("first", "frame", "none", "released"), "rotate_axis": ("all", "vertical", "xy")}
     bounds = {"num_frames": (1, math.inf), "min_crop": (1, math.inf), "stride": (1, math.inf), "rotate": (0, math.inf), "scale": (0, 1), "mirror": (0, 1), "speed": (0, 1)}
     for knob, known in words.items():
         if getattr(s, knob) not in known: raise ValueError(f"Sampling: {knob} is {getattr(s, knob)!r}; known: {', '.join(known)}")
@@ -50,8 +52,18 @@ def _check(s: Sampling) -> None:
     p = s.p_interval
     if not (len(p) == 2 and 0 < p[0] <= p[1] <= 1): raise ValueError(f"Sampling: p_interval is {p}; give 0 < low <= high <= 1")
     if not 0 < s.test_p <= 1: raise ValueError(f"Sampling: test_p is {s.test_p}; give a share of the clip, 0 < test_p <= 1")
+    _check_idle(s)
+
+# %% ../../nbs/data/02_temporal_sampling.ipynb #b7d00011
+def _check_idle(s: Sampling) -> None:
+    "Raise ValueError at a knob that would do nothing beside the others."
     idle = [knob for knob, rest in (("stride", 1), ("speed", 0.0), ("padding", "zero")) if s.mode != "pad" and getattr(s, knob) != rest]
     if idle: raise ValueError(f"Sampling: {idle[0]} belongs to mode 'pad' and would do nothing in mode {s.mode!r}; leave it out or change the mode")
+    degrees = math.degrees(s.rotate)
+    if s.rotate_axis == "xy" and (round(degrees) == 0 or abs(degrees - round(degrees)) > 1e-6):
+        raise ValueError(f"Sampling: rotate_axis 'xy' turns by whole degrees, but rotate is {degrees:g} degrees; give math.radians of 1, 2, ...")
+    if s.stretch and s.scale: raise ValueError("Sampling: scale would do nothing with stretch, which gives every clip the same extent; leave one of them out")
+    if s.stretch and s.move: raise ValueError("Sampling: move has no map for the frames that are not taken, so it cannot be stretched by the whole clip; leave out move or stretch")
 
 # %% ../../nbs/data/02_temporal_sampling.ipynb #5d7a0009
 def send(x: Tensor, device: torch.device | str) -> Tensor:
@@ -108,17 +120,30 @@ def _pad(length: Tensor, s: Sampling, training: bool, generator: torch.Generator
 # %% ../../nbs/data/02_temporal_sampling.ipynb #c5ed47e8
 def _released(length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None) -> Tensor:
     "Long clips thinned out, short ones set into zeros: int64 [N, T], -1 is a frame of zeros."
-    i, n = torch.arange(s.num_frames, device=length.device), len(length)
-    step = length.double() / s.num_frames
-    room = torch.where(length > s.num_frames, step.floor(), (s.num_frames - length).double()) + 1
-    begin = (draw_uniform(n, generator, length.device) * room).floor()[:, None] if training else torch.zeros_like(step)[:, None]
-    thinned = torch.minimum((begin + i * step[:, None]).floor(), (length - 1)[:, None])
-    placed = i - begin
-    placed = placed.where((placed >= 0) & (placed < length[:, None]), -1.0)
-    return torch.where((length > s.num_frames)[:, None], thinned, placed).long()
+    i, last = torch.arange(s.num_frames, device=length.device), length[:, None]
+    room = torch.where(length > s.num_frames, length // s.num_frames, s.num_frames - length) + 1
+    begin = torch.zeros_like(length)
+    if training: begin = (draw_uniform(len(length), generator, length.device) * room).long()
+    thinned = begin[:, None] + i * last // s.num_frames
+    thinned = thinned.where(thinned < last, begin[:, None] + (i - 1) * last // s.num_frames) # over the end: the frame before again
+    placed = i - begin[:, None]
+    placed = placed.where((placed >= 0) & (placed < last), -1)
+    return torch.where(last > s.num_frames, thinned, placed)
+
+# %% ../../nbs/data/02_temporal_sampling.ipynb #b7d00002
+def _sorted(length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None) -> Tensor:
+    "T frames of each clip [N], drawn with repetition and sorted; in testing from first to last in even steps: int64 [N, T]."
+    if training:
+        draw = draw_uniform((len(length), s.num_frames), generator, length.device)
+        return (draw * length[:, None]).long().sort(1).values
+    i, last = torch.arange(s.num_frames, device=length.device), (length - 1)[:, None].double()
+    even = i * (last / max(s.num_frames - 1, 1)) # as numpy's linspace does it, rounding included
+    return torch.where(i < max(s.num_frames - 1, 1), even, last).long()
 
 # %% ../../nbs/data/02_temporal_sampling.ipynb #2c02181f
-modes: dict[str, Callable] = {"crop_resize": _crop_resize, "uniform": _uniform, "pad": _pad, "released": _released}
+modes: dict[str, Callable] = {"crop_resize": _crop_resize, "uniform": _uniform, "pad": _pad,
+                               "released": _released,
+                               "sorted": _sorted}
 
 def frame_positions(
     length: Tensor, # frames of each clip, int64 [N]
@@ -132,10 +157,10 @@ def frame_positions(
 # %% ../../nbs/data/02_temporal_sampling.ipynb #abba6f69
 def origins(
     clips: ClipSet,
-    center: str, # first, frame or none
+    center: str, # first, frame, none or released
 ) -> Tensor | None: # [sum_T, dims]: for every frame the place that becomes its origin
     "Center joint of person 0, in the first frame that has it or in the last one so far."
-    if center == "none": return None
+    if center in ("none", "released"): return None # the release centres what it has sampled and moved, see `make_joints`
     joint = clips.frames[:, 0, clips.center, :clips.dims]
     seen, row = (joint != 0).any(1), torch.arange(len(joint), device=joint.device)
     clip = torch.arange(len(clips), device=joint.device).repeat_interleave(clips.lengths, output_size=len(joint))
@@ -193,7 +218,14 @@ def nothing_missing(clips: ClipSet) -> bool:
         return bool(there.all())
     return whole(clips.frames[:100]) and whole(clips.frames) # one missing joint is enough, and mostly soon found
 
-def survey(clips: ClipSet, sampling: Sampling) -> tuple[Tensor | None, bool]: # origin and whole, for `sample_frames`
+class Survey(NamedTuple):
     "What has to be known of a clip set before batches are drawn from it."
-    fills = sampling.mode in ("crop_resize", "uniform") or sampling.mode == "pad" and sampling.padding != "zero"
-    return origins(clips, sampling.center), fills and nothing_missing(clips)
+    origin: Tensor | None # of `origins`, [sum_T, dims]
+    whole: bool # no joint of any batch will be missing
+    longest: int # frames of the longest clip
+
+def survey(clips: ClipSet, sampling: Sampling) -> Survey:
+    "Ask a clip set, once, what no batch will have to ask its device."
+    fills = sampling.mode in ("crop_resize", "uniform", "sorted") or sampling.mode == "pad" and sampling.padding != "zero"
+    whole = fills and nothing_missing(clips)
+    return Survey(origins(clips, sampling.center), whole, int(clips.lengths.max()))

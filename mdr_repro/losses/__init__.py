@@ -7,6 +7,7 @@ __all__ = ['objectives', 'register_objective', 'objective_options', 'build_objec
 
 # %% ../../nbs/losses/00_registry.ipynb #b39a8377
 import copy
+import math
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
@@ -52,11 +53,12 @@ def check_objective(
     objective: Objective, # built for K classes and D features
     num_clips: int = 12, # N
 ) -> None:
-    "Assert what trainer and evaluation rely on: shapes, finite values and gradients, parameter groups, refusal of labels outside 0..K-1."
+    "Assert what trainer and evaluation rely on: shapes, terms that add up, finite gradients, parameter groups, refusal of wrong labels."
     net, g = copy.deepcopy(objective), torch.Generator().manual_seed(0)
     K, D = net.num_classes, net.embedding_dim
     x, y = torch.randn(num_clips, D, generator=g), torch.randint(K, (num_clips,), generator=g)
     _check_outputs(net, x, y)
+    _check_sum(net.train(), x, y)
     for scale in (1.0, 1e-3, 1e3, 0.0): _check_gradients(net, x * scale, y, f"features of scale {scale:g}")
     _check_groups(net)
     _check_step(net, x, y)
@@ -81,6 +83,24 @@ def _check_gradients(net: Objective, x: Tensor, y: Tensor, where: str) -> None:
     for name, p in [("the features", x), *net.named_parameters()]:
         if p.requires_grad: assert p.grad is not None and p.grad.isfinite().all(), f"the gradient of {name} is missing or not finite for {where}"
 
+# %% ../../nbs/losses/00_registry.ipynb #0a1b5c03
+def _drawn(work: Callable): # with the same random numbers at every call
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return work()
+
+def _check_sum(net: Objective, x: Tensor, y: Tensor) -> None:
+    N, terms, loss = len(x), _drawn(lambda: net.terms(x, y)), _drawn(lambda: net(x, y))
+    weights = net.term_weights(N)
+    assert all(map(math.isfinite, weights.values())), f"a weight is not finite: {weights}"
+    assert net.total(terms, N) == loss, "the loss is not the total of its terms"
+    parts = {k: float(weights.get(k, 1)) * v.double() for k, v in terms.items()}
+    size = 1 + sum(v.abs() for v in parts.values())
+    assert (sum(parts.values()) - loss.double()).abs() < 1e-5 * size, "the weighted terms do not add up to the loss"
+    off = [k for k in terms if weights.get(k, 1) == 0]
+    broken = {k: v * float("nan") if k in off else v for k, v in terms.items()}
+    assert net.total(broken, N).isfinite(), f"{', '.join(off)} has weight 0 and still enters the loss"
+
 # %% ../../nbs/losses/00_registry.ipynb #4c6539bf
 def _check_groups(net: Objective) -> None:
     groups = net.parameter_groups(0.1)
@@ -95,11 +115,10 @@ def _check_step(net: Objective, x: Tensor, y: Tensor) -> None:
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0)
     for g in optimizer.param_groups: g["lr"] = 1e-4
     net.zero_grad()
-    with torch.random.fork_rng(devices=[]): # a loss that draws random numbers draws the same ones twice
-        torch.manual_seed(0); before = net(x, y)
-        before.backward()
-        optimizer.step()
-        torch.manual_seed(0); after = net(x, y)
+    before = _drawn(lambda: net(x, y)) # a loss that draws random numbers draws the same ones twice
+    before.backward()
+    optimizer.step()
+    after = _drawn(lambda: net(x, y))
     assert after < before, "a small step down the gradient did not lower the loss"
 
 # %% ../../nbs/losses/00_registry.ipynb #fca6dad8

@@ -11,25 +11,27 @@ from torch import Tensor, nn
 
 from . import register_objective
 from ..rdl import own_center
-from ..recognizer import Softmax, check_labels, softmax_loss
+from ..recognizer import Softmax, check_labels
 
 # %% ../../nbs/losses/02_center.ipynb #ed1722d2
 def center_loss(
     x: Tensor, # features [N, D]
     c: Tensor, # class centers [K, D]
     y: Tensor, # labels [N], each in 0..K-1
+    checked: bool = False, # whether the labels have been looked at
 ) -> Tensor: # scalar
     "L_C, Wen et al. Eq. 2: half the squared distance of each feature to its class center, averaged over the batch."
-    return 0.5 * (x - own_center(x, c, y)).square().sum(1).mean()
+    return 0.5 * (x - own_center(x, c, y, checked)).square().sum(1).mean()
 
 # %% ../../nbs/losses/02_center.ipynb #31373744
 def center_updates(
     x: Tensor, # features [N, D]
     c: Tensor, # class centers [K, D]
     y: Tensor, # labels [N], each in 0..K-1
+    checked: bool = False, # whether the labels have been looked at
 ) -> Tensor: # [K, D]
     "Delta c, Wen et al. Eq. 4."
-    y = check_labels(y, len(c)).long()
+    y = (y if checked else check_labels(y, len(c))).long()
     count = torch.bincount(y, minlength=len(c)).to(c.dtype)[:, None]
     return (count * c - torch.zeros_like(c).index_add(0, y, x.to(c.dtype))) / (1 + count)
 
@@ -59,14 +61,14 @@ class CenterLoss(Softmax):
         self.weight, self.center_rate, self.update = weight, center_rate, update
         self.centers = nn.Parameter(torch.randn(num_classes, embedding_dim))
 
-    def terms(self, x: Tensor, y: Tensor) -> dict[str, Tensor]: # softmax, center: unweighted
-        return {**super().terms(x, y), "center": center_loss(x, self.centers, y)}
+    def terms(self, x: Tensor, y: Tensor) -> dict[str, Tensor]: # softmax, center
+        terms, c = super().terms(x, y), self.centers # softmax has looked at the labels
+        if self.update == "gradient": return {**terms, "center": center_loss(x, c, y, checked=True)}
+        c, moves = c.detach(), center_updates(x.detach(), c.detach(), y, checked=True)
+        center = center_loss(x, c, y, checked=True)
+        return {"softmax": terms["softmax"] + _zero_with_gradient(self.centers, moves), "center": center}
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        c = self.centers.detach() if self.update == "wen" else self.centers
-        loss = softmax_loss(self.logits(x), y) + self.weight * center_loss(x, c, y)
-        return loss + _zero_with_gradient(self.centers, center_updates(x.detach(), c, y)) if self.update == "wen" else loss
-
+    def term_weights(self, num_clips: int) -> dict[str, float]: return {"center": self.weight}
     def parameter_groups(self, lr: float) -> list[dict]: return _parameter_groups(self, lr)
 
 # %% ../../nbs/losses/02_center.ipynb #6d3c6947

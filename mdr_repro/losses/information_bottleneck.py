@@ -56,9 +56,7 @@ class InformationBottleneck(Softmax):
     def code(self, features: Tensor) -> Tensor: return _code(self, features) # z [N, D]
     def logits(self, features: Tensor) -> Tensor: return self.classifier(self.mean(torch.relu(self.hidden(features))))
     def terms(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]: return _terms(self, features, labels)
-    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        terms = self.terms(features, labels)
-        return terms["softmax"] + self.weights[0] * terms["marginal"] + self.weights[1] * terms["conditional"]
+    def term_weights(self, num_clips: int) -> dict[str, float]: return dict(zip(("marginal", "conditional"), self.weights))
 
 # %% ../../nbs/losses/05_information_bottleneck.ipynb #af06ed64
 def _check_options(weights, label_smoothing) -> None:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['QUANTITIES', 'FROM_WEIGHTS', 'TITLES', 'pretty', 'paper_claims', 'spec_table', 'clip_features', 'accuracy',
-           'mean_class', 'drawn_features', 'purity', 'outliers', 'silhouette', 'epoch_seconds', 'quantity',
-           'keep_records', 'cell_records', 'tsne_maps', 'MeasuredCell', 'MeasuredTable', 'table_title', 'open_store',
-           'train_missing', 'measure', 'markdown', 'size_table', 'term_effects', 'system_sizes', 'by_row',
-           'differences', 'draw_differences', 'draw_sizes', 'frame_values', 'view']
+           'mean_class', 'drawn_features', 'purity', 'outliers', 'silhouette', 'epoch_seconds', 'passes', 'steps',
+           'hours', 'quantity', 'keep_records', 'cell_records', 'tsne_maps', 'MeasuredCell', 'MeasuredTable',
+           'table_title', 'open_store', 'train_missing', 'measure', 'markdown', 'size_table', 'term_effects',
+           'system_sizes', 'by_row', 'differences', 'draw_differences', 'draw_sizes', 'frame_values', 'view']
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #30a9fae2
 import json
@@ -106,7 +106,17 @@ def silhouette(store: RunStore, records: list[Record]) -> float: # -1..1
 def epoch_seconds(store: RunStore, records: list[Record]) -> float: # the median epoch; some also evaluate
     return float(records[0].metrics["seconds"].median())
 
-QUANTITIES = {"accuracy": accuracy, "mean_class": mean_class, "epoch_seconds": epoch_seconds, "purity": purity, "outliers": outliers, "silhouette": silhouette,
+def passes(store: RunStore, records: list[Record]) -> float: # over the training clips
+    return float(records[0].result["epochs"])
+
+def steps(store: RunStore, records: list[Record]) -> float: # of the optimizer
+    r = records[0].result
+    return float(r["epochs"] * r["batches"]["train"])
+
+def hours(store: RunStore, records: list[Record]) -> float: # of training
+    return records[0].seconds / 3600
+
+QUANTITIES = {"passes": passes, "steps": steps, "hours": hours, "accuracy": accuracy, "mean_class": mean_class, "epoch_seconds": epoch_seconds, "purity": purity, "outliers": outliers, "silhouette": silhouette,
               "joint_correlation": joint_correlation, "frame_correlation": frame_correlation} # the last two: see *Attention*
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #83611398
@@ -209,8 +219,8 @@ class MeasuredTable:
     def _repr_html_(self) -> str: return f"<p><b>{self.title}</b></p><p>{self.fused}</p>{pretty(self.frame()).to_html()}"
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #f8d2e7fe
-TITLES = {"systems_short": "All systems, short and narrow runs", "noise_curve": "Accuracy over the share of missing joints", "released_code": "What the released code does otherwise",
-          "precision": "bfloat16 beside float32"} # of experiments that are none of the paper's
+TITLES = {"systems_short": "All systems, short and narrow runs", "noise_curve": "Accuracy over the share of coordinates set to 0", "released_code": "What the released code does otherwise",
+          "precision": "bfloat16 beside float32", "budget": "How many epochs a set needs", "validation": "Beside published numbers"} # of experiments that are none of the paper's
 
 def table_title(id: str, profile: Profile, slots: list[str]) -> str: # one slot a cell
     "Name, profile and data; a table of other data than the paper's says so."
@@ -271,7 +281,7 @@ def measure(
         weights = (cell.weights(profile),) if len(cell.streams) > 1 else () # one stream is as it is
         values = {seed: quantity(store, cell.quantity, streams, *weights) for seed, streams in found.items()}
         found, values = ({seed: v for seed, v in d.items() if values[seed] is not None} for d in (found, values))
-        printed = TABLES[id].text(cell.row, cell.column) if id in TABLES and cell.column in TABLES[id].columns else "–"
+        printed = TABLES[id].text(cell.row, cell.column) if id in TABLES and cell.column in TABLES[id].columns else cell.published or "–"
         note = cell.missing or _why_missing(store, [s for streams in specs.values() for s in streams]) or _unmeasured(cell.quantity, len(specs) - len(values))
         runs = tuple(r.spec.id for streams in found.values() for r in streams)
         cells.append(MeasuredCell(cell.row, cell.column, cell.slot, printed, values, note, runs, *map(tuple, weights)))

@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 # %% ../../nbs/reproduction/09_plan.ipynb #cc8c905a
+from ..data.batches import batch_sizes
 from ..data.clips import DataError
 from ..data.sources import open_clips
 from ..models import build_backbone
@@ -41,7 +42,7 @@ from ..training.evaluation import arithmetic, autocast
 from ..training.speed import bench_steps, load_benches
 from ..training.spec import Options, RunSpec, Schedule, WriteError, write_atomic
 from ..training.store import RunStore, acquire
-from ..training.trainer import Diverged, build_optimizer, build_recognizer, device_name, set_rate
+from ..training.trainer import Diverged, build_optimizer, build_recognizer, device_name, set_rate, step_loss
 
 # %% ../../nbs/reproduction/09_plan.ipynb #29b2c70d
 class Place(NamedTuple):
@@ -160,7 +161,9 @@ def clip_macs(spec: RunSpec, clips: Clips) -> int:
 def shown_clips(schedule: Schedule, clips: Clips) -> tuple[int, int]: # in training, in testing
     "How often a clip is shown, all clips together."
     tests = -(-schedule.epochs // schedule.evaluate_every) + 1 # the last epoch is always evaluated, then its scores are written
-    return schedule.epochs * clips.train, tests * clips.test
+    filled = clips.train >= schedule.batch_size # else the run itself says what is wrong
+    shown = sum(batch_sizes(clips.train, schedule.batch_size, schedule.last_batch)) if filled else clips.train
+    return schedule.epochs * shown, tests * clips.test
 
 def forward_passes(spec: RunSpec, clips: Clips) -> int:
     "Of single clips; a training step counts three."
@@ -301,8 +304,7 @@ def _median_seconds(work: Callable, device: torch.device, warmup: int, repeats: 
 def _train_step(net, optimizer, spec: RunSpec, x, y) -> None: # as in `train_epoch`
     net.train()
     optimizer.zero_grad(set_to_none=True)
-    with autocast(spec.precision, x.device): features, own = net.embed_with_terms(x)
-    sum(own.values(), net.objective(features.float(), y)).backward()
+    step_loss(net, x, y, spec.precision)[0].backward()
     optimizer.step()
 
 @torch.no_grad()

@@ -4,20 +4,23 @@
 
 # %% auto #0
 __all__ = ['SLOTS', 'SETTINGS', 'SMOKE_SEEDS', 'SMOKE_WIDTH', 'SMOKE_DECAY', 'SMOKE_CLIPS', 'SCORED', 'NARROW', 'SLOW',
-           'REPLICA_SEEDS', 'KINDER_WIDTH', 'UCLA_WIDTH', 'REPLICA_SCHEDULE', 'KINDER_SAMPLING', 'UCLA_SAMPLING',
-           'PAPER_SEEDS', 'MODALITIES', 'STATED', 'RELEASED', 'CHOSEN', 'RESIZED', 'ROTATED', 'PROFILES', 'widths',
-           'Slot', 'Profile', 'both', 'get_profile', 'profile_table']
+           'REPLICA_SEEDS', 'COMPARISON_SEEDS', 'REPLICA_WIDTH', 'KINDER_SAMPLING', 'PENN_SAMPLING', 'UTD_SAMPLING',
+           'UCLA_SAMPLING', 'UCLA_PASSES', 'CHOSEN', 'TENTH', 'ORIGINS', 'DEFAULT', 'PAPER_SEEDS',
+           'PAPER_COMPARISON_SEEDS', 'RELEASE_FUSION', 'RELEASE_CENTERS', 'PROFILES', 'widths', 'Slot', 'Profile',
+           'both', 'slot_settings', 'rule_origins', 'origin_problems', 'get_profile', 'settings_table', 'profile_table']
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #6ff364d2
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, field, fields, replace
 
 import pandas as pd
 
 from ..data.clips import DataError
-from ..data.modalities import modalities as known_modalities
+from ..data.modalities import modalities as MODALITIES
 from ..data.sampling import Sampling
-from ..data.sources import modified, source_checksum
+from ..data.sources import modified, read_modifiers, source_checksum
 from ..models.parts import ten_layers
+from .settings import RELEASE_SETTINGS, STATED_SETTINGS, unread
 from ..training.spec import RunSpec, Schedule
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #bbee53ce
@@ -48,7 +51,10 @@ class Slot:
     size: tuple[int, int] = (0, 0) # training and test clips as published, to plan without the clips; 0: unknown
     close: tuple[str, str] = ("0", "1") # two classes that are hard to tell apart (Fig. 1), by name or number
     options: dict[str, dict] = field(default_factory=dict) # backbone -> options that these clips or so narrow a network ask for
+    losses: dict[str, dict] = field(default_factory=dict) # objective -> options that differ from `SETTINGS`
     softmax: tuple[str, ...] = () # compared networks whose own loss does not get started in so short a run
+    held_out: dict = field(default_factory=dict) # fields of RunSpec: the training clips that choose settings
+    budgets: tuple[int, ...] = () # epochs that were tried on them, each twice the one before
 
     @property
     def close_source(self) -> str: # of the clips of these two classes
@@ -70,11 +76,14 @@ class Profile:
     comparison_seeds: int = 1 # the same for Tables IX to XI, the noise curve and the released code
     modalities: tuple[str, ...] = ("joint", "bone") # streams that are fused
     fusion: dict[str, float] = field(default_factory=dict) # modality -> weight of its scores; 1 where none is named
+    experiments: tuple[str, ...] = () # the only ones it is made for; none named: all
     verdicts: bool = True # False: the clips are made up, so claims are run but not judged
 
     def __post_init__(self):
-        wrong = [m for m, w in self.fusion.items() if m not in known_modalities or not w > 0]
-        if wrong: raise ValueError(f"profile {self.name}: fusion gives {wrong[0]!r} the weight {self.fusion[wrong[0]]}; give {', '.join(known_modalities)} weights above 0")
+        wrong = [m for m, w in self.fusion.items() if m not in MODALITIES or not w > 0]
+        if not wrong: return
+        raise ValueError(f"profile {self.name}: fusion gives {wrong[0]!r} the weight {self.fusion[wrong[0]]}; "
+                         f"give {', '.join(MODALITIES)} weights above 0")
     @property
     def fusion_text(self) -> str: # "joint 0.7, bone 0.7"
         return ", ".join(f"{m.replace('_', ' ')} {self.fusion.get(m, 1):g}" for m in self.modalities)
@@ -95,7 +104,7 @@ def _spec(profile: Profile, name: str, seed: int, data_root: str | None, changes
     for kind in ("backbone", "objective"):
         usual = dict(SETTINGS.get(values[kind], {}))
         if kind == "backbone": usual |= {"widths": widths(slot.width)} if values[kind] == "mdr_gcn" else {"width": slot.width} if slot.width != 1 else {}
-        if kind == "backbone": usual |= slot.options.get(values[kind], {})
+        usual |= (slot.options if kind == "backbone" else slot.losses).get(values[kind], {})
         values[f"{kind}_options"] = {**usual, **changes.get(f"{kind}_options", {})}
     if "data_checksum" not in values: values["data_checksum"] = _checksum(profile, name, values["data"], data_root)
     return RunSpec(**values)
@@ -137,76 +146,188 @@ def _smoke() -> Profile:
     return Profile("smoke", "synthetic clips, narrow networks, minutes on two cores", SMOKE_SEEDS, dict(zip(SLOTS, (fsd10, fsd10, gym, *ntu, short))), verdicts=False)
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #8180705c
-REPLICA_SEEDS = 5
-KINDER_WIDTH, UCLA_WIDTH = 0.25, 0.125
-REPLICA_SCHEDULE = Schedule(epochs=12, batch_size=16, policy="cosine", warmup_epochs=1, evaluate_every=5)
+REPLICA_SEEDS, COMPARISON_SEEDS = 5, 3
+REPLICA_WIDTH = 0.25
+
+def _given(epochs: int, batch_size: int = 16, **more) -> Schedule:
+    "A schedule that ends at rate zero, as a short one has to."
+    return Schedule(epochs, batch_size, policy="cosine", warmup_epochs=3, evaluate_every=epochs, last_batch="drop", **more)
+
+def _file(source: str) -> str:
+    return f"put {source.partition('#')[0]} into the data folder and name that folder as data_root"
+
+def _replica_slot(data: str, clips: str, epochs: int, sampling: Sampling, **more) -> Slot:
+    options = both(NARROW, {"mdr_gcn": {"least_mid": 4}}, more.pop("options", {})) # an eighth of 16 channels would be two
+    return Slot(data, clips, _given(epochs), sampling, REPLICA_WIDTH, get=_file(data), options=options, softmax=SLOW, **more)
+
+# %% ../../nbs/reproduction/02_profiles.ipynb #8180705d
 KINDER_SAMPLING = Sampling(num_frames=32, mode="pad", stride=5, speed=0.1, rotate=0.3, rotate_axis="vertical", scale=0.1) # about five seconds; speed is what tells some classes apart
-UCLA_SAMPLING = Sampling(num_frames=32, min_crop=16, rotate=0.8, rotate_axis="vertical", scale=0.1) # half of its clips have 31 frames or fewer; cameras stand around
+PENN_SAMPLING = Sampling(num_frames=32, mode="crop_resize", min_crop=16, rotate=0.2, scale=0.1) # films of one action each, by cameras that move
+UTD_SAMPLING = Sampling(num_frames=32, mode="crop_resize", min_crop=32, rotate=0.3, rotate_axis="vertical", scale=0.1) # one camera in front
+UCLA_SAMPLING = Sampling(num_frames=32, mode="sorted", rotate=math.radians(60), rotate_axis="xy", stretch=True) # as CTR-GCN's authors prepare it, who take 52 frames
 
 def _replica() -> Profile:
-    def slot(data, clips, sampling, width, close): return Slot(data, clips, REPLICA_SCHEDULE, sampling, width, close=close, options=NARROW, softmax=SLOW,
-                                                               get=f"put {data.partition('#')[0]} into the data folder and name that folder as data_root")
-    joined = slot("kinder_gator.npz#merged", "Kinder-Gator", KINDER_SAMPLING, KINDER_WIDTH, ("Bend your knee while raising your leg", "Lift your leg to one side"))
-    whole = replace(joined, data="kinder_gator.npz")
-    ucla = slot("nw_ucla.npz", "NW-UCLA", UCLA_SAMPLING, UCLA_WIDTH, ("0", "1")) # picked up with one hand, with two hands
-    return Profile("replica", "Kinder-Gator for the fine-grained slots, NW-UCLA for NTU's; short and narrow runs", REPLICA_SEEDS,
-                   dict(zip(SLOTS, (joined, joined, whole, ucla, ucla, ucla))), comparison_seeds=REPLICA_SEEDS)
+    "Four real sets in the roles of the paper's."
+    kinder = _replica_slot("kinder_gator.npz#merged", "Kinder-Gator", 40, KINDER_SAMPLING, close=("Bend your knee while raising your leg", "Lift your leg to one side"),
+                           held_out={"holdout": (106, 290, 577, 921)}, budgets=(20, 40, 80))
+    penn = _replica_slot("penn_action.npz", "Penn Action", 30, PENN_SAMPLING, close=("baseball_pitch", "baseball_swing"), options=SCORED, held_out={"holdout_every": 5}, budgets=(15, 30, 60))
+    utd = _replica_slot("utd_mhad.npz", "UTD-MHAD", 50, UTD_SAMPLING, held_out={"holdout": (7,)}, budgets=(25, 50, 100))
+    ucla = _replica_slot("nw_ucla.npz#center=spine", "NW-UCLA", 50, UCLA_SAMPLING, held_out={"holdout": (3, 6)}, budgets=(25, 50, 100))
+    return Profile("replica", "Kinder-Gator, Penn Action, UTD-MHAD and NW-UCLA in the roles of the paper's sets; narrow networks", REPLICA_SEEDS,
+                   dict(zip(SLOTS, (kinder, kinder, penn, utd, ucla, ucla))), comparison_seeds=COMPARISON_SEEDS)
+
+# %% ../../nbs/reproduction/02_profiles.ipynb #8180705f
+UCLA_PASSES = 5 # of an epoch of the published configuration
+
+def _validation() -> Profile:
+    "Three published protocols at full width."
+    replica, slots = _replica(), {}
+    for name, epochs in (("finegym99", 60), ("ntu60_xsub", 100)):
+        slots[name] = replace(replica.slot(name), schedule=_given(epochs), width=1.0, options=both(SCORED) if name == "finegym99" else {}, softmax=())
+    published = Schedule(65 * UCLA_PASSES, 16, milestones=(50 * UCLA_PASSES,), warmup_epochs=5 * UCLA_PASSES, weight_decay=1e-4, evaluate_every=25, last_batch="drop")
+    ucla = replica.slot("ntu60_xview")
+    slots["ntu60_xview"] = replace(ucla, schedule=published, sampling=replace(ucla.sampling, num_frames=52), width=1.0, options={}, softmax=())
+    return Profile("validation", "Penn Action, UTD-MHAD and NW-UCLA on their published protocols, networks at full width", 1, slots, experiments=("validation",))
+
+# %% ../../nbs/reproduction/02_profiles.ipynb #c0ffee0b
+CHOSEN = { # knob -> why the rule is left, or what decides where both are silent
+    "reported": "the last epoch; the release keeps the best on the test clips, which is choosing by the answers",
+    "test_batch": "as in training; batch norm uses its running statistics in testing, so nothing depends on it",
+    "seeds": "five runs a cell; one or three tell too few of the printed differences from chance (see *The plan*)",
+    "comparison_seeds": "three runs a cell for systems, noise rates, the released code and precision",
+    "centers_lr": "none; RDL's centers have theirs from the loss, other losses as they are published",
+    **dict.fromkeys(("posec3d.confidence", "msin.dims", "efficient_gcn_b4.scores"), "clips of x, y and score"),
+}
+TENTH = dict.fromkeys(("epochs", "milestones", "warmup_epochs"), "a tenth of the slot fsd10")
+
+# %% ../../nbs/reproduction/02_profiles.ipynb #c0ffee0d
+def slot_settings(profile: "Profile", name: str) -> dict[str, object]: # knob -> value
+    "Everything that a profile sets for a slot."
+    slot, parts = profile.slot(name), {"mdr_gcn": {}, "rdl": {}}
+    found = {f.name: getattr(part, f.name) for part in (slot.schedule, slot.sampling) for f in fields(part)}
+    center = read_modifiers(slot.data)[1].get("center")
+    found |= {"widths": widths(slot.width), **({"center_joint": center} if center else {})}
+    for options in (SETTINGS, slot.options, slot.losses):
+        for part, values in options.items(): parts[part] = parts.get(part, {}) | values
+    found |= {f"{part}.{option}": value for part, values in parts.items() for option, value in values.items()}
+    found |= {knob: getattr(profile, knob) for knob in ("modalities", "fusion", "seeds", "comparison_seeds")}
+    return found | {"reported": "last epoch", "test_batch": slot.schedule.batch_size}
+
+def rule_origins(profile: "Profile", name: str) -> dict[str, str]: # knob -> one of ORIGINS, ": " and the place
+    "Where each value has to come from: chosen on purpose, else the paper, else the release, else our default."
+    slot, stated, released = profile.slot(name), STATED_SETTINGS[name], RELEASE_SETTINGS[name]
+    chosen, idle = CHOSEN | (TENTH if name == "short" else {}), unread(slot.sampling)
+    def origin(knob):
+        if knob in idle: return f"unused: {'nothing is turned' if knob == 'rotate_axis' else f'not read in mode {slot.sampling.mode!r}'}"
+        if knob in chosen: return f"ours: {chosen[knob]}"
+        if s := stated.get(knob): return f"paper: {s.source}, \"{s.words}\""
+        if s := released.get(knob): return f"release: {s.source}, {s.words}"
+        return DEFAULT
+    return {knob: origin(knob) for knob in slot_settings(profile, name)}
+
+# %% ../../nbs/reproduction/02_profiles.ipynb #c0ffee0e
+ORIGINS = ("paper", "release", "ours", "unused")
+DEFAULT = "ours: the default, neither names it"
+
+def origin_problems(profile: "Profile", name: str) -> list[str]: # a sentence each; empty: every origin is true
+    "Values that are not what their origin says, and in the paper's profile origins that the rule would not give."
+    slot, values, wrong = profile.slot(name), slot_settings(profile, name), []
+    if not slot.origin: return []
+    defaults, idle = {f.name: f.default for part in (Schedule, Sampling) for f in fields(part)}, unread(slot.sampling)
+    for knob in dict.fromkeys((*values, *slot.origin)):
+        kind, value = slot.origin.get(knob, "").partition(":")[0], values.get(knob)
+        table = {"paper": STATED_SETTINGS[name], "release": RELEASE_SETTINGS[name]}.get(kind, {})
+        where = f"profile {profile.name}, slot {name}, {knob} = {value!r}: "
+        if kind not in ORIGINS: wrong.append(where + f"no origin; give one of {', '.join(ORIGINS)}")
+        elif kind in ("paper", "release") and knob not in table: wrong.append(where + f"the {kind} does not say")
+        elif knob in table and table[knob].value != value: wrong.append(where + f"the {kind} has {table[knob].value!r}")
+        elif kind == "unused" and (knob not in idle or value != defaults[knob]): wrong.append(where + "is not unused")
+        elif slot.origin[knob] == DEFAULT and value != defaults.get(knob, value): wrong.append(where + "is not the default")
+    rule = rule_origins(profile, name) if profile.name == "paper" else {}
+    untrue = {knob: origin for knob, origin in rule.items() if slot.origin.get(knob) != origin}
+    return wrong + [f"slot {name}, {k}: origin {slot.origin.get(k)!r}, by the rule {v!r}" for k, v in untrue.items()]
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #0639b6cc
-PAPER_SEEDS = 3
-MODALITIES = ("joint", "bone", "joint_motion", "bone_motion") # "multiple skeletal modalities as the mainstream methods" (Section IV.G)
-STATED = dict.fromkeys(("lr", "policy", "gamma", "momentum", "nesterov", "batch_size", "milestones", "epochs"), "Section IV.B") | {"widths": "Section III-B"}
-RELEASED = {"warmup_epochs": "released code: 5 epochs for every set", "weight_decay": "released code"}
-CHOSEN = {"centers_lr": "ours: the centers learn at the rate of everything else (released: 0.1 throughout, no momentum)",
-          "evaluate_every": "ours: the last epoch is reported (released: the best on the test set)",
-          "center": "ours: the skeleton's center joint in the first frame (released: varies by set, see the audit of the data)",
-          **dict.fromkeys(("move", "scale", "mirror", "speed", "stride"), "ours: off, the paper names no augmentation")}
+PAPER_SEEDS, PAPER_COMPARISON_SEEDS = 5, 3
+RELEASE_FUSION = {"joint": 0.7, "bone": 0.7, "joint_motion": 0.3, "bone_motion": 0.3}
+RELEASE_CENTERS = {"rdl": {"own_optimizer": True, "centers_lr": 0.1}} # IV.B names no optimizer for the centers
 
 def _paper_schedule(epochs: int, batch_size: int, milestones: tuple[int, int], weight_decay: float) -> Schedule:
-    return Schedule(epochs, batch_size, lr=0.1, milestones=milestones, warmup_epochs=5, weight_decay=weight_decay)
+    return Schedule(epochs, batch_size, lr=0.1, milestones=milestones, warmup_epochs=5, weight_decay=weight_decay,
+                    last_batch="drop")
+
+def _paper_slot(data: str, clips: str, schedule: Schedule, sampling: Sampling, size: tuple[int, int], get: str, **more) -> Slot:
+    return Slot(data, clips, schedule, sampling, get=f"put {get}", size=size, losses=RELEASE_CENTERS, **more)
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #339c51af
-RESIZED = dict.fromkeys(("mode", "p_interval", "min_crop", "test_p", "padding"), "released code: a random crop of 50-100 % of the clip, 64 frames at least, 95 % in testing, resized")
-ROTATED = dict.fromkeys(("rotate", "rotate_axis"), "released code: NTU clips turned about all axes by up to 0.3; others not turned")
-
 def _fsd10() -> tuple[Slot, Slot]:
-    "Section IV.B's two settings for FSD-10."
-    get = "put train_data_25.npy, train_label_25.pkl, val_data_25.npy and val_label_25.pkl (shenglanliu.github.io/fsd10) into the folder FSD-10 below data_root"
-    origin = {**STATED, **RELEASED, **CHOSEN, **ROTATED}
-    short = Slot("FSD-10", "FSD-10", _paper_schedule(300, 48, (150, 225), 5e-4), Sampling(num_frames=256, mode="crop_resize"), get=get, size=(1059, 425), close=("5", "8"), options=SCORED,
-                 origin={**origin, "num_frames": "Section IV.B, for Sec. 4.3 and 4.4", **RESIZED})
-    whole = Slot("FSD-10", "FSD-10", _paper_schedule(300, 8, (150, 225), 5e-4), Sampling(num_frames=1500, mode="pad", padding="zero"), get=get, size=(1059, 425), close=("5", "8"), options=SCORED,
-                 origin={**origin, "num_frames": "Section IV.A: 1500 frames; IV.B: all frames, for Sec. 4.5 and 4.6",
-                         **dict.fromkeys(("mode", "p_interval", "min_crop", "test_p"), "Section IV.B: all frames"), "padding": "released code: zeros around the clip; the lines that would let it go round are commented out"})
-    return short, whole
+    "Section IV.B's two settings for FSD-10: 256 frames, batches of 48; all frames, batches of 8."
+    get = ("train_data_25.npy, train_label_25.pkl, val_data_25.npy and val_label_25.pkl (shenglanliu.github.io/fsd10) "
+           "into the folder FSD-10 below data_root")
+    def slot(frames, batch):
+        sampling = Sampling(num_frames=frames, mode="released", center="released", move=True)
+        schedule = _paper_schedule(300, batch, (150, 225), 5e-4)
+        return _paper_slot("FSD-10#center=mid_hip", "FSD-10", schedule, sampling, (1059, 425), get, close=("5", "8"), options=SCORED)
+    return slot(256, 48), slot(1500, 8)
+
+def _finegym99() -> Slot:
+    get = "gym_hrnet.pkl, the poses of PYSKL, into the folder FineGYM below data_root: mdr-repro data fetch finegym99"
+    schedule = _paper_schedule(180, 64, (60, 120), 1e-4)
+    sampling = Sampling(num_frames=64, mode="released", center="released")
+    return _paper_slot("FineGYM/gym_hrnet.pkl#center=right_elbow", "FineGym99", schedule, sampling, (20484, 8521), get, options=SCORED)
+
+def _ntu60(file: str, split: str, size: tuple[int, int]) -> Slot:
+    get = (f"{file} of CTR-GCN's preparation into the folder NTU60 below data_root, "
+           f"or make it: mdr-repro data convert FOLDER NTU60/{file} --split {split}")
+    sampling = Sampling(num_frames=64, p_interval=(0.5, 1.0), min_crop=64, test_p=0.95, rotate=0.3)
+    return _paper_slot(f"NTU60/{file}", "NTU RGB+D", _paper_schedule(65, 64, (35, 55), 4e-4), sampling, size, get)
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #339c51b0
 def _tenth(slot: Slot) -> Slot:
     "The same slot with a tenth of the epochs and milestones, to compare all systems cheaply before any full run."
     s = slot.schedule
-    return replace(slot, schedule=replace(s, epochs=s.epochs // 10, milestones=tuple(m // 10 for m in s.milestones), warmup_epochs=1),
-                   origin={**slot.origin, **dict.fromkeys(("epochs", "milestones", "warmup_epochs"), "ours: a tenth of the slot fsd10")})
+    milestones = tuple(m // 10 for m in s.milestones)
+    return replace(slot, schedule=replace(s, epochs=s.epochs // 10, milestones=milestones, warmup_epochs=1))
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #13782a3e
 def _paper() -> Profile:
     short, whole = _fsd10()
-    origin = {**STATED, **RELEASED, **CHOSEN, **RESIZED, **ROTATED, "num_frames": "Section IV.C (Table VII's input 3x64x17); released code"}
-    gym = Slot("FineGYM/gym_hrnet.pkl", "FineGym99", _paper_schedule(180, 64, (60, 120), 1e-4), Sampling(num_frames=64), size=(20484, 8521), options=SCORED,
-               get="put gym_hrnet.pkl, the poses of PYSKL, into the folder FineGYM below data_root: mdr-repro data fetch finegym99",
-               origin={**origin, "epochs": "released code: 180 (the paper gives the milestones alone)"})
-    def ntu(file, split, size): return Slot(f"NTU60/{file}", "NTU RGB+D", _paper_schedule(65, 64, (35, 55), 4e-4), Sampling(num_frames=64, rotate=0.3), size=size,
-                                     get=f"put {file} of CTR-GCN's preparation into the folder NTU60 below data_root, or make it: mdr-repro data convert FOLDER NTU60/{file} --split {split}",
-                                     origin={**origin, "num_frames": "released code"})
-    slots = short, whole, gym, ntu("NTU60_CS.npz", "xsub", (40320, 16560)), ntu("NTU60_CV.npz", "xview", (37920, 18960)), _tenth(short)
-    return Profile("paper", "the paper's sets and its training details", PAPER_SEEDS, dict(zip(SLOTS, slots)), comparison_seeds=PAPER_SEEDS, modalities=MODALITIES)
+    ntu = _ntu60("NTU60_CS.npz", "xsub", (40320, 16560)), _ntu60("NTU60_CV.npz", "xview", (37920, 18960))
+    slots = dict(zip(SLOTS, (short, whole, _finegym99(), *ntu, _tenth(short))))
+    profile = Profile("paper", "the paper's sets and its training details", PAPER_SEEDS, slots,
+                      comparison_seeds=PAPER_COMPARISON_SEEDS, modalities=MODALITIES, fusion=RELEASE_FUSION)
+    origins = {name: rule_origins(profile, name) for name in slots}
+    return replace(profile, slots={name: replace(slot, origin=origins[name]) for name, slot in slots.items()})
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #13782a3f
-PROFILES = {p.name: p for p in (_smoke(), _replica(), _paper())}
+PROFILES = {p.name: p for p in (_smoke(), _replica(), _validation(), _paper())}
 
 def get_profile(name: str) -> Profile:
-    "smoke, replica or paper."
+    "smoke, replica, validation or paper."
     if name not in PROFILES: raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
     return PROFILES[name]
+
+# %% ../../nbs/reproduction/02_profiles.ipynb #c0ffee10
+def _shown(value) -> str: # of a knob
+    "For a reader: on and off, 1/N for a weight left open, names without underscores."
+    if isinstance(value, dict): return ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in value.items()) or "all 1"
+    if isinstance(value, tuple): return ", ".join("1/N" if v is None else _shown(v) for v in value)
+    if value is None or isinstance(value, bool): return {None: "none", True: "on", False: "off"}[value]
+    return value.replace("_", " ") if isinstance(value, str) else f"{value:g}"
+
+def settings_table(
+    profile: Profile,
+    name: str, # slot
+) -> pd.DataFrame: # a line a knob: paper, release, ours, origin
+    "What the paper states and the release has for a slot, and what the profile takes; a dash where nothing is said."
+    stated, released, ours = STATED_SETTINGS[name], RELEASE_SETTINGS[name], slot_settings(profile, name)
+    slot, rows = profile.slot(name), []
+    for knob in dict.fromkeys((*ours, *released)):
+        if knob in unread(slot.sampling) and knob not in released: continue
+        paper, release = (_shown(table[knob].value) if knob in table else "–" for table in (stated, released))
+        own = _shown(ours[knob]) if knob in ours else "–"
+        rows.append({"knob": knob, "paper": paper, "release": release, "ours": own, "origin": slot.origin.get(knob, "ours")})
+    return pd.DataFrame(rows).set_index("knob")
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #2e2ca2d8
 def profile_table(

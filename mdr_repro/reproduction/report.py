@@ -26,7 +26,7 @@ from .paper import FIGURES, NUMERALS, TABLES
 from .profiles import Profile, get_profile
 from .report_page import STATES, VERDICTS, Layout, card, claim_list, element, folded, interval, layout_table, page, paper_layout, picture, symbols, verdict_bar, word_table
 from .results import project_root, save_record
-from .runner import duration, experiments, judge
+from .runner import duration, experiments, judge, of_profile
 from ..training.spec import write_atomic
 
 # %% ../../nbs/reproduction/05_report.ipynb #5bd17b92
@@ -376,7 +376,7 @@ def write_report(
     folder = project_root() / results_root / profile
     folder.mkdir(parents=True, exist_ok=True)
     write_claims(project_root() / results_root, profile)
-    report = read_report(folder, profile, experiments())
+    report = read_report(folder, profile, of_profile(profile, experiments()))
     write_atomic(folder / "index.md", to_markdown(report))
     write_atomic(folder / "index.html", to_html(report))
     for run in sorted(report.runs): # what a number on the page rests on lies beside it

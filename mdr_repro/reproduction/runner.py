@@ -6,9 +6,9 @@
 __all__ = ['SCOPES', 'NO_TIME', 'SIGN_OF_LIFE', 'RunnerError', 'Parameter', 'trailing_comment', 'read_parameters', 'fits',
            'check_values', 'reassigned', 'read_notebook', 'parameters_index', 'preflight', 'check_parameters', 'Job',
            'Outcome', 'papermill_command', 'environment', 'clear_leftovers', 'ending_with_parent', 'start', 'judge',
-           'passing', 'finish', 'package_digest', 'stamp', 'unchanged', 'experiments', 'chosen', 'make_job', 'Running',
-           'lost_port', 'stop', 'cores', 'workers', 'worker_devices', 'duration', 'Worker', 'start_worker', 'Training',
-           'missing_runs', 'begin_training', 'reproduce', 'complete']
+           'passing', 'finish', 'package_digest', 'stamp', 'unchanged', 'experiments', 'of_profile', 'chosen',
+           'make_job', 'Running', 'lost_port', 'stop', 'cores', 'workers', 'worker_devices', 'duration', 'Worker',
+           'start_worker', 'Training', 'missing_runs', 'begin_training', 'reproduce', 'complete']
 
 # %% ../../nbs/reproduction/04_runner.ipynb #edeed329
 import ast
@@ -35,6 +35,7 @@ from ..data.clips import DataError
 from .cells import EXPERIMENTS, experiment_specs
 from .experiments import open_store
 from .plan import make_plan, most_valuable
+from .profiles import get_profile
 from .results import project_root
 from ..training.spec import RunSpec, clear_temporaries, write_atomic, writing
 from ..training.store import RunStore
@@ -334,9 +335,14 @@ def experiments(root: Path | None = None) -> dict[str, Path]: # id -> notebook
     if not found: raise RunnerError(f"{root}: no notebooks in nbs/experiments; run this inside a clone of the project.")
     return found
 
+def of_profile(profile: str, known: dict[str, Path]) -> dict[str, Path]: # id -> notebook
+    "The experiments that a profile is made for."
+    only = get_profile(profile).experiments
+    return {id: path for id, path in known.items() if not only or id in only}
+
 def chosen(
     only, # ids, with or without .ipynb
-    known: dict[str, Path],
+    known: dict[str, Path], # of `of_profile`
 ) -> list[str]:
     "The ids asked for, all if none; RunnerError for an unknown one."
     ids = [str(name).removesuffix(".ipynb") for name in only]
@@ -524,7 +530,8 @@ def reproduce(
     begin: Callable | None = None, # how trainings begin; None: `begin_training`, on this machine
 ) -> list[Outcome]:
     "Train what the experiment notebooks of a profile need, and run them; a failed one does not keep the others from running."
-    root, known = project_root(), experiments()
+    root = project_root()
+    known = of_profile(profile, experiments())
     given = dict(profile=profile, device=device, data_root=data_root, results_root=results_root, seeds=seeds, max_minutes=max_minutes)
     todo = sorted((make_job(id, known[id], given, root) for id in chosen(only, known)), key=lambda job: -_work(job[1])) # none long is left alone at the end
     try: import papermill

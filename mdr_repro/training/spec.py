@@ -28,6 +28,7 @@ try: import fcntl
 except ImportError: fcntl = None # Windows
 
 from ..data.modalities import modalities
+from ..data.noise import units
 from ..data.sampling import Sampling
 
 # %% ../../nbs/training/01_run_spec.ipynb #7f835eb8
@@ -172,8 +173,8 @@ class RunSpec(Canonical):
     data_checksum: str # of that source, see `source_checksum`
     schedule: Schedule
     modality: str = "joint" # or bone, joint_motion, bone_motion
-    noise: float = 0.0 # share of the coordinates set to 0, in training and testing (Section IV-C)
-    noise_unit: str = "joint" # what is set to 0 at once: a whole joint, or one coordinate
+    noise: float = 0.0 # share of `noise_unit` set to 0, in training and testing (Section IV-C)
+    noise_unit: str = "coordinates" # what the share is of, see `add_noise`: or "joints", "clips"
     backbone: str = "mdr_gcn"
     backbone_options: dict = field(default_factory=Options)
     objective: str = "rdl"
@@ -197,7 +198,7 @@ class RunSpec(Canonical):
 def _check_spec(s: RunSpec):
     "One sentence for each spec that cannot be meant; the order of held-out subjects does not matter."
     object.__setattr__(s, "holdout", tuple(sorted(set(s.holdout))))
-    if s.noise == 0: object.__setattr__(s, "noise_unit", "joint") # nothing is set to 0, so there are no two ways to do it
+    if s.noise == 0: object.__setattr__(s, "noise_unit", units[0]) # nothing is set to 0, so there are no two ways to do it
     for name in ("data", "data_checksum", "backbone", "objective"):
         if not getattr(s, name): raise ValueError(f"RunSpec.{name} is empty")
     if not 0 <= s.noise < 1: raise ValueError(f"RunSpec.noise: {s.noise} is no share in 0..1")
@@ -205,14 +206,19 @@ def _check_spec(s: RunSpec):
     if s.scored == "val" and not s.validates: raise ValueError("RunSpec.scored: 'val' needs clips that are held out; give holdout or holdout_every")
     if not 0 <= s.seed < 2**63: raise ValueError(f"RunSpec.seed: {str(s.seed)[:40]} is {'negative' if s.seed < 0 else 'too large'}; give 0 or more, below 2^63")
     if s.format != 1: raise ValueError(f"RunSpec.format: {s.format} is not 1, the only one this version reads")
-    for name, known in (("modality", tuple(modalities)), ("noise_unit", ("joint", "coordinate")), ("precision", ("fp32", "tf32", "bf16")), ("scored", ("test", "val"))):
+    if s.noise and s.noise_unit in ("joint", "coordinate"):
+        raise ValueError(f"RunSpec.noise_unit: {s.noise_unit!r} is of a time when joints at 0 counted as missing; such a run cannot be made again: use {', '.join(units)}")
+    for name, known in (("modality", tuple(modalities)), ("noise_unit", units), ("precision", ("fp32", "tf32", "bf16")), ("scored", ("test", "val"))):
         if getattr(s, name) not in known: raise ValueError(f"RunSpec.{name}: unknown {getattr(s, name)!r}; known: {', '.join(known)}")
 
 # %% ../../nbs/training/01_run_spec.ipynb #f3adad84
 def _tree(value):
     "Dataclasses to dicts, all the way down."
-    if is_dataclass(value): return {f.name: _tree(getattr(value, f.name)) for f in fields(value) if not ("added" in f.metadata and getattr(value, f.name) == f.default)}
-    return _plain(value, "spec") if isinstance(value, (Options, tuple)) else value
+    if not is_dataclass(value): return _plain(value, "spec") if isinstance(value, (Options, tuple)) else value
+    written = [f for f in fields(value) if not ("added" in f.metadata and getattr(value, f.name) == f.default)]
+    tree = {f.name: _tree(getattr(value, f.name)) for f in written}
+    clean = isinstance(value, RunSpec) and not value.noise
+    return {**tree, "noise_unit": "joint"} if clean else tree # what the oldest records say of clean clips, so that their ids stay
 
 def _canonical(spec) -> str:
     "Keys sorted, no white space, every number in its shortest exact form, every field written even at its default, but for those that older records do not have."
@@ -233,7 +239,7 @@ def _label(s: RunSpec) -> str:
     short = lambda name, o: name + (f"({','.join(f'{k}={v}' for k, v in o.items())})" if o else "")
     words = [short(s.backbone, s.backbone_options), short(s.objective, s.objective_options)]
     if s.modality != "joint": words.append(s.modality)
-    if s.noise: words.append(f"noise {s.noise:g}")
+    if s.noise: words.append(f"noise {s.noise:g}" + (f" of {s.noise_unit}" if s.noise_unit != units[0] else ""))
     if s.precision != "fp32": words.append(s.precision)
     return " ".join((*words, f"seed {s.seed}")).replace("'", "")
 

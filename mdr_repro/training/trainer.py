@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_FORMAT', 'TrainingError', 'Diverged', 'OutOfMemory', 'run_clips', 'build_recognizer', 'build_optimizer',
-           'set_rate', 'Training', 'train_epoch', 'batch_loss', 'blocks', 'recomputing', 'free_memory', 'fits',
-           'largest_batch', 'what_fits', 'best_row', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint',
+           'set_rate', 'Training', 'train_epoch', 'step_loss', 'batch_loss', 'blocks', 'recomputing', 'free_memory',
+           'fits', 'largest_batch', 'what_fits', 'best_row', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint',
            'final_scores', 'signed', 'device_name', 'git', 'code_revision', 'finish', 'train']
 
 # %% ../../nbs/training/03_trainer.ipynb #acf95d86
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import mdr_repro
-from ..data.batches import batches, num_batches
+from ..data.batches import batch_sizes, batches
 from ..data.clips import ClipSet
 from ..data.noise import add_noise
 from ..losses import build_objective
@@ -110,14 +110,17 @@ class Training:
 
 # %% ../../nbs/training/03_trainer.ipynb #302dc161
 def _counts(spec: RunSpec, clips: ClipSet) -> dict:
-    "Clips and batches of each split; the last training batch is dropped only if it would hold a single clip, too few for batch norm."
-    size = spec.schedule.batch_size
+    "Clips and batches of each split, the sizes of the training batches of a pass, and what became of its last one."
+    size, rule = spec.schedule.batch_size, spec.schedule.last_batch
     n = {split: len(clips.indices(split)) for split in ("train", "test", "val")}
     for split in ("train", "test", *(("val",) if spec.validates else ())):
         if not n[split]: raise TrainingError(f"{spec.label}: {spec.data} has no {split} clips" + (f" (held out: {spec.holdout})" if spec.holdout else ""))
-    drop = size > 1 and n["train"] % size == 1
-    if drop and n["train"] == 1: raise TrainingError(f"{spec.label}: {spec.data} has a single training clip, too few for batch norm")
-    return {"clips": n, "drop_last": drop, "batches": {s: num_batches(clips, s, size, drop_last=drop and s == "train") for s in n if n[s]}}
+    if n["train"] == 1 < size: raise TrainingError(f"{spec.label}: {spec.data} has a single training clip, too few for batch norm")
+    try: sizes = batch_sizes(n["train"], size, rule)
+    except ValueError as e: raise TrainingError(f"{spec.label}: {spec.data}: {e}") from None
+    tested = {split: len(batch_sizes(k, size)) for split, k in n.items() if k and split != "train"}
+    last = {"rule": rule, "left_out": n["train"] - sum(sizes), "joined": max(sizes) - size if max(sizes) > size else 0}
+    return {"clips": n, "batches": {"train": len(sizes), **tested}, "sizes": sizes, "last_batch": last}
 
 # %% ../../nbs/training/03_trainer.ipynb #7dfb839f
 def train_epoch(run: Training) -> dict:
@@ -127,10 +130,10 @@ def train_epoch(run: Training) -> dict:
     net.train()
     sums, seen, last = {}, 0, run.counts["batches"]["train"] - 1
     for step, (x, y) in enumerate(batches(run.clips, "train", s.schedule.batch_size, s.sampling, modality=s.modality, training=True,
-                                          generator=run.generator, device=run.device, drop_last=run.counts["drop_last"])):
+                                          generator=run.generator, device=run.device, last_batch=s.schedule.last_batch)):
         run.optimizer.zero_grad(set_to_none=True)
-        loss, features, own = batch_loss(run, x, y)
-        for name, value in _batch_values(net.objective, loss, features, y, own).items(): sums[name] = sums.get(name, 0) + value * len(y)
+        loss, features, terms = batch_loss(run, x, y)
+        for name, value in _batch_values(net.objective, loss, features, y, terms).items(): sums[name] = sums.get(name, 0) + value * len(y)
         seen += len(y)
         loss.backward()
         run.optimizer.step()
@@ -140,22 +143,29 @@ def train_epoch(run: Training) -> dict:
     return {"epoch": epoch + 1, "lr": s.schedule.lr * s.schedule.lr_factor(epoch), **{k: float(v) / seen for k, v in sums.items()}}
 
 # %% ../../nbs/training/03_trainer.ipynb #b9b3977c
-def batch_loss(
-    run: Training,
+def step_loss(
+    recognizer: Recognizer,
     x: Tensor, # clips [N, C, T, V, M]
     y: Tensor, # labels [N]
-) -> tuple[Tensor, Tensor, dict]: # loss, features [N, D], the network's own terms
-    "The forward pass of a training step."
-    with autocast(run.spec.precision, run.device): features, own = run.recognizer.embed_with_terms(x)
+    precision: str = "fp32", # or "tf32", "bf16" (autocast)
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]: # loss, features [N, D], its terms
+    "The forward pass of a training step, the objective evaluated once; its terms unweighted, the network's own weighted."
+    with autocast(precision, x.device): features, own = recognizer.embed_with_terms(x)
     features = features.float()
-    return sum(own.values(), run.recognizer.objective(features, y)), features, own
+    terms = recognizer.objective.terms(features, y)
+    loss = sum(own.values(), recognizer.objective.total(terms, len(y)))
+    return loss, features, {**terms, **own}
+
+def batch_loss(run: Training, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    "`step_loss` of a run."
+    return step_loss(run.recognizer, x, y, run.spec.precision)
 
 @torch.no_grad()
-def _batch_values(objective, loss, features, labels, own) -> dict:
-    "Loss, its terms, the network's own, and accuracy of one batch, left on the device."
+def _batch_values(objective, loss, features, labels, terms) -> dict:
+    "Loss, its terms and accuracy of one batch, left on the device."
     right = objective.logits(features).argmax(1) == labels
-    terms = {f"loss_{name}": torch.as_tensor(value).detach() for name, value in {**objective.terms(features, labels), **own}.items()}
-    return {"loss": loss.detach(), **terms, "train_top1": right.float().mean()}
+    values = {f"loss_{name}": torch.as_tensor(value).detach() for name, value in terms.items()}
+    return {"loss": loss.detach(), **values, "train_top1": right.float().mean()}
 
 # %% ../../nbs/training/03_trainer.ipynb #e5b00005
 def blocks(net: nn.Module) -> Iterator[nn.Module]:
@@ -189,24 +199,28 @@ def free_memory(device: torch.device):
     if device.type == "cuda": torch.cuda.empty_cache()
 
 def fits(run: Training, size: int) -> bool:
-    "Whether a training step of so many clips fits into the memory; spoils the run's weights."
+    "Whether a pass in batches of so many clips fits into the memory; spoils the run's weights."
+    s, g = run.spec, torch.Generator().manual_seed(0)
+    largest = max(batch_sizes(run.counts["clips"]["train"], size, s.schedule.last_batch)) # of a pass: a joined batch holds more
     try:
-        for x, y in batches(run.clips, "train", size, run.spec.sampling, modality=run.spec.modality, training=True, generator=torch.Generator().manual_seed(0), device=run.device):
-            batch_loss(run, x, y)[0].backward(); run.optimizer.step(); break
+        x, y = next(batches(run.clips, "train", largest, s.sampling, modality=s.modality, training=True, generator=g, device=run.device))
+        batch_loss(run, x, y)[0].backward()
+        run.optimizer.step()
         return True
     except torch.OutOfMemoryError: return False
     finally: run.optimizer.zero_grad(set_to_none=True)
 
+# %% ../../nbs/training/03_trainer.ipynb #e5b00011
 def largest_batch(run: Training) -> int: # clips; 0: none
-    "The largest batch below the run's own that fits with activations computed twice."
+    "The largest batch below the run's own that fits with activations computed twice, by halving (with joined batches: one that fits)."
     low, high = 0, min(run.spec.schedule.batch_size, run.counts["clips"]["train"])
     with recomputing(run.recognizer.backbone):
         while high - low > 1:
-            free_memory(run.device); middle = (low + high) // 2
+            free_memory(run.device)
+            middle = (low + high) // 2
             low, high = (middle, high) if fits(run, middle) else (low, middle)
     return low
 
-# %% ../../nbs/training/03_trainer.ipynb #e5b00011
 def what_fits(spec: RunSpec, clips: ClipSet, folder: Path, device: torch.device) -> str:
     "Why a run stops for lack of memory, and what can be done."
     try: size = largest_batch(Training(spec, clips, folder, device))
@@ -307,6 +321,11 @@ def signed(result: dict) -> dict:
     plain = json.dumps({k: v for k, v in result.items() if k != "checksum"}, sort_keys=True)
     return {**result, "checksum": sha256(plain.encode()).hexdigest()}
 
+def _trained(run: Training) -> dict:
+    "How long a run was: passes over the training clips, steps of the optimizer, and clips shown in them."
+    epochs, sizes = len(run.rows), run.counts["sizes"]
+    return {"passes": epochs, "steps": epochs * len(sizes), "clips_seen": epochs * sum(sizes)}
+
 # %% ../../nbs/training/03_trainer.ipynb #0b0cba74
 def device_name(device: str | torch.device) -> str:
     "What the device calls itself."
@@ -340,8 +359,8 @@ def finish(run: Training) -> dict:
     clips, c = run.clips, run.counts
     result = signed({"format": run.spec.format, "id": run.spec.id, "label": run.spec.label, **_accuracies(scores), **said,
         "per_class": [None if math.isnan(v) else v for v in scores.per_class.tolist()], "class_names": list(clips.class_names),
-        "epochs": len(run.rows), "seconds": sum(r["seconds"] for r in run.rows) + time.perf_counter() - start, "resumed": run.resumed, "recomputed": run.recomputed,
-        "parameters": sum(p.numel() for p in run.recognizer.parameters()), "clips": c["clips"], "batches": c["batches"], "drop_last": c["drop_last"],
+        "epochs": len(run.rows), **_trained(run), "seconds": sum(r["seconds"] for r in run.rows) + time.perf_counter() - start, "resumed": run.resumed, "recomputed": run.recomputed,
+        "parameters": sum(p.numel() for p in run.recognizer.parameters()), "clips": c["clips"], "batches": c["batches"], "last_batch": c["last_batch"],
         "skeleton": asdict(clips.skeleton), "in_channels": clips.in_channels, "num_persons": clips.num_persons,
         "coordinates": clips.meta["coordinates"], "center": clips.skeleton.joints[clips.center],
         "device": device_name(run.device), "torch": torch.__version__, "threads": torch.get_num_threads(), "precision": run.spec.precision,
