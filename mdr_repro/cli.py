@@ -6,7 +6,8 @@
 __all__ = ['ALIASES', 'ELSEWHERE', 'OWN_DATA', 'field_notes', 'option_kind', 'add_fields', 'given_fields', 'read_value',
            'split_options', 'read_spec', 'train_specs', 'run_train', 'run_evaluate', 'asked_plan', 'saved', 'estimated',
            'counted', 'run_plan', 'work_specs', 'run_work', 'data_files', 'run_data', 'run_reproduce', 'run_report',
-           'run_bench', 'run_predict', 'run_show', 'run_diff', 'make_parser', 'meant_for_user', 'terminable', 'main']
+           'run_records', 'run_bench', 'run_predict', 'run_show', 'run_diff', 'make_parser', 'meant_for_user',
+           'terminable', 'main']
 
 # %% ../nbs/reproduction/06_command_line.ipynb #64120102
 import argparse
@@ -36,8 +37,9 @@ from .losses import objective_options
 from .models import backbone_options
 from .reproduction.clip_page import show
 from .reproduction.cluster import on_cluster, train_on_cluster
+from .reproduction.cells import EXPERIMENTS
 from .reproduction.difference import SECTIONS, difference, write_difference
-from .reproduction.experiments import open_store
+from .reproduction.experiments import keep_records, open_store
 from .reproduction.plan import Plan, gather, make_plan, measure_steps, most_valuable, plan_table, work
 from .reproduction.prediction import predict
 from .reproduction.profiles import PROFILES, Profile, Slot
@@ -290,6 +292,15 @@ def run_report(args: argparse.Namespace) -> int:
     print(write_report(args.results_root, args.profile))
     return 0
 
+def run_records(args: argparse.Namespace) -> int:
+    "Write the records of a profile's finished runs to results/<profile>/records."
+    ids = [id for id in chosen(args.only, experiments()) if id in EXPERIMENTS]
+    store = open_store(args.results_root, args.data_root, args.device)
+    kept = keep_records(store, args.profile, ids, args.seeds or 0)
+    size = sum(f.stat().st_size for folder in kept for f in folder.iterdir())
+    print(f"{len(kept)} records, {size / 2**20:.1f} MiB: {store.root / args.profile / 'records'}")
+    return 0
+
 # %% ../nbs/reproduction/06_command_line.ipynb #91e55381
 def run_bench(args: argparse.Namespace) -> int:
     "Measure all forms of MDR-GCN, print the table, write results/bench."
@@ -444,6 +455,7 @@ def make_parser() -> argparse.ArgumentParser:
     _show_parser(add("show", run_show, "one clip as a moving picture, with what a run attends to in it"))
     _data_parser(add("data", run_data, "list, show, verify, convert or fetch clips"))
     _add_common(add("report", run_report, "write the report from the results that are there"), "--profile", "--results-root")
+    _add_common(add("records", run_records, "write the records of finished runs, without weights, to where they can be committed"), *everything)
     _diff_parser(add("diff", run_diff, "what differs between two results folders: settings, numbers, verdicts"))
     return parser
 

@@ -140,6 +140,8 @@ _ntu = ("spine_base spine_mid neck head left_shoulder left_elbow left_wrist left
         "left_hand_tip left_thumb right_hand_tip right_thumb").split()
 _kinect = ("hip_center spine shoulder_center head left_shoulder left_elbow left_wrist left_hand right_shoulder right_elbow right_wrist "
            "right_hand left_hip left_knee left_ankle left_foot right_hip right_knee right_ankle right_foot").split()
+_penn = ("head left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist left_hip right_hip left_knee right_knee "
+         "left_ankle right_ankle").split()
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #eaac849e
 _coco_edges = ((0, 1), (0, 2), (1, 3), (2, 4), (0, 5), (0, 6), (5, 7), (7, 9), (6, 8), (8, 10),
@@ -150,6 +152,7 @@ _ntu_edges = ((20, 1), (1, 0), (20, 2), (2, 3), (20, 4), (4, 5), (5, 6), (6, 7),
               (11, 24), (24, 23), (0, 12), (12, 13), (13, 14), (14, 15), (0, 16), (16, 17), (17, 18), (18, 19))
 _kinect_edges = ((0, 1), (1, 2), (2, 3), (2, 4), (4, 5), (5, 6), (6, 7), (2, 8), (8, 9), (9, 10), (10, 11),
                  (0, 12), (12, 13), (13, 14), (14, 15), (0, 16), (16, 17), (17, 18), (18, 19))
+_penn_edges = ((0, 1), (0, 2), (1, 3), (3, 5), (2, 4), (4, 6), (1, 7), (2, 8), (7, 9), (9, 11), (8, 10), (10, 12))
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #6aaa1c5a
 _skeletons = {s.name: s for s in (
@@ -157,15 +160,17 @@ _skeletons = {s.name: s for s in (
     Skeleton("body25", _body25, _body25_edges, 8),
     Skeleton("ntu25", _ntu, _ntu_edges, 20),
     Skeleton("kinect20", _kinect, _kinect_edges, 0),
+    Skeleton("penn13", _penn, _penn_edges, 0),
     # what the authors' release builds: see "The released graphs"
     Skeleton("coco17_released", _coco, [((a - 1) % 17, (b - 1) % 17) for a, b in _coco_edges], 0, max_hop=1),
     Skeleton("body25_released", _body25, _body25_edges, 8, max_hop=1),
     Skeleton("ntu25_released", _ntu, _ntu_edges, 20, partition="directed"),
-    # the release has no such layout: its two mistakes on FineGym99's graph, made on the Kinect's, to measure there what they cost
-    Skeleton("kinect20_released", _kinect, [((a - 1) % 20, (b - 1) % 20) for a, b in _kinect_edges], 0, max_hop=1))}
+    # the release has no such layouts: its two mistakes on FineGym99's graph, made on these, to measure there what they cost
+    Skeleton("kinect20_released", _kinect, [((a - 1) % 20, (b - 1) % 20) for a, b in _kinect_edges], 0, max_hop=1),
+    Skeleton("penn13_released", _penn, [((a - 1) % 13, (b - 1) % 13) for a, b in _penn_edges], 0, max_hop=1))}
 
 def get_skeleton(
-    name: str, # coco17, body25, ntu25, kinect20 or one of the *_released
+    name: str, # coco17, body25, ntu25, kinect20, penn13 or one of the *_released
 ) -> Skeleton:
     "A built-in skeleton by name; ValueError lists the known ones."
     if name not in _skeletons: raise ValueError(f"unknown skeleton {name!r}; known: {', '.join(_skeletons)}")

@@ -1117,6 +1117,67 @@ fine("own skeleton", "one person, said so", custom(keypoints=lambda a: a[:, None
 fine("own skeleton", "a byte order mark", custom(b"\xef\xbb\xbf" + json.dumps({"name": "stick", **STICK, "center": 0}).encode()), CUSTOM)
 
 
+# ---- Penn Action and UTD-MHAD: folders of MATLAB files
+
+def saved(path, content, packed=True):
+    from scipy.io import savemat
+    file = io.BytesIO()
+    savemat(file, content, do_compression=packed)
+    return put(path, file.getvalue())
+
+
+def penn_file(k=0, frames=6, **changes):
+    x, y = (numbers(frames, 13, seed=2 * k + i) * 20 + 200 for i in (0, 1))
+    return {"action": ("bowl", "squat")[k % 2], "pose": "left", "x": x, "y": y, "visibility": (numbers(frames, 13, seed=k) > 0).astype(np.uint8), "train": np.int32([[1 - 2 * (k > 2)]]),
+            "bbox": np.zeros((frames, 4)), "dimensions": np.float64([[360, 480, frames]]), "nframes": np.uint8([[frames]])} | changes
+
+
+def penn(packed=True, **changes):
+    "A writer of five clips; `changes` are of the first one's variables, None leaves one out."
+    def write(folder):
+        for k in range(5): saved(folder / "penn" / f"{k + 1:04}.mat", {n: v for n, v in penn_file(k, **(changes if k == 0 else {})).items() if v is not None}, packed)
+        return folder / "penn"
+    return write
+
+
+def utd(value=None, name="a1_s1_t1", packed=True):
+    "A writer of five clips; `value` stands in place of the first one's joints."
+    def write(folder):
+        for k, n in enumerate((name, "a1_s2_t1", "a2_s1_t1", "a2_s2_t1", "a2_s2_t2")):
+            saved(folder / "utd" / f"{n}_skeleton.mat", {"d_skel": numbers(20, 3, 5 + k, seed=k) if k or value is None else value}, packed)
+        return folder / "utd"
+    return write
+
+
+PENN, UTD, MFILE, UFILE = penn(), utd(), "0001.mat", "a1_s1_t1_skeleton.mat"
+CELLS = np.array([1, "touch canary"], object)
+for form, good, file in (("Penn Action", PENN, MFILE), ("UTD-MHAD", UTD, UFILE)):
+    for share in (0.0, 0.3, 0.98): bad(form, f"cut at {share}", cut(good, share, file), file)
+    bad(form, "bytes of nothing", instead(good, bytes(5000), file), file, "no MATLAB 5 file")
+    bad(form, "a file of MATLAB 7.3", instead(good, b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + b"\x89HDF\r\n\x1a\n" + bytes(600), file), file, "-v7")
+    bad(form, "a pickle", instead(good, pickle.dumps(TRAPS["os.system"](), 2), file), file, "no MATLAB 5 file")
+    bad(form, "a device", device(good, file), file)
+    bad(form, "a pipe", fifo(good, file), file)
+    fine(form, "a folder that holds itself", loop(good), good)
+for name, value, part in (("cells", CELLS, "plain array"), ("a struct", {"a": 1}, "plain array"), ("complex numbers", np.ones((6, 13)) * 1j, "plain array"), ("text", "abc", "13 joints"), ("a bomb", np.zeros(2**23 + 99), "64 MiB"),
+                          ("12 joints", np.zeros((6, 12)), "13 joints"), ("three axes", np.zeros((6, 13, 2)), "13 joints"), ("too few frames", np.zeros((5, 13)), "x has 5"), ("no x", None, "holds no x"),
+                          ("nan", np.full((6, 13), np.nan), "nan"), ("inf", np.full((6, 13), np.inf), "inf"), ("beyond float32", np.full((6, 13), 1e300), "e+")):
+    bad("Penn Action", f"{name} in x", penn(x=value), "0001", part)
+for name, changes, part in (("an action that there is none", {"action": "swim"}, "swim"), ("a side that there is none", {"pose": "above"}, "above"), ("a split that is none", {"train": np.int32([[0]])}, "train is 0"), ("two splits", {"train": np.int32([[1, -1]])}, "train"),
+                            ("a picture of no size", {"dimensions": np.zeros((1, 3))}, "dimensions"), ("a size that is no number", {"dimensions": np.full((1, 3), np.nan)}, "dimensions"), ("a number for a word", {"action": 7}, "action"),
+                            ("visibility of 2", {"visibility": np.full((6, 13), 2)}, "visibility"), ("no frame", {k: np.zeros((0, 13)) for k in ("x", "y", "visibility")} | {"nframes": 0}, "no frame")):
+    bad("Penn Action", name, penn(**changes), "0001", part)
+for name, value, part in (("cells", CELLS, "plain array"), ("a struct", {"a": 1}, "plain array"), ("complex numbers", np.ones((20, 3, 4)) * 1j, "plain array"), ("text", "abc", "20 joints"), ("a bomb", np.zeros(2**23 + 99), "64 MiB"),
+                          ("19 joints", np.zeros((19, 3, 4)), "20 joints"), ("two axes", np.zeros((20, 3)), "20 joints"), ("no frame", np.zeros((20, 3, 0)), "no frame"), ("nan", np.full((20, 3, 4), np.nan), "nan"), ("beyond float32", np.full((20, 3, 4), 1e300), "e+")):
+    bad("UTD-MHAD", name, utd(value), "a1_s1_t1" if "plain" in part or "joints" in part or "MiB" in part else "a01_s1_t1", part)
+bad("UTD-MHAD", "an action that there is none", utd(name="a28_s1_t1"), "a28_s1_t1", "action 28")
+bad("UTD-MHAD", "a person who is none", utd(name="a1_s9_t1"), "a1_s9_t1", "subject 9")
+bad("UTD-MHAD", "a clip twice", utd(name="a01_s2_t1"), "a01_s2_t1", "twice")
+fine("Penn Action", "unpacked variables", penn(packed=False), PENN)
+fine("UTD-MHAD", "unpacked variables", utd(packed=False), UTD)
+fine("UTD-MHAD", "a depth film among them", lambda f: saved((d := UTD(f)) / "a1_s1_t1_depth.mat", {"d_depth": np.zeros((2, 2))}) and d, UTD)
+
+
 # ---- the process that opens them
 
 def open_clips(path):

@@ -1,6 +1,7 @@
 "The command line as a user meets it."
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -60,7 +61,7 @@ def test_every_knob_of_a_run_is_listed_with_a_word_on_it(capsys):
     (["data", "convert", "synthetic:num_clips=20,num_classes=2"], "name the .npz that shall be written"),
     (["data", "fetch", "ntu60", "--data-root", "."], "ask for access on https://rose1.ntu.edu.sg"),
     (["data", "fetch", "nw_ucla"], "--data-root"),
-    (["data", "fetch"], "name a set: nw_ucla, kinder_gator, finegym99"),
+    (["data", "fetch"], "name a set: nw_ucla, kinder_gator, penn_action, utd_mhad, finegym99"),
     (["predict", "synthetic:num_clips=20,num_classes=2", "--run", "abc"], "run 'abc': neither the beginning of a run's id nor a run's folder"),
     (["show", "synthetic:num_clips=20,num_classes=2", "--clip", "99"], "has no clip '99'"),
     (["work", "--only", "figure_05", "--seeds", "1", "--scheduler", "tcp://127.0.0.1:1", "--workers", "2"], "give either the address of a scheduler or a number of workers"),
@@ -87,7 +88,7 @@ def test_train_keeps_its_record_and_does_not_train_twice(folder, capsys):
     assert "top-1 over 2 seeds" in out
     records = sorted((folder / "kept").iterdir())
     assert len(records) == 2
-    for record in records: assert sorted(p.name for p in record.iterdir()) == ["metrics.jsonl", "result.json", "spec.json"]
+    for record in records: assert sorted(p.name for p in record.iterdir()) == ["metrics.jsonl", "record.json", "result.json", "scores.npz", "spec.json"]
     specs = [json.loads((r / "spec.json").read_text()) for r in records]
     assert sorted(s["seed"] for s in specs) == [0, 1]
     assert specs[0]["backbone_options"]["reduction"] == 4 and specs[0]["objective"] == "softmax" and specs[0]["sampling"]["num_frames"] == 8
@@ -96,6 +97,18 @@ def test_train_keeps_its_record_and_does_not_train_twice(folder, capsys):
     made = {p: p.stat().st_mtime_ns for p in (folder / "results/runs").glob("*/result.json")}
     assert main([*TINY, "--seed", "1", "--option", "reduction=4", "--objective", "softmax"]) == 0
     assert {p: p.stat().st_mtime_ns for p in (folder / "results/runs").glob("*/result.json")} == made
+
+
+def test_records_of_finished_runs_are_written_and_train_the_run_again_elsewhere(folder, capsys):
+    shutil.copytree(Path(__file__).parents[1] / "nbs", folder / "nbs")
+    assert main(["records", "--profile", "smoke", "--only", "table_05"]) == 0
+    assert "0 records, 0.0 MiB" in said(capsys)[0]
+    assert main([*TINY, "--save-record", "results/some/records"]) == 0
+    [kept] = (folder / "results/some/records").iterdir()
+    shutil.rmtree(folder / "results/runs")
+    assert main(TINY) == 0 and str(kept) in said(capsys)[0] and not (folder / "results/runs" / kept.name).exists()  # nothing is trained
+    assert main(["work", "--runs", str(kept / "spec.json"), "--results-root", "again"]) == 0  # as the sentence on missing weights says
+    assert (folder / "again/runs" / kept.name / "model.safetensors").exists()
 
 
 def test_published_weights_meet_other_clips(folder, capsys):

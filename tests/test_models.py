@@ -13,7 +13,7 @@ from mdr_repro.skeleton import get_skeleton
 from mdr_repro.training.efficiency import count_macs, count_parameters
 
 NAMES = sorted(models.backbones)
-SKELETONS = ("coco17", "kinect20", "ntu25")
+SKELETONS = ("coco17", "kinect20", "ntu25", "penn13")
 QUICK = {"st_gcn": {"dropout": 0.0}, "as_gcn": {"dropout": 0.0, "link_frames": 8}, "posec3d": {"size": 16}}  # to learn 32 clips by heart
 
 AS_PUBLISHED = {"mdr_gcn": {"form": "released"}, "efficient_gcn_b4, EpSep": {"temporal": "ep_sep"},

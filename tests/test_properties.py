@@ -209,7 +209,8 @@ def test_any_program_for_the_pickle_machine_is_refused_or_plain(words):
 GOOD = {form: write for form, write in {  # one good input of each form, and the file in it that is spoilt
     "own": (malformed.own, ""), "named": (malformed.named, ""), "compressed": (malformed.npz(compressed=True), ""), "fsd10 arrays": (malformed.FSD, malformed.NPY), "fsd10 labels": (malformed.FSD, malformed.PKL),
     "pyskl": (malformed.PYSKL, ""), "ntu": (malformed.NTU, malformed.FILE), "ntu arrays": (malformed.ctr(), ""), "pose json": (malformed.POSES, malformed.POSE), "coco": (malformed.coco(), "jump/b.json"),
-    "pose table": (malformed.poses(table=malformed.TABLE), "labels.csv"), "nw_ucla": (malformed.UCLA, malformed.JFILE), "kinder_gator": (malformed.GATOR, malformed.KFILE)}.items()}
+    "pose table": (malformed.poses(table=malformed.TABLE), "labels.csv"), "nw_ucla": (malformed.UCLA, malformed.JFILE), "kinder_gator": (malformed.GATOR, malformed.KFILE),
+    "penn_action": (malformed.PENN, malformed.MFILE), "penn_action unpacked": (malformed.penn(packed=False), malformed.MFILE), "utd_mhad": (malformed.utd(packed=False), malformed.UFILE)}.items()}
 
 
 @pytest.mark.parametrize("form", GOOD)

@@ -8,6 +8,7 @@ import pytest
 
 from mdr_repro.reproduction.experiments import SYSTEMS
 from mdr_repro.training.spec import RunSpec
+from mdr_repro.training.store import read_record
 
 ROOT = Path(__file__).parent.parent
 REPLICA = ROOT / "results" / "replica"
@@ -28,6 +29,16 @@ def test_a_record_is_whole(path):
     assert [r["epoch"] for r in rows] == list(range(1, spec.schedule.epochs + 1))
     assert result["reported"] == "last" and rows[-1]["test_top1"] == pytest.approx(result["top1"])
     assert result["clips"]["test"] * result["top1"] == pytest.approx(round(result["clips"]["test"] * result["top1"])), "a share of whole clips"
+
+
+@pytest.mark.parametrize("folder", sorted(p.parent for p in (ROOT / "results").glob("*/records/*/record.json")), ids=lambda p: p.name)
+def test_a_record_that_travels_gives_its_accuracies(folder):
+    record = read_record(RunSpec.from_json((folder / "spec.json").read_text()), folder)
+    assert not record.weights and [getattr(record.scores(), k) for k in ("top1", "mean_class", "top5")] == [record.result[k] for k in ("top1", "mean_class", "top5")]
+
+
+def test_the_results_stay_small():
+    assert sum(p.stat().st_size for p in (ROOT / "results").rglob("*") if p.is_file() and "runs" not in p.relative_to(ROOT).parts) < 60e6
 
 
 def test_the_readme_says_what_the_records_say():

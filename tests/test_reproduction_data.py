@@ -13,11 +13,14 @@ import pytest
 from mdr_repro.data.clips import DataError
 from mdr_repro.data.sampling import Sampling
 from mdr_repro.reproduction import experiments
-from mdr_repro.reproduction.experiments import EXPERIMENTS, data_folder, experiment_cells, experiment_specs, measure, open_store, provenance, train_missing
+from mdr_repro.reproduction.experiments import EXPERIMENTS, data_folder, experiment_cells, experiment_specs, keep_records, measure, open_store, provenance, train_missing
 from mdr_repro.reproduction.paper import CLAIMS, FIGURES, SAME_SETTING, TABLES, paper_text, plain, printed_value, tables_in_text
+from mdr_repro.reproduction.plan import work
 from mdr_repro.reproduction.profiles import SLOTS, Profile, Slot, get_profile
+from mdr_repro.training.baseline import read_scores
+from mdr_repro.training.paired_clips import seeds_and_clips, two_networks
 from mdr_repro.training.spec import Schedule
-from mdr_repro.training.store import StoreError
+from mdr_repro.training.store import NoWeights, StoreError, read_record, write_record
 from mdr_repro.training.trainer import signed
 
 ROOT = Path(__file__).parents[1]
@@ -165,6 +168,69 @@ def test_a_changed_record_changes_its_cells_and_nothing_else(trained, tmp_path):
     assert again.cells[0].values[0] == pytest.approx(43.21) and again.cells[0].values[1] == table.cells[0].values[1]
     (tmp_path / "out").mkdir(); again.save(tmp_path / "out")
     assert again.cells[0].values[0] in json.loads((tmp_path / "out" / "table.json").read_text())["cells"][0]["values"].values()
+
+
+def test_a_table_is_made_from_records_alone(trained, tmp_path, monkeypatch):
+    "In an empty store, without weights and without training: the same numbers to the last digit."
+    store, table = trained
+    shutil.copytree(store.root, tmp_path / "home")
+    kept = keep_records(open_store(tmp_path / "home"), tiny(), ["figure_05"])
+    assert len(kept) == 4 and all(sorted(p.name for p in k.iterdir()) == ["metrics.jsonl", "record.json", "result.json", "scores.npz", "spec.json"] for k in kept)
+    shutil.copytree(kept[0].parent, tmp_path / "away" / "any profile" / "records")
+
+    def never(*_): raise AssertionError("a recorded run was trained")
+    monkeypatch.setattr("mdr_repro.training.store.train", never)
+    there, specs = open_store(tmp_path / "away"), experiment_specs("figure_05", tiny())
+    assert train_missing(there, specs).to_dict() == {"done": 4} and work(there, specs, say=never) == {}
+    saved = []
+    for name, t in (("here", table), ("there", measure(there, "figure_05", tiny()))):
+        (tmp_path / name).mkdir(); t.save(tmp_path / name)
+        saved.append(json.loads((tmp_path / name / "table.json").read_text()))
+    assert without_timing(saved[0]) == without_timing(saved[1]) and [c["measured"]["n"] for c in saved[1]["cells"]] == [2] * 8
+    assert (tmp_path / "here/table.csv").read_text() == (tmp_path / "there/table.csv").read_text()
+    assert not (tmp_path / "away" / "runs").exists() and experiments.cell_records(there, "figure_05", tiny()) == {}
+    with pytest.raises(NoWeights, match="mdr-repro work --runs"): there.get(specs[0]).model()
+
+    changed = tmp_path / "away" / "any profile" / "records" / specs[0].id / "record.json"
+    whole = changed.read_text()
+    said = json.loads(whole)
+    changed.write_text(json.dumps(said | {"quantities": said["quantities"] | {"silhouette": 0.99}}))
+    with pytest.raises(StoreError, match="record.json: not as it was written"): measure(there, "figure_05", tiny())
+    changed.write_text(whole.replace('"silhouette": ', '"silhouettes": '))
+    with pytest.raises(StoreError, match="record.json: not as it was written"): measure(there, "figure_05", tiny())
+    shutil.rmtree(changed.parent)
+    assert there.status(specs[0]) == "missing" and [there.status(s) for s in specs[1:]] == ["done"] * 3
+
+
+def test_records_are_written_once_and_again_where_something_is_new(trained, tmp_path):
+    store, _ = trained
+    shutil.copytree(store.root, tmp_path / "home")
+    home = open_store(tmp_path / "home")
+    for path in (tmp_path / "home").glob("runs/*/quantities.json"): path.unlink()  # as if the table had not been made yet
+    bare = write_record(home.get(experiment_specs("figure_05", tiny())[0]), home.root / tiny().name / "records")
+    assert json.loads((bare / "record.json").read_text())["quantities"] == {}
+    kept = keep_records(home, tiny(), ["figure_05"])
+    assert set(json.loads((bare / "record.json").read_text())["quantities"]) == {"outliers", "purity", "silhouette"}
+    stamps = {p: p.stat().st_mtime_ns for k in kept for p in k.iterdir()}
+    assert keep_records(home, tiny(), ["figure_05"]) == kept and stamps == {p: p.stat().st_mtime_ns for k in kept for p in k.iterdir()}
+    (bare / "scores.npz").write_bytes(b"damaged")
+    keep_records(home, tiny(), ["figure_05"])
+    assert read_record(home.get(experiment_specs("figure_05", tiny())[0]).spec, bare).scores().top1 == home.get(experiment_specs("figure_05", tiny())[0]).result["top1"]
+
+
+def test_two_systems_are_compared_on_the_same_clips(trained, tmp_path):
+    "A run's own record, read as somebody else's, is that run; the test over clips sees the difference that the table shows."
+    store, table = trained
+    one, two = (store.get(s) for s in experiment_specs("figure_05", tiny())[:2])
+    read = read_scores(write_record(one, tmp_path) / "scores.npz", like=two.scores())
+    assert read.top1 == one.result["top1"] and read.names == two.scores().names
+    found = two_networks(read, two.scores())
+    assert found.effect == pytest.approx(one.result["top1"] - two.result["top1"]) and found.interval.n == len(read.labels)
+    both = seeds_and_clips([one.scores(), read], [two.scores()], draws=200)
+    assert both.effect == pytest.approx(found.effect) and both.seeds == (2, 1)
+    short = tmp_path / "short.csv"
+    short.write_text("name,prediction\n" + "".join(f"{n},0\n" for n in read.names[1:]))
+    with pytest.raises(DataError, match=f"1 of the run's {len(read.names)} test clips are missing, first '{read.names[0]}'"): read_scores(short, two.scores())
 
 
 def test_measured_values_are_those_of_the_runs(trained):

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from shutil import rmtree
 
 import psutil
 import pytest
 
 from mdr_repro.cli import main
 from mdr_repro.reproduction.cells import EXPERIMENTS, experiment_specs
-from mdr_repro.reproduction.experiments import open_store
+from mdr_repro.reproduction.experiments import keep_records, open_store
 from mdr_repro.reproduction import runner
 from mdr_repro.reproduction.profiles import PROFILES
 from mdr_repro.reproduction.runner import NO_TIME, RunnerError, papermill_command, reproduce
@@ -163,7 +164,7 @@ EXPERIMENTS |= {"table_91": cells("softmax", "rdl"), "table_92": cells("rdl", "c
 """
 MEASURE = """import tiny
 from mdr_repro.reproduction.cells import experiment_specs
-from mdr_repro.reproduction.experiments import open_store, train_missing
+from mdr_repro.reproduction.experiments import keep_records, open_store, train_missing
 store, found = open_store(results_root), {{}}
 for spec in experiment_specs("{0}", profile): train_missing(store, [spec], max_minutes); found[spec.id] = (record := store.get(spec)) and record.result["top1"]
 (Path(results_root, profile, "{0}") / "table.json").write_text(json.dumps(found))"""
@@ -212,6 +213,22 @@ def test_shared_runs_are_trained_once_before_the_notebooks(tiny, monkeypatch):
     one, two = tiny.read("table_91"), tiny.read("table_92")
     assert {**one, **two} == {s: tiny.store.get(tiny.specs[s]).result["top1"] for s in tiny.specs} and len(one.keys() & two.keys()) == 1
     assert [o.status for o in reproduce("tiny", say=lines.append)] == ["unchanged"] * 2
+
+
+def test_what_is_recorded_is_not_trained_again_on_another_machine(tiny):
+    lines = []
+    assert [o.status for o in reproduce("tiny", jobs=2, say=str)] == ["done", "done"]
+    first = {id: tiny.read(id) for id in ("table_91", "table_92")}
+    kept = keep_records(tiny.store, "tiny", ["table_91", "table_92"])
+    assert len(kept) == 3 and {k.parent for k in kept} == {tiny.root / "results/tiny/records"}
+    (tiny.root / "results/runs").rename(tiny.root / "weights")  # they stay where they were trained
+    for id in first: (tiny.root / f"results/tiny/{id}/table.json").unlink()
+    assert {o.status for o in reproduce("tiny", jobs=2, say=lines.append)} == {"done"}
+    assert {id: tiny.read(id) for id in first} == first and not any("training" in line for line in lines)
+    assert not list((tiny.root / "results").glob("runs/[0-9a-f]*"))
+    rmtree(kept[0])
+    assert {o.status for o in reproduce("tiny", jobs=2, say=lines.append)} == {"unchanged"}
+    assert any(line.startswith("training  1 of 1 missing runs done") for line in lines) and {id: tiny.read(id) for id in first} == first
 
 
 def test_killed_in_training_and_in_a_notebook_it_ends_with_the_same_numbers(tiny):

@@ -15,7 +15,7 @@ from mdr_repro.data.sources import open_clips, source_checksum
 from mdr_repro.data.synthetic import attributes, check_synthetic_options, motion_class_names, motion_classes, synthetic_clips
 from mdr_repro.skeleton import Skeleton, get_skeleton
 
-SKELETONS = ["coco17", "body25", "ntu25", "kinect20", "coco17_released", "body25_released", "ntu25_released"]
+SKELETONS = ["coco17", "body25", "ntu25", "kinect20", "penn13", "coco17_released", "body25_released", "ntu25_released"]
 CLEAN = dict(jitter=0., dropped=0., pitch=0.)
 # three joints in a frame of three clips, of SYNTHETIC_VERSION 2
 EXPECTED = [[[-.00666, -.77221, 6.10839], [.34058, -.39777, 6.40711], [.0373, -1.64506, 5.8542]],

@@ -6,4 +6,5 @@
 __all__ = []
 
 # %% ../../nbs/data/21_forms.ipynb #b119c103
-from . import fsd10, kinder_gator, ntu, ntu_arrays, nw_ucla, own_skeletons, pose_json, pyskl # each enters its reader
+from . import ( # each enters its reader
+    fsd10, kinder_gator, ntu, ntu_arrays, nw_ucla, own_skeletons, penn_action, pose_json, pyskl, utd_mhad)

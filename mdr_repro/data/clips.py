@@ -385,7 +385,7 @@ def _read_own(path: Path) -> ClipSet:
     return ClipSet(frames=torch.from_numpy(typed(z["frames"], "frames", "numbers", 4)), skeleton=skeleton, meta=meta | per_clip, **whole, **texts)
 
 # %% ../../nbs/data/01_clip_sets.ipynb #7bf58a09
-_builtin = ("coco17", "body25", "ntu25", "kinect20")
+_builtin = ("coco17", "body25", "ntu25", "kinect20", "penn13")
 
 def find_skeleton(
     joints: Sequence[str], # names in index order

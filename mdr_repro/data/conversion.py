@@ -57,6 +57,10 @@ PUBLIC = {
                          "Northwestern-UCLA Multiview Action 3D, one JSON file a clip; research only, CC BY-NC 4.0 of the re-hosting repository; cite Wang et al., CVPR 2014"),
     "kinder_gator": PublicSet(_github.format("hayeesha/Kinder-Gator", "2c0362357c848d7ce7b2f296fe359f5085efc71a"), "downloads/Kinder-Gator-2c036235.zip", "Kinder-Gator", "",
                               "Kinder-Gator, one CSV file a clip; no licence stated, for research with citation; cite Aloba et al., Eurographics 2018"),
+    "penn_action": PublicSet(_github.format("samaonline/Hierarchical-Model-for-Long-term-Video-Prediction", "675580d4d239f6dd07851b5354ff76ad6ea6dae6"), "downloads/Penn-Action-675580d4.zip",
+                             "Penn-Action", "labels", "joints of Penn Action marked by hand, one MATLAB file a video; no licence stated, for research; cite Zhang et al., ICCV 2013"),
+    "utd_mhad": PublicSet(_github.format("woo-chia-wei/kinect-sequence-classification", "65e9b13950d7971c8d1e49e960f6796bd0dc9257"), "downloads/UTD-MHAD-65e9b139.zip", "UTD-MHAD", "data/Skeleton",
+                          "Kinect skeletons of UTD-MHAD, one MATLAB file a clip; no licence stated, for research; cite Chen et al., ICIP 2015"),
     "finegym99": PublicSet("https://download.openmmlab.com/mmaction/pyskl/data/gym/gym_hrnet.pkl", "FineGYM/gym_hrnet.pkl", "FineGYM/gym_hrnet.pkl", "",
                            "poses of FineGym's videos by HRNet, of PYSKL; cite Shao et al., CVPR 2020, and Duan et al., CVPR 2022"),
 }

@@ -377,8 +377,8 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     write_claims(project_root() / results_root, profile)
     report = read_report(folder, profile, of_profile(profile, experiments()))
-    for run in sorted(report.runs): # what a number on the page rests on lies beside it
-        if (source := folder.parent / "runs" / run).is_dir(): save_record(source, folder / "records")
     write_atomic(folder / "index.md", to_markdown(report))
     write_atomic(folder / "index.html", to_html(report))
+    for run in sorted(report.runs): # what a number on the page rests on lies beside it
+        if (source := folder.parent / "runs" / run).is_dir(): save_record(source, folder / "records")
     return folder / "index.html"

@@ -48,7 +48,8 @@ class Scores:
     @property
     def mean_class(self) -> float: return float(np.nanmean(self.per_class))
     def confusion(self) -> np.ndarray: return _confusion(self) # counts [K, K], row = label, column = prediction
-    def save(self, path: str | Path): _save(self, path)
+    def rounded(self) -> "Scores": return _rounded(self) # in half precision, but for clips whose first places that would change
+    def save(self, path: str | Path, half: bool = False): _save(self, path, half) # half: the rounded scores, packed
     @classmethod
     def load(cls, path: str | Path) -> "Scores": return _load(cls, path)
 
@@ -81,17 +82,43 @@ def _per_class(s: Scores) -> np.ndarray:
     with np.errstate(invalid="ignore"): return counts.diagonal() / counts.sum(1)
 
 # %% ../../nbs/training/02_evaluation.ipynb #97eb3d0a
-def _save(s: Scores, path: str | Path):
+def _save(s: Scores, path: str | Path, half: bool = False):
     "Scores as .npz without pickled objects."
     buffer = io.BytesIO()
-    np.savez(buffer, scores=s.scores, labels=s.labels, names=np.array(s.names), class_names=np.array(s.class_names))
+    if half: np.savez_compressed(buffer, **_packed(s))
+    else: np.savez(buffer, scores=s.scores, labels=s.labels, names=np.array(s.names), class_names=np.array(s.class_names))
     write_atomic(path, buffer.getvalue())
 
 def _load(cls, path: str | Path) -> Scores:
     try:
-        with np.load(path) as d: return cls(d["scores"], d["labels"], d["names"].tolist(), d["class_names"].tolist())
+        with np.load(path) as d:
+            scores = d["scores"].astype(np.float32)
+            if "exact_rows" in d: scores[d["exact_rows"]] = d["exact"]
+            return cls(scores, d["labels"], d["names"].tolist(), d["class_names"].tolist())
     except FileNotFoundError: raise ValueError(f"{path}: no such file of scores") from None
     except Exception as e: raise ValueError(f"{path}: no readable scores ({e})") from None
+
+# %% ../../nbs/training/02_evaluation.ipynb #b84a922d
+_places = 6 # one more than top 5 looks at
+
+def _half(s: Scores) -> tuple[np.ndarray, np.ndarray]: # float32 [N, K]; bool [N]: clips whose first places stay
+    "Scores in half precision, and where they may be used."
+    with np.errstate(over="ignore"): half = s.scores.astype(np.float16).astype(np.float32)
+    first = np.argsort(-s.scores, axis=1, kind="stable")[:, :_places]
+    same = (np.argsort(-half, axis=1, kind="stable")[:, :_places] == first).all(1)
+    falling = (np.diff(np.take_along_axis(half, first, 1), axis=1) < 0).all(1)
+    return half, same & falling & np.isfinite(half).all(1)
+
+def _rounded(s: Scores) -> Scores:
+    half, stays = _half(s)
+    return Scores(np.where(stays[:, None], half, s.scores), s.labels, s.names, s.class_names)
+
+def _packed(s: Scores) -> dict[str, np.ndarray]:
+    "Arrays of a small file: half precision, and the clips that need single precision apart."
+    half, stays = _half(s)
+    rows = np.flatnonzero(~stays).astype(np.int32)
+    return dict(scores=np.where(stays[:, None], half, 0).astype(np.float16), exact_rows=rows, exact=s.scores[rows],
+                labels=s.labels.astype(np.int16), names=np.array(s.names), class_names=np.array(s.class_names))
 
 # %% ../../nbs/training/02_evaluation.ipynb #b55fd055
 @contextmanager
