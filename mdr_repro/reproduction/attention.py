@@ -21,9 +21,10 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from ..data.batches import difference_dims, make_joints
 from ..data.clips import ClipSet
-from ..data.modalities import to_modality
-from ..data.sampling import Sampling, frame_positions, origins, sample_frames
+from ..data.modalities import to_streams
+from ..data.sampling import Sampling, Survey, origins, sample_frames, survey
 from ..data.sources import open_clips
 from ..gcb import GraphConvolution
 from ..recognizer import Recognizer
@@ -128,14 +129,14 @@ def network_input(
     index: Tensor, # which clips [N]
     sampling: Sampling,
     modality: str = "joint",
-    origin: Tensor | None = None, # `origins(clips, sampling.center)`, where it is known already
+    known: Survey | None = None, # `survey(clips, sampling)`, where it is known already
 ) -> tuple[Tensor, np.ndarray, Tensor]: # x [N, C, T, V, M]; positions [N, M, T, V, dims], NaN where missing; where the frames lie [N, T]
     "Clips as the network sees them in testing."
-    origin = origins(clips, sampling.center) if origin is None else origin
-    position = frame_positions(clips.lengths[index], sampling, training=False)
-    joints, there = sample_frames(clips, index, position, origin)
-    x = to_modality(joints, clips.skeleton, modality, there, clips.dims).contiguous()
-    return x, joints[:, :clips.dims].masked_fill(~there, torch.nan).permute(0, 4, 2, 3, 1).cpu().numpy().astype(float), position
+    joints, there, position = make_joints(clips, index, sampling, known=known)
+    x = to_streams(joints, clips.skeleton, (modality,), there, difference_dims(clips, sampling))[modality].contiguous()
+    _, seen = sample_frames(clips, index, position) # also where the network is not told
+    places = joints[:, :clips.dims].masked_fill(~seen, torch.nan)
+    return x, places.permute(0, 4, 2, 3, 1).cpu().numpy().astype(float), position
 
 # %% ../../nbs/reproduction/11_attention.ipynb #29441863
 def motion_correlations(
@@ -149,9 +150,9 @@ def motion_correlations(
 ) -> np.ndarray: # [bodies of the test clips, 2]
     "Joint correlation and frame correlation of every body, NaN where nothing moves; on the device of the clips."
     layer, found = full_layer(recognizer.backbone) if layer is None else layer, []
-    origin = origins(clips, sampling.center)
+    known = survey(clips, sampling)
     for index in clips.indices("test").split(batch_size):
-        x, joints, position = network_input(clips, index, sampling, modality, origin)
+        x, joints, position = network_input(clips, index, sampling, modality, known)
         maps, tau = attention_maps(recognizer, x, layer)[name].cpu().numpy(), position.cpu().numpy()
         columns = frame_of(recognizer.backbone, torch.arange(tau.shape[1])[None], layer)[0].numpy()
         for n in range(len(index)):
