@@ -355,6 +355,7 @@ def _released_code(profile: Profile) -> list[Cell]:
     single = [Cell(row, "Accuracy(%)", "finegym99", changed, comparison=True) for row, changed in changes.items()]
     return single + _released_fusion(profile, changes)
 
+# %% ../../nbs/reproduction/12_cells.ipynb #7c1f0a0c
 def as_the_profile(profile: Profile) -> set[tuple[str, str]]: # row and column of *Released code*
     "Cells that ask for the same runs and weights as the first of their column: what the profile does already."
     first, same = {}, set()

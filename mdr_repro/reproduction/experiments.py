@@ -89,6 +89,7 @@ def mean_class(store: RunStore, records: list[Record], weights: list[float] | No
     "The mean of the classes' accuracies, which PYSKL reports for FineGym."
     return 100 * _share(records, weights, "mean_class")
 
+# %% ../../nbs/reproduction/03_experiments.ipynb #b4700620
 def drawn_features(store: RunStore, record: Record) -> tuple[np.ndarray, np.ndarray]:
     "Test features and labels of the 15 largest classes, which Figure 5 draws."
     features, labels = clip_features(store, record.spec)
