@@ -199,10 +199,10 @@ def focus_counts(intensity: np.ndarray, joints: np.ndarray, at: np.ndarray) -> n
 @lru_cache(maxsize=256)
 def _knee_shares(store: RunStore, spec: RunSpec) -> dict[str, float]: # map -> %; without f_R where there is no CVSTA
     clips, counts = run_clips(spec, open_clips(spec.data, store.data_root)).to(store.device), {}
-    recognizer, origin = store.get(spec).model(store.device), origins(clips, spec.sampling.center)
+    recognizer, known = store.get(spec).model(store.device), survey(clips, spec.sampling)
     layer = full_layer(recognizer.backbone)
     for index in clips.indices("test").split(spec.schedule.batch_size):
-        x, joints, position = network_input(clips, index, spec.sampling, spec.modality, origin)
+        x, joints, position = network_input(clips, index, spec.sampling, spec.modality, known)
         columns = frame_of(recognizer.backbone, torch.arange(position.shape[1])[None], layer)[0].numpy()
         for name, maps in attention_maps(recognizer, x, layer).items():
             bodies = [focus_counts(maps[n, m].cpu().numpy(), joints[n, m][columns], position[n].cpu().numpy()[columns]) for n in range(len(index)) for m in range(maps.shape[1])]

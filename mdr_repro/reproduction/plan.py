@@ -364,8 +364,8 @@ def measure_steps(
 def in_paper(place: Place, named: frozenset = frozenset((c.table, *p) for c in CLAIMS for p in (*c.better, *c.worse))) -> bool:
     "Whether the paper prints this cell or makes a claim about it."
     table = TABLES.get(place.experiment)
-    printed = table is not None and place.column in table.columns and printed_value(table.text(place.row, place.column)) is not None
-    return printed or (place.experiment, place.row, place.column) in named
+    results = {r.name: r.results for r in table.rows}.get(place.row, {}) if table else {} # a row of our own has none
+    return printed_value(results.get(place.column, "–")) is not None or (place.experiment, place.row, place.column) in named
 
 # %% ../../nbs/reproduction/09_plan.ipynb #039bde6b
 class Gains:
