@@ -206,7 +206,6 @@ def _hold_out(s: ClipSet, subjects) -> ClipSet:
     held = training & torch.isin(subject, torch.tensor(sorted(subjects), dtype=subject.dtype, device=subject.device))
     return replace(s, split=s.split.masked_fill(held.to(s.device), SPLITS["val"]))
 
-# %% ../../nbs/data/01_clip_sets.ipynb #e5a10021
 def _hold_every(s: ClipSet, every: int) -> ClipSet:
     "Every `every`-th training clip of each class becomes a clip of `val`, in the order of their names' sha256; 0: none."
     if not every:
