@@ -46,12 +46,14 @@ class MDRLayer(nn.Module):
         stride: int = 1, # s, over frames
         residual: bool = True, # rho; False: nothing is added
         temporal_kernels: int = 2, # m
+        temporal: str = "sum", # of m temporal blocks, or their kernels as "branches" of one
         attention: str = "cvsta", # none, sa_gc, or st_joint_att, which follows both blocks (Table III)
         **options, # mid_channels, activation, form and its switches: see GraphConvolution
     ):
         super().__init__()
         after = attention == "st_joint_att"
-        self.gcb, self.tcb = GCB(in_channels, out_channels, A, attention="none" if after else attention, **options), TCB(out_channels, out_channels, temporal_kernels, stride)
+        self.gcb = GCB(in_channels, out_channels, A, attention="none" if after else attention, **options)
+        self.tcb = TCB(out_channels, out_channels, temporal_kernels, stride, temporal)
         self.attention = STJointAtt(out_channels, activation=torch.relu) if after else nn.Identity()
         self.stride, plain = stride, in_channels == out_channels and stride == 1
         self.residual = None if not residual else nn.Identity() if plain else nn.Sequential(conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels))
@@ -108,6 +110,7 @@ class MDRGCN(SkeletonNetwork):
         reduction: int | str = 8, # C_mid = C_in / reduction, or "fixed"
         activation: str = "tanh", # sigma
         temporal_kernels: int = 2, # m
+        temporal: str = "sum", # of m temporal blocks, or their kernels as "branches" of one
         attention: str = "cvsta", # sa_gc, st_joint_att (Table III), or none
         form: str = "paper", # or "released"
         pairwise: str = "sum", # or "difference" (Eq. 5)
@@ -118,10 +121,13 @@ class MDRGCN(SkeletonNetwork):
         if not widths: raise ValueError("widths is empty; give C_out of at least one layer")
         if attention not in ("cvsta", "sa_gc", "st_joint_att", "none"): raise ValueError(f"unknown attention {attention!r}; known: cvsta, sa_gc, st_joint_att, none")
         super().__init__(skeleton, in_channels, num_persons, widths[-1])
+        options = dict(temporal_kernels=temporal_kernels, temporal=temporal, activation=activation, attention=attention,
+                       form=form, pairwise=pairwise, shared_alpha=shared_alpha, product=product)
         A, self.layers = skeleton.adjacency(), nn.ModuleList()
         for i, (c_in, c_out) in enumerate(zip((in_channels, *widths), widths)):
-            self.layers.append(MDRLayer(c_in, c_out, A, stride=2 if i and c_out != c_in else 1, residual=i > 0, temporal_kernels=temporal_kernels, mid_channels=middle_channels(c_in, c_out, reduction, form, first=i == 0, least=least_mid), activation=activation, attention=attention, form=form,
-                pairwise=pairwise, shared_alpha=shared_alpha, product=product))
+            mid = middle_channels(c_in, c_out, reduction, form, first=i == 0, least=least_mid)
+            stride = 2 if i and c_out != c_in else 1
+            self.layers.append(MDRLayer(c_in, c_out, A, stride, residual=i > 0, mid_channels=mid, **options))
     def fuse(self) -> FusedNetwork: return FusedNetwork(self) # for testing: normalisations folded, branches merged
 
 # %% ../nbs/method/05_mdr_gcn.ipynb #061f697b

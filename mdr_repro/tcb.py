@@ -46,15 +46,19 @@ class MultiScaleTemporalConv(nn.Module):
     def __init__(self,
         in_channels: int, # C_in
         out_channels: int, # C_out, a multiple of the number of branches
-        kernel_size: int = 3, # kappa: frames
+        kernel_size: int | tuple[int, ...] = 3, # kappa: frames; several: one for each dilation
         stride: int = 1, # s
         dilations: tuple[int, ...] = (1, 2), # d of each convolution; two more branches follow them
     ):
         super().__init__()
+        kernels = (kernel_size,) * len(dilations) if isinstance(kernel_size, int) else kernel_size
+        if len(kernels) != len(dilations):
+            raise ValueError(f"{len(kernels)} kernel sizes and {len(dilations)} dilations: give one of each for every branch")
         branches = len(dilations) + 2
         if out_channels % branches: raise ValueError(f"out_channels={out_channels} must be a multiple of {branches}, the number of branches that share them")
         c = out_channels // branches
-        self.branches = nn.ModuleList(nn.Sequential(*_reduce(in_channels, c), temporal_conv(c, kernel_size, stride, d), _norm(c)) for d in dilations)
+        self.branches = nn.ModuleList(nn.Sequential(*_reduce(in_channels, c), temporal_conv(c, kappa, stride, d), _norm(c))
+                                      for kappa, d in zip(kernels, dilations))
         self.branches.append(nn.Sequential(*_reduce(in_channels, c), nn.MaxPool2d((3, 1), (stride, 1), (1, 0)), _norm(c)))
         self.branches.append(nn.Sequential(conv1x1(in_channels, c), _norm(c)))
         self.stride = stride
@@ -65,17 +69,21 @@ class MultiScaleTemporalConv(nn.Module):
 
 # %% ../nbs/method/04_temporal_convolution.ipynb #9912a7eb
 class TCB(nn.Module):
-    "The sum of m multi-scale convolutions with kernels 3, 5, ..., 2m+1. [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
+    "Kernels 3, 5, ..., 2m+1: a multi-scale convolution each, summed, or branches of one. [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
     literal = False # True: branch by branch; False: the same function, faster (below)
     def __init__(self,
         in_channels: int, # C_in
         out_channels: int, # C_out
         kernels: int = 2, # m (k in Table VI)
         stride: int = 1, # s
+        temporal: str = "sum", # of m blocks; "branches": kernel 2 mu + 1 at dilation mu, all in one block
     ):
         super().__init__()
         if kernels < 1: raise ValueError(f"kernels={kernels}: a temporal block needs at least one")
-        self.scales = nn.ModuleList(MultiScaleTemporalConv(in_channels, out_channels, 2 * m + 1, stride) for m in range(1, kernels + 1))
+        if temporal not in ("sum", "branches"): raise ValueError(f"unknown temporal {temporal!r}; known: sum, branches")
+        sizes = [2 * m + 1 for m in range(1, kernels + 1)]
+        blocks = [(size, (1, 2)) for size in sizes] if temporal == "sum" else [(tuple(sizes), tuple(range(1, kernels + 1)))]
+        self.scales = nn.ModuleList(MultiScaleTemporalConv(in_channels, out_channels, size, stride, dilations) for size, dilations in blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         return reduce(add, (scale(x) for scale in self.scales)) if self.literal else joint_temporal(self.scales, x)

@@ -228,3 +228,11 @@ def test_the_page_does_not_depend_on_experiments():
 def test_statements_in_short():
     assert in_short(verdict_row(judge(by_id["VI.similar"], {}))) == "H1, T1, S1, S2, T2, T3 within 0.71 of each other"
     assert where("table_11") == "Table XI" and math.isclose(by_id["IV.impact-1"].computed, 92.47 - 93.18 - (90.82 - 91.06), abs_tol=1e-9)
+
+
+@needs_paper
+@pytest.mark.parametrize("id", FIGURES)
+def test_a_figure_s_caption_is_the_paper_s_to_its_end(id):
+    "A caption is one line of the text."
+    printed = next(line for line in text.splitlines() if line.startswith(f"Fig. {int(id[-2:])}. "))
+    assert plain(printed) == plain(f"Fig. {int(id[-2:])}. {FIGURES[id]}")

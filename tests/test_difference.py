@@ -207,7 +207,7 @@ def test_what_one_side_lacks_is_no_error(pair, name):
 
 
 @pytest.mark.parametrize("name", ["claims.json", "table_05/table.json", "figure_05/figure.json", "spec.json", "result.json"])
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"cells": 3, "sentences": 3, "figure_05": 3}', "[" * 100_000, '{"id": NaN}', "\udcff\udcfe"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"cells": 3, "sentences": 3, "figure_05": 3}', "[" * 100_000, '{"id": NaN}', '{"id": "a", "values": 1e999}', "\udcff\udcfe"])
 def test_a_damaged_file_is_one_sentence(pair, capsys, name, text):
     path = pair[1] / name if "/" in name or name == "claims.json" else next((pair[1] / "records").glob(f"*/{name}"))
     path.write_bytes(text.encode("utf-8", "surrogateescape"))

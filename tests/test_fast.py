@@ -13,7 +13,7 @@ BODY = Skeleton("stick", ("hip", "chest", "head", "left_hand", "right_hand"), ((
 SETTINGS = [dict(), dict(form="released"), dict(form="released", pairwise="difference"), dict(pairwise="difference", activation="hardswish"),
             dict(shared_alpha=True), dict(product="rows"), dict(attention="none"), dict(attention="none", form="released"), dict(attention="sa_gc"),
             dict(attention="st_joint_att"), dict(attention="st_joint_att", form="released"), dict(activation="sigmoid"), dict(activation="hardswish"),
-            dict(temporal_kernels=1), dict(temporal_kernels=3), dict(reduction="fixed"), dict(reduction=4, temporal_kernels=3, form="released")]
+            dict(temporal_kernels=1), dict(temporal_kernels=3), dict(temporal="branches"), dict(temporal="branches", form="released"), dict(reduction="fixed"), dict(reduction=4, temporal_kernels=3, form="released")]
 
 
 def shaken(net, seed=0):
@@ -163,7 +163,8 @@ def test_float32_one_body_at_a_time_is_as_accurate_as_in_the_literal_form(form, 
     assert bodies
 
 
-@pytest.mark.parametrize("options", [dict(), dict(form="released"), dict(attention="none"), dict(temporal_kernels=3), dict(activation="sigmoid", pairwise="difference"), dict(product="rows")])
+@pytest.mark.parametrize("options", [dict(), dict(form="released"), dict(attention="none"), dict(temporal_kernels=3), dict(temporal="branches"),
+                                     dict(activation="sigmoid", pairwise="difference"), dict(product="rows")])
 def test_the_fused_network_is_the_literal_one_in_testing(options):
     errors = []
     for seed in range(5):

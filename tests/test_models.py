@@ -16,7 +16,8 @@ NAMES = sorted(models.backbones)
 SKELETONS = ("coco17", "kinect20", "ntu25", "penn13")
 QUICK = {"st_gcn": {"dropout": 0.0}, "as_gcn": {"dropout": 0.0, "link_frames": 8}, "posec3d": {"size": 16}}  # to learn 32 clips by heart
 
-AS_PUBLISHED = {"mdr_gcn": {"form": "released"}, "efficient_gcn_b4, EpSep": {"temporal": "ep_sep"}}
+AS_PUBLISHED = {"mdr_gcn": {"form": "released"}, "efficient_gcn_b4, EpSep": {"temporal": "ep_sep"},
+                "mdr_gcn, branches": {"form": "released", "temporal": "branches"}}
 # parameters with a linear classifier and multiply-accumulates of the public implementations, at 3x64x17, one person, 99 classes, and 3x64x25, two persons, 60 classes
 COUNTS = {
     "st_gcn": ((3098727, 1219769088), (3098832, 3646479360)),
@@ -34,6 +35,7 @@ COUNTS = {
     "efficient_gcn_b4, EpSep": ((2055144, 1170603312), (2055585, 3509241792)),
     "posec3d": ((2044867, 20841154048), (2037404, 23358765056)),
     "mdr_gcn": ((1975329, 849788160), (1975584, 2591477760)),
+    "mdr_gcn, branches": ((1575073, 682671360), (1575328, 2099957760)),  # no public run: kernels 3 and 5 in one block, which the public class takes
 }
 
 
@@ -135,3 +137,53 @@ def test_cvsta_with_closed_gates_changes_nothing(name):
         assert gates and torch.allclose(refined(x), before, rtol=0, atol=1e-12)
         for gate in gates: gate.fill_(0.5)
         assert not torch.equal(refined(x), before)  # by little where a block starts as its residual
+
+
+@pytest.mark.parametrize("name", ["st_gcn", "ctr_gcn"])
+def test_the_literal_cvsta_is_equation_2_with_r_k(name):
+    "Every layer against a loop over subsets and joints; with f_R = 1 it is the plain network, whose weights it keeps by name."
+    torch.manual_seed(0)
+    plain = tiny(name, "coco17").double().eval()
+    torch.manual_seed(0)
+    literal = tiny(name, "coco17", cvsta="literal").double().eval()
+    x, z = torch.randn(2, 3, 6, 17, 1).double(), None
+    for layer in (literal.layers[0], literal.layers[4]):
+        graph = layer.graph
+        z = torch.randn(2, graph.in_channels, 4, 17).double()
+        args = (literal.A,) if name == "st_gcn" else ()
+        expected = torch.zeros(2, graph.out_channels, 4, 17).double()
+        for k, s in enumerate(graph.saliency):
+            f_T, f_V = s.conv_T(z).mean(3, keepdim=True), s.conv_V(z).mean(2, keepdim=True)
+            if name == "st_gcn":
+                W = slice(k * graph.out_channels, (k + 1) * graph.out_channels)
+                f_TV = torch.einsum("oi,nitv->notv", graph.conv.conv.weight[W, :, 0, 0], z) + graph.conv.conv.bias[W, None, None]
+                A = (literal.A[k] * graph.conv.importance[k]).expand(2, graph.out_channels, 17, 17)
+            else: f_TV, A = graph.conv.transform[k](z), graph.conv.topology(z, k).expand(2, graph.out_channels, 17, 17).transpose(2, 3)
+            R = s.W_TV(torch.tanh(f_T * f_V)) * f_TV
+            for v in range(17): expected += R[..., v, None] * A[:, :, None, v]
+        assert torch.allclose(graph(z, *args), expected, rtol=0, atol=1e-10)
+    assert not torch.allclose(literal(x), plain(x))
+    for layer in literal.layers:
+        for s in layer.graph.saliency: s.W_TV.weight.data.zero_(), s.W_TV.bias.data.fill_(1)
+    assert torch.allclose(literal(x), plain(x), rtol=0, atol=1e-10)
+    ours = {key.replace("graph.conv.", "graph.", 1): t for key, t in literal.state_dict().items() if "saliency" not in key}
+    assert ours.keys() == plain.state_dict().keys() and all(torch.equal(t, plain.state_dict()[key]) for key, t in ours.items())
+
+
+def test_cvsta_by_default_is_the_gated_one_and_only_some_networks_take_the_literal():
+    gated = tiny("st_gcn", "coco17", cvsta=True)
+    assert [key for key in gated.state_dict() if key.endswith("gate")] == [f"layers.{i}.graph.gate" for i in range(10)]
+    with pytest.raises(ValueError, match="do not tell W_k f_in from the sum over the graph"): tiny("info_gcn", "coco17", cvsta="literal")
+    with pytest.raises(ValueError, match="say True"): tiny("st_gcn", "coco17", cvsta="gated")
+
+
+def test_the_kernels_of_the_temporal_block_are_branches_only_where_asked():
+    names = list(tiny("mdr_gcn", "coco17").state_dict())
+    assert names == list(tiny("mdr_gcn", "coco17", temporal="sum").state_dict())
+    kernels = [b[3].kernel_size[0] for b in tiny("mdr_gcn", "coco17", temporal="branches").layers[1].tcb.scales[0].branches[:2]]
+    assert kernels == [3, 5] and not any("tcb.scales.1" in name for name in tiny("mdr_gcn", "coco17", temporal="branches").state_dict())
+    body = get_skeleton("coco17")
+    net = models.build_backbone("mdr_gcn", body, 3, 1, temporal="branches")
+    ctr = models.build_backbone("ctr_gcn", body, 3, 1)
+    ours, theirs = (count_parameters(n) + 257 * 99 for n in (net, ctr))
+    assert ours == 1575093 and round(ours / theirs, 3) == 1.089

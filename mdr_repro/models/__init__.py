@@ -67,14 +67,14 @@ def build_backbone(
     skeleton: Skeleton, # joints and initial topology
     in_channels: int = 3, # C
     num_persons: int = 1, # M
-    **options, # of the network's constructor; cvsta=True puts CVSTA into a compared GCN, embedding_dim=2 gives features in the plane
+    **options, # of the network's constructor; cvsta=True or "literal" puts CVSTA into a compared GCN, embedding_dim=2 gives features in the plane
 ) -> nn.Module: # clips [N, C, T, V, M] -> features [N, D]
     "The network of this name; ValueError lists the known names, or the options that this one has."
     cvsta = "cvsta" in backbone_options(name) and options.pop("cvsta", False)
-    if cvsta not in (True, False): raise ValueError(f"cvsta={cvsta!r}: say True or False")
+    if cvsta not in (True, False, "literal"): raise ValueError(f"cvsta={cvsta!r}: say True (gated), 'literal' (Eq. 4) or False")
     D = options.pop("embedding_dim", None)
     net = build(backbones, name, (skeleton, in_channels, num_persons), options)
-    if cvsta: net = add_cvsta(net)
+    if cvsta: net = add_cvsta(net, literal=cvsta == "literal")
     return net if D is None else project(net, D)
 
 # %% ../../nbs/models/00_registry.ipynb #2581c578

@@ -31,13 +31,16 @@ class CTRGraphConv(GraphConv):
     ):
         super().__init__(in_channels, out_channels)
         if form not in _products: raise ValueError(f"unknown form {form!r}; known: {', '.join(_products)}")
-        rel, each = rel_channels or max(in_channels // 8, 1), range(len(A))
+        rel, each, self.subsets = rel_channels or max(in_channels // 8, 1), range(len(A)), len(A)
         self.A, self.alpha, self.product = nn.Parameter(A.clone()), nn.Parameter(torch.zeros(1)), _products[form]
         self.psi, self.phi = (nn.ModuleList(conv1x1(in_channels, rel) for _ in each) for _ in range(2))
         self.xi = nn.ModuleList(conv1x1(rel, out_channels) for _ in each)
         self.transform = nn.ModuleList(conv1x1(in_channels, out_channels) for _ in each)
 
     def forward(self, x: Tensor) -> Tensor: return sum(torch.einsum(self.product, self.transform[k](x), self.topology(x, k)) for k in range(len(self.A)))
+    def transforms(self, x: Tensor) -> Tensor: return torch.stack([W(x) for W in self.transform], 1) # W_k f_in [N, K, C_out, T, V]
+    def over_graph(self, y: Tensor, x: Tensor) -> Tensor: # sum over joints of y [N, K, C_out, T, V]
+        return sum(torch.einsum(self.product, y[:, k], self.topology(x, k)) for k in range(len(self.A)))
     def topology(self, x: Tensor, k: int) -> Tensor: return self.A[k] + self.alpha * self.correlation(x, k) # R [N, C_out, V, V]
     def correlation(self, x: Tensor, k: int) -> Tensor: # Q [N, C_out, V, V]
         psi, phi = self.psi[k](x).mean(2), self.phi[k](x).mean(2)

@@ -18,11 +18,13 @@ from ..tcb import MultiScaleTemporalConv
 # %% ../../nbs/models/13_info_gcn.ipynb #a9ca3847
 def mode_matrix(
     skeleton: Skeleton,
-    k: int = 1, # bones towards the center; 1: bones, beyond the longest path: joints
+    k: int | str = 1, # bones towards the center; 1: bones; "joints": beyond the longest path
 ) -> Tensor: # float32 [V, V]
     "I - P^k: each joint minus its k-th ancestor; a joint without one keeps its place."
-    if not isinstance(k, int) or k < 1: raise ValueError(f"k={k!r} is no mode; known: 1 (bones), 2, 3, ... (for k=0 every joint minus itself would be left)")
+    if k != "joints" and (not isinstance(k, int) or k < 1):
+        raise ValueError(f"k={k!r} is no mode; known: 1 (bones), 2, 3, ..., 'joints' (for k=0 every joint minus itself would be left)")
     I = torch.eye(skeleton.num_joints)
+    if k == "joints": return I # no joint has an ancestor so far away
     P = I[list(skeleton.bones)]
     ends = [v for v, parent in enumerate(skeleton.bones) if v == parent] # the center has no parent
     P[ends] = 0
@@ -71,7 +73,7 @@ class InfoGCN(GCN):
         in_channels: int = 3, # C
         num_persons: int = 1, # M
         width: float = 1.0, # of 64, 128 and 256 channels
-        k: int = 1, # mode of the input: 1 is bones, beyond the longest path joints
+        k: int | str = 1, # mode of the input: 1 is bones, "joints" beyond the longest path
         num_heads: int = 3, # K of every SA-GC
     ):
         if not isinstance(num_heads, int) or num_heads < 1: raise ValueError(f"num_heads={num_heads!r}; known: 1, 2, 3 (published), ...")

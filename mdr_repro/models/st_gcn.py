@@ -23,11 +23,14 @@ class EdgeGraphConv(GraphConv):
         edge_importance: bool = True, # M; False: all ones
     ):
         super().__init__(in_channels, out_channels)
+        self.subsets = A_shape[0] # K
         self.conv = nn.Conv2d(in_channels, A_shape[0] * out_channels, 1) # the W_k, side by side
         self.importance = nn.Parameter(torch.ones(A_shape)) if edge_importance else 1.0
 
-    def forward(self, x: Tensor, A: Tensor) -> Tensor: # A [K, V, V]: v sends, w receives
-        y = self.conv(x).unflatten(1, (len(A), self.out_channels))
+    def forward(self, x: Tensor, A: Tensor) -> Tensor: return self.over_graph(self.transforms(x), x, A)
+    def transforms(self, x: Tensor) -> Tensor: # W_k f_in [N, K, C_out, T, V]
+        return self.conv(x).unflatten(1, (self.subsets, self.out_channels))
+    def over_graph(self, y: Tensor, x: Tensor, A: Tensor) -> Tensor: # A [K, V, V]: v sends, w receives
         return torch.einsum("nkctv,kvw->nctw", y, A * self.importance)
 
 # %% ../../nbs/models/02_st_gcn.ipynb #6f97537c

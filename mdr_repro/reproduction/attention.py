@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EXAMPLE', 'PANELS', 'TITLES', 'subset_features', 'full_layer', 'attention_maps', 'frame_of', 'speed', 'first_time',
-           'spearman', 'map_correlations', 'network_input', 'motion_correlations', 'joint_correlation',
-           'frame_correlation', 'example_clip', 'AttentionClip', 'attention_clip', 'highlighted', 'draw_attention',
-           'animate_attention']
+           'spearman', 'map_correlations', 'network_input', 'motion_correlations', 'joint_correlation_before',
+           'frame_correlation_before', 'joint_correlation', 'frame_correlation', 'example_clip', 'AttentionClip',
+           'attention_clip', 'highlighted', 'draw_attention', 'animate_attention']
 
 # %% ../../nbs/reproduction/11_attention.ipynb #e8301125
 from collections.abc import Iterator
@@ -60,8 +60,8 @@ def attention_maps(
     recognizer: Recognizer, # in eval mode, with mdr_gcn
     x: Tensor, # clips [N, C, T, V, M]
     layer: int | None = None, # counted from 0; None: `full_layer`
-) -> dict[str, Tensor]: # "R", and "f_R" where there is CVSTA: each [N, M, T', V]
-    "Mean sizes over channels and subsets of Eq. 3 and Eq. 4 in one layer."
+) -> dict[str, Tensor]: # "R"; where there is CVSTA "f_R" and "f_TV" as well: each [N, M, T', V]
+    "Mean sizes over channels and subsets of Eq. 3 and Eq. 4 in one layer, all of one pass."
     net, layers = recognizer.backbone, _layers(recognizer.backbone)
     layer = full_layer(net) if layer is None else layer
     if not 0 <= layer < len(layers): raise ValueError(f"layer {layer} asked of {len(layers)}; count from 0")
@@ -69,9 +69,9 @@ def attention_maps(
     y, maps = net.bodies(x), {}
     for before in layers[:layer]: y = before(y)
     graph = layers[layer].gcb.graph
-    for features in subset_features(graph, y):
-        for name, f in zip(("f_R", "R"), features):
-            if f is not None: maps[name] = maps.get(name, 0) + f.abs().mean(1) / len(graph.features)
+    for features, (f_R, R) in zip(graph.features, subset_features(graph, y)):
+        factors = {"R": R} if f_R is None else {"f_R": f_R, "R": R, "f_TV": features.transform(y)}
+        for name, f in factors.items(): maps[name] = maps.get(name, 0) + f.abs().mean(1) / len(graph.features)
     return {name: m.unflatten(0, (len(x), net.num_persons)) for name, m in maps.items()}
 
 # %% ../../nbs/reproduction/11_attention.ipynb #aa19a9dd
@@ -144,23 +144,33 @@ def motion_correlations(
     modality: str = "joint",
     batch_size: int = 64,
     layer: int | None = None, # counted from 0; None: `full_layer`
+    name: str = "R", # of `attention_maps`
 ) -> np.ndarray: # [bodies of the test clips, 2]
     "Joint correlation and frame correlation of every body, NaN where nothing moves; on the device of the clips."
     layer, found = full_layer(recognizer.backbone) if layer is None else layer, []
     origin = origins(clips, sampling.center)
     for index in clips.indices("test").split(batch_size):
         x, joints, position = network_input(clips, index, sampling, modality, origin)
-        maps, tau = attention_maps(recognizer, x, layer)["R"].cpu().numpy(), position.cpu().numpy()
+        maps, tau = attention_maps(recognizer, x, layer)[name].cpu().numpy(), position.cpu().numpy()
         columns = frame_of(recognizer.backbone, torch.arange(tau.shape[1])[None], layer)[0].numpy()
         for n in range(len(index)):
             found += [map_correlations(maps[n, m], speed(joints[n, m], tau[n])[columns]) for m in range(maps.shape[1])]
     return np.array(found)
 
+# %% ../../nbs/reproduction/11_attention.ipynb #8b719635
+def joint_correlation_before(store: RunStore, records: list[Record]) -> float: # -1..1
+    "The joint correlation of f_TV in a network with CVSTA: of what its gate is given, in the same pass."
+    return _correlations(store, records[0].spec, "f_TV")[0]
+
+def frame_correlation_before(store: RunStore, records: list[Record]) -> float: # -1..1
+    "The frame correlation of f_TV in a network with CVSTA."
+    return _correlations(store, records[0].spec, "f_TV")[1]
+
 # %% ../../nbs/reproduction/11_attention.ipynb #8b719636
 @lru_cache(maxsize=256)
-def _correlations(store: RunStore, spec: RunSpec) -> tuple[float, float]:
+def _correlations(store: RunStore, spec: RunSpec, name: str = "R") -> tuple[float, float]: # name: of `attention_maps`
     clips = run_clips(spec, open_clips(spec.data, store.data_root)).to(store.device)
-    found = motion_correlations(store.get(spec).model(store.device), clips, spec.sampling, spec.modality, spec.schedule.batch_size)
+    found = motion_correlations(store.get(spec).model(store.device), clips, spec.sampling, spec.modality, spec.schedule.batch_size, name=name)
     if not np.isfinite(found).any(0).all(): raise ValueError(f"run {spec.id}: nothing moves in any test clip of {spec.data}, so nothing can be correlated with motion")
     return tuple(np.nanmean(found, axis=0).tolist())
 
@@ -214,7 +224,11 @@ class AttentionClip:
         return {"clip": self.name, "class": self.class_name, "layer": self.layer, "joints": list(self.skeleton.joints), "frames": [round(float(t), 3) for t in self.at],
                 "maps": {k: listed(m) for k, m in self.maps.items()}, "speed": listed(self.pace)}
 
-PANELS = {"attention map": ("with CVSTA", "f_R"), "f_TV with CVSTA": ("with CVSTA", "R"), "f_TV without CVSTA": ("without CVSTA", "R")} # title -> row and map
+PANELS = { # title -> row and map
+    "attention map": ("with CVSTA", "f_R"), "f_TV with CVSTA": ("with CVSTA", "R"),
+    "f_TV before CVSTA": ("with CVSTA", "f_TV"), # in the same network and pass
+    "f_TV without CVSTA": ("without CVSTA", "R"), # in a network of its own
+}
 
 # %% ../../nbs/reproduction/11_attention.ipynb #b103df13
 def attention_clip(
@@ -268,7 +282,8 @@ def highlighted(clip: AttentionClip) -> pd.DataFrame: # a line a map
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["map"]).set_index("map")
 
 # %% ../../nbs/reproduction/11_attention.ipynb #0359841e
-TITLES = {"attention map": "(a) attention map: mean $|f_R|$ (Eq. 3)", "f_TV with CVSTA": r"(b) $f_{TV}$ with CVSTA: mean $|R|$ (Eq. 4)", "f_TV without CVSTA": r"(c) without CVSTA: mean $|f_{TV}|$"}
+TITLES = {"attention map": "(a) attention map: mean $|f_R|$ (Eq. 3)", "f_TV with CVSTA": r"(b) $f_{TV}$ with CVSTA: mean $|R|$ (Eq. 4)",
+          "f_TV before CVSTA": r"(c) without CVSTA, the same network: mean $|f_{TV}|$", "f_TV without CVSTA": r"(c) without CVSTA, a network of its own: mean $|f_{TV}|$"}
 
 def _norm(*maps: np.ndarray):
     from matplotlib.colors import Normalize
@@ -281,7 +296,8 @@ def draw_attention(clip: AttentionClip): # matplotlib Figure
     import matplotlib.pyplot as plt
     from mdr_repro.plotting import draw_joint_map
     tall = max(1.7, .105 * clip.skeleton.num_joints) # a line of type for each joint of the midline
-    fig, axes = plt.subplots(5, 1, figsize=(6.4, 2.9 + 3 * tall), sharex=True, height_ratios=[1.2, .45, tall, tall, tall], layout="constrained")
+    fig, axes = plt.subplots(2 + len(PANELS), 1, figsize=(6.4, 2.9 + len(PANELS) * tall), sharex=True,
+                             height_ratios=[1.2, .45, *[tall] * len(PANELS)], layout="constrained")
     shared = _norm(*(m for title, m in clip.maps.items() if title != "attention map"))
     norms = {title: _norm(clip.maps[title]) if title == "attention map" and title in clip.maps else shared for title in PANELS}
     for ax, title in zip(axes[2:], PANELS):

@@ -326,6 +326,8 @@ def ratio_range(above: str, below: str) -> tuple[float, float]:
 COUNTED = { # name -> row of Table VII, backbone, options
     "MS-G3D": ("MS-G3D", "ms_g3d", {}), "CTR-GCN": ("CTR-GCN", "ctr_gcn", {}), "PoseC3D": ("PoseC3D", "posec3d", {}),
     "MDR-GCN, k = 2": ("MDR-GCN", "mdr_gcn", {}), "MDR-GCN, k = 2, released": ("MDR-GCN", "mdr_gcn", {"form": "released"}),
+    "MDR-GCN, k = 2 as branches": ("MDR-GCN", "mdr_gcn", {"temporal": "branches"}),
+    "MDR-GCN, k = 2 as branches, released": ("MDR-GCN", "mdr_gcn", {"form": "released", "temporal": "branches"}),
     "MDR-GCN, k = 1": ("MDR-GCN", "mdr_gcn", {"temporal_kernels": 1}), "MDR-GCN, k = 1, released": ("MDR-GCN", "mdr_gcn", {"form": "released", "temporal_kernels": 1}),
 }
 

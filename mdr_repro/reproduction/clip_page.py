@@ -75,7 +75,7 @@ def attention_layers(
         known = np.isfinite(joints[0][persons][:, columns[fresh]]).all(-1)
         maps = attention_maps(recognizer, x, layer)
         if "f_R" not in maps: raise ValueError("no layer of this network has CVSTA")
-        for kind, m in maps.items():
+        for kind, m in ((kind, maps[kind]) for kind in ("f_R", "R")):
             values = np.where(known, m[0, persons].float().cpu().numpy()[:, fresh], np.nan)
             mean = float(np.nanmean(values)) if known.any() else 0.
             found.append({"layer": layer + 1, "kind": kind, "at": tau[columns[fresh]], "mean": mean, "values": values / (mean or 1.)})

@@ -575,6 +575,7 @@ def write_difference(
     md_file: str | Path = "",
 ) -> list[Path]: # what was written
     "Write a comparison; ValueError for a file inside the compared folders, or in none."
+    if json_file and json_file == md_file: raise ValueError(f"{md_file} cannot be both; give two names")
     texts = {json_file: json.dumps(d.plain(), indent=1, allow_nan=False) + "\n", md_file: d.to_markdown()}
     paths = {Path(path): text for path, text in texts.items() if path}
     for path in paths:

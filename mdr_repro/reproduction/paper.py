@@ -208,11 +208,24 @@ MDR-GCN          | MDR-GCN          || 92.8     | 97.2
 """)
 
 # %% ../../nbs/reproduction/01_paper.ipynb #28f3b3ac
-FIGURES = {
-    "figure_01": "Schematic diagram of feature distribution under method (a) traditional GCN with softmax loss (b) GCN+CVSTA with softmax loss (c) traditional GCN with RDL+softmax (d) GCN+CVSTA with RDL+softmax.",
-    "figure_02": "Schematic diagram of sample spatial distribution with (a) explicit and (b) implicit loss.",
-    "figure_03": "(a) Illustration of our method.",
-    "figure_04": "Examples of the attention map and spatial-temporal matrices.",
+FIGURES = { # captions, whole
+    "figure_01":
+        "Schematic diagram of feature distribution under method (a) traditional GCN with softmax loss (b) GCN+CVSTA "
+        "with softmax loss (c) traditional GCN with RDL+softmax (d) GCN+CVSTA with RDL+softmax. The input is the "
+        "skeleton sequences for two types of actions. The blue and green points represent the feature distribution of"
+        " different actions.",
+    "figure_02":
+        "Schematic diagram of sample spatial distribution with (a) explicit and (b) implicit loss. The thin red "
+        "dotted line illustrates the effects of the outlier. The black and blue colors demonstrate the problem of "
+        "flexibility and robustness, respectively.",
+    "figure_03":
+        "(a) Illustration of our method. The graph of skeleton sequences is fed into 10 MDR-GCN layers (B1-B10). GAP "
+        "represents the global average pooling layer. GCB illustrates the graph convolution block, which consists of "
+        "the summation of convolution operations on three subsets of learnable topology. TCB indicates the temporal "
+        "convolution block. The proposed RDL is used in parallel with softmax. (b) The framework of our graph "
+        "convolution block (GCB) in one subset of learnable topology. The proposed CVSTA is in the red dotted box. S "
+        "Pooling and T Pooling denote average pooling over spatial and temporal dimensions.",
+    "figure_04": "Examples of the attention map and spatial-temporal matrices. The warm colors indicate more intense features.",
     "figure_05": "Feature visualization of (a) MDR-GCN with Softmax loss and (b) with RDL by t-SNE.",
 }
 

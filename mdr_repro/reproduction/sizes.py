@@ -51,6 +51,8 @@ ROWS: dict[str, tuple[str, dict]] = { # row -> backbone and options; every syste
     **{name: (backbone, {"frames": 48} if backbone == "posec3d" else {}) for name, backbone in SYSTEMS.items()},
     "MDR-GCN, one kernel": ("mdr_gcn", {"temporal_kernels": 1}), "MDR-GCN, released": ("mdr_gcn", {"form": "released"}),
     "MDR-GCN, released, one kernel": ("mdr_gcn", {"form": "released", "temporal_kernels": 1}), "PoseC3D, all frames": ("posec3d", {}),
+    "MDR-GCN, branches": ("mdr_gcn", {"temporal": "branches"}), # both kernels in one block
+    "MDR-GCN, released, branches": ("mdr_gcn", {"form": "released", "temporal": "branches"}),
 }
 MDR_ROWS = tuple(row for row, (backbone, _) in ROWS.items() if backbone == "mdr_gcn")
 
