@@ -148,7 +148,7 @@ def run_train(args: argparse.Namespace) -> int:
     values = [100 * record.result["top1"] for record in records if record]
     if len(values) > 1:
         i = mean_interval(values)
-        print(f"top-1 over {i.n} seeds: {i.mean:.2f} % (95 % interval {i.low:.2f} .. {i.high:.2f})")
+        print(f"top-1 over {i.n} seeds: {i.mean:.2f} % ({'all equal' if i.low is None else f'95 % interval {i.low:.2f} .. {i.high:.2f}'})")
     return 0 if all(records) else 1
 
 # %% ../nbs/reproduction/06_command_line.ipynb #deeca691

@@ -84,7 +84,7 @@ def test_the_same_card_is_estimated_from_its_own_measurements(paper, tmp_path, c
     table = plan_table(two, store, known)
     assert main(["plan", "--profile", "paper", "--only", "table_02", "--seeds", "1", "--data-root", str(tmp_path / "data"), "--results-root", str(tmp_path), "--tflops", "10"]) == 0
     out = capsys.readouterr().out
-    assert f"{table['operations'].sum() / 1e13 / 3600:.0f} GPU hours at a sustained 10 TFLOP/s" in out and "operations 3, steps 1" in out
+    assert f"{table['operations'].sum() / 1e13 / 3600:.0f} GPU hours at a sustained 10 TFLOP/s" in out and "operations 6, steps 2" in out
 
 
 @pytest.mark.parametrize("backbone", SYSTEMS.values())

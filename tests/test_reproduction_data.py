@@ -149,7 +149,7 @@ def test_the_same_numbers_again(trained, tmp_path):
     assert without_timing(saved[0]) == without_timing(saved[1])
     assert (tmp_path / "first/table.csv").read_text() == (tmp_path / "second/table.csv").read_text()
     assert (tmp_path / "first/table.md").read_text() == (tmp_path / "second/table.md").read_text()
-    assert [c["measured"]["n"] for c in saved[0]["cells"]] == [2] * 8 and len(saved[0]["provenance"]["runs"]) == 4
+    assert [c["measured"]["n"] for c in saved[0]["cells"]] == [2] * 10 and len(saved[0]["provenance"]["runs"]) == 4
 
 
 def test_a_changed_record_changes_its_cells_and_nothing_else(trained, tmp_path):

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from mdr_repro.data.sources import read_modifiers
-from mdr_repro.reproduction.cells import experiment_cells
+from mdr_repro.reproduction.cells import as_the_profile, experiment_cells, released_changes
 from mdr_repro.reproduction.profiles import ORIGINS, PROFILES, get_profile, origin_problems, rule_origins, settings_table, slot_settings
 from mdr_repro.reproduction.settings import RELEASE_SETTINGS, STATED_SETTINGS, Setting, unread
 
@@ -147,3 +147,31 @@ def test_streams_of_a_system_are_weighed_by_modality(table, column):
     assert weights.get("PoseC3D", [1.0, 1.0]) == [1.0, 1.0]
     for profile in ("smoke", "replica"):
         assert {w for c in experiment_cells(table, profile) for w in c.weights(get_profile(profile))} == {1.0}
+
+
+def test_all_of_the_release_is_all_of_it():
+    "In the paper's profile that row trains as the release's own configuration of FineGym99 does, knob by knob."
+    cells = {(c.row, c.column): c for c in experiment_cells("released_code", PAPER)}
+    spec = PAPER.spec("finegym99", data_checksum="0" * 64, **cells["all of the release", "Accuracy(%)"].changes)
+    release = {**FINEGYM, "nesterov": True, "batch_size": 64, "epochs": 180, "milestones": (60, 120), "lr": 0.1, "gamma": 0.1, "momentum": 0.9}
+    center_joint = release.pop("center_joint")
+    for knob, value in release.items(): assert getattr(spec.schedule if hasattr(spec.schedule, knob) else spec.sampling, knob) == value, knob
+    assert read_modifiers(spec.data)[1] == {"skeleton": "released", "center": center_joint}
+    assert spec.objective_options == {"form": "released", "weights": (1, 0.01, 0.01), "own_optimizer": True, "centers_lr": 0.1}
+    assert spec.backbone_options["form"] == "released"
+    assert cells["all of the release", "Fused(%)"].weights(PAPER) == [0.7, 0.7, 0.3, 0.3]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_row_of_the_released_code_changes_what_its_name_says_or_is_the_first_run(profile):
+    p, first = PROFILES[profile], None
+    same = as_the_profile(p)
+    for cell in experiment_cells("released_code", p):
+        if cell.column != "Accuracy(%)": continue
+        spec = p.spec(cell.slot, data_checksum="0" * 64, **cell.changes)
+        first = first or spec
+        parts = {"source": spec.data != first.data, "backbone_options": spec.backbone_options != first.backbone_options, "objective_options": spec.objective_options != first.objective_options,
+                 "sampling": spec.sampling != first.sampling, "schedule": spec.schedule != first.schedule}
+        changed = {part for part, differs in parts.items() if differs}
+        assert (spec.id == first.id) == (not changed) == (cell.row == "as the paper" or (cell.row, cell.column) in same), cell.row
+        if cell.row not in ("as the paper", "all of the release"): assert changed <= set(released_changes(p.slot("finegym99"))[cell.row]), cell.row

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['EXAMPLE', 'PANELS', 'TITLES', 'subset_features', 'full_layer', 'attention_maps', 'frame_of', 'speed', 'first_time',
            'spearman', 'map_correlations', 'network_input', 'motion_correlations', 'joint_correlation_before',
-           'frame_correlation_before', 'joint_correlation', 'frame_correlation', 'example_clip', 'AttentionClip',
-           'attention_clip', 'highlighted', 'draw_attention', 'animate_attention']
+           'frame_correlation_before', 'joint_correlation', 'frame_correlation', 'right_knee', 'focus_counts',
+           'knee_in_map', 'knee_in_features', 'fair_share', 'example_clip', 'AttentionClip', 'attention_clip',
+           'highlighted', 'draw_attention', 'animate_attention']
 
 # %% ../../nbs/reproduction/11_attention.ipynb #e8301125
 from collections.abc import Iterator
@@ -20,9 +21,10 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from ..data.batches import difference_dims, make_joints
 from ..data.clips import ClipSet
-from ..data.modalities import to_modality
-from ..data.sampling import Sampling, frame_positions, origins, sample_frames
+from ..data.modalities import to_streams
+from ..data.sampling import Sampling, Survey, origins, sample_frames, survey
 from ..data.sources import open_clips
 from ..gcb import GraphConvolution
 from ..recognizer import Recognizer
@@ -127,14 +129,14 @@ def network_input(
     index: Tensor, # which clips [N]
     sampling: Sampling,
     modality: str = "joint",
-    origin: Tensor | None = None, # `origins(clips, sampling.center)`, where it is known already
+    known: Survey | None = None, # `survey(clips, sampling)`, where it is known already
 ) -> tuple[Tensor, np.ndarray, Tensor]: # x [N, C, T, V, M]; positions [N, M, T, V, dims], NaN where missing; where the frames lie [N, T]
     "Clips as the network sees them in testing."
-    origin = origins(clips, sampling.center) if origin is None else origin
-    position = frame_positions(clips.lengths[index], sampling, training=False)
-    joints, there = sample_frames(clips, index, position, origin)
-    x = to_modality(joints, clips.skeleton, modality, there, clips.dims).contiguous()
-    return x, joints[:, :clips.dims].masked_fill(~there, torch.nan).permute(0, 4, 2, 3, 1).cpu().numpy().astype(float), position
+    joints, there, position = make_joints(clips, index, sampling, known=known)
+    x = to_streams(joints, clips.skeleton, (modality,), there, difference_dims(clips, sampling))[modality].contiguous()
+    _, seen = sample_frames(clips, index, position) # also where the network is not told
+    places = joints[:, :clips.dims].masked_fill(~seen, torch.nan)
+    return x, places.permute(0, 4, 2, 3, 1).cpu().numpy().astype(float), position
 
 # %% ../../nbs/reproduction/11_attention.ipynb #29441863
 def motion_correlations(
@@ -148,9 +150,9 @@ def motion_correlations(
 ) -> np.ndarray: # [bodies of the test clips, 2]
     "Joint correlation and frame correlation of every body, NaN where nothing moves; on the device of the clips."
     layer, found = full_layer(recognizer.backbone) if layer is None else layer, []
-    origin = origins(clips, sampling.center)
+    known = survey(clips, sampling)
     for index in clips.indices("test").split(batch_size):
-        x, joints, position = network_input(clips, index, sampling, modality, origin)
+        x, joints, position = network_input(clips, index, sampling, modality, known)
         maps, tau = attention_maps(recognizer, x, layer)[name].cpu().numpy(), position.cpu().numpy()
         columns = frame_of(recognizer.backbone, torch.arange(tau.shape[1])[None], layer)[0].numpy()
         for n in range(len(index)):
@@ -181,6 +183,50 @@ def joint_correlation(store: RunStore, records: list[Record]) -> float: # -1..1
 def frame_correlation(store: RunStore, records: list[Record]) -> float: # -1..1
     "Spearman correlation over frames of intensity and speed, mean over the test clips."
     return _correlations(store, records[0].spec)[1]
+
+# %% ../../nbs/reproduction/11_attention.ipynb #11a00002
+def right_knee(skeleton: Skeleton) -> int | None:
+    "Number of the joint, by its name; None where the skeleton has none."
+    return next((j for j, name in enumerate(skeleton.joints) if set(name.split("_")) == {"right", "knee"}), None)
+
+def focus_counts(intensity: np.ndarray, joints: np.ndarray, at: np.ndarray) -> np.ndarray: # maps [T, V]; positions [T, V, dims], NaN where missing; frames of the clip [T]
+    "In how many frames of one body, padding aside, each joint is the most intense of the known ones [V]."
+    known = np.isfinite(joints).all(-1) & first_time(at)[:, None]
+    shown = known.any(1)
+    most = np.where(known, intensity, -np.inf)[shown].argmax(1)
+    return np.bincount(most, minlength=intensity.shape[1])
+
+@lru_cache(maxsize=256)
+def _knee_shares(store: RunStore, spec: RunSpec) -> dict[str, float]: # map -> %; without f_R where there is no CVSTA
+    clips, counts = run_clips(spec, open_clips(spec.data, store.data_root)).to(store.device), {}
+    recognizer, known = store.get(spec).model(store.device), survey(clips, spec.sampling)
+    layer = full_layer(recognizer.backbone)
+    for index in clips.indices("test").split(spec.schedule.batch_size):
+        x, joints, position = network_input(clips, index, spec.sampling, spec.modality, known)
+        columns = frame_of(recognizer.backbone, torch.arange(position.shape[1])[None], layer)[0].numpy()
+        for name, maps in attention_maps(recognizer, x, layer).items():
+            bodies = [focus_counts(maps[n, m].cpu().numpy(), joints[n, m][columns], position[n].cpu().numpy()[columns]) for n in range(len(index)) for m in range(maps.shape[1])]
+            counts[name] = counts.get(name, 0) + sum(bodies)
+    return {name: 100 * float(c[right_knee(clips.skeleton)] / c.sum()) for name, c in counts.items()}
+
+# %% ../../nbs/reproduction/11_attention.ipynb #11a00003
+def _knee(store: RunStore, record: Record, name: str) -> float | None:
+    "Share of one map; None without a right knee, or without that map."
+    if right_knee(open_clips(record.spec.data, store.data_root).skeleton) is None: return None
+    return _knee_shares(store, record.spec).get(name)
+
+def knee_in_map(store: RunStore, records: list[Record]) -> float | None: # % of the frames of all test clips
+    "How often the right knee is the most intense joint of the attention map f_R."
+    return _knee(store, records[0], "f_R")
+
+def knee_in_features(store: RunStore, records: list[Record]) -> float | None: # %
+    "The same of R, with CVSTA or without."
+    return _knee(store, records[0], "R")
+
+def fair_share(store: RunStore, records: list[Record]) -> float | None: # %
+    "One joint in all, beside the right knee; None without one."
+    skeleton = open_clips(records[0].spec.data, store.data_root).skeleton
+    return None if right_knee(skeleton) is None else 100 / skeleton.num_joints
 
 # %% ../../nbs/reproduction/11_attention.ipynb #f0c36175
 EXAMPLE = "3StepSequence3" # Section IV.E

@@ -251,7 +251,7 @@ def _remarks(source: str, records: Sequence[Record], data_root) -> list[str]:
     lines = [f"probability: softmax of {added}{', '.join(f'run {run_name(r.spec)}' for r in records)}; not calibrated"]
     checksum = source_checksum(source, data_root)
     for r in records:
-        if r.spec.noise: lines.append(f"run {r.spec.id} was trained and tested with a share of {r.spec.noise:g} of its coordinates set to 0; these clips are left as they are")
+        if r.spec.noise: lines.append(f"run {r.spec.id} was trained and tested with a share of {r.spec.noise:g} of its {r.spec.noise_unit} set to 0; these clips are left as they are")
         if r.spec.data_checksum == checksum: lines.append(f"run {r.spec.id} was trained on the train clips of this source")
         elif trained_on(r, data_root)[0] is None: lines.append(f"run {r.spec.id} does not say what its channels are, and its clips ({r.spec.data}) are not here: they are taken to be what these clips have")
     return lines

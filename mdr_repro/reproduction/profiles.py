@@ -66,6 +66,14 @@ SETTINGS = { # the paper's choices: C8 (Table II), T2 (Table VI), Eq. 11 with 1/
     "rdl": {"weights": (1, None, None)},
 }
 
+# %% ../../nbs/reproduction/02_profiles.ipynb #8f6f4efc
+def _check_fusion(profile: "Profile") -> None:
+    wrong = [m for m, w in profile.fusion.items() if m not in MODALITIES or not w > 0]
+    if not wrong: return
+    raise ValueError(f"profile {profile.name}: fusion gives {wrong[0]!r} the weight {profile.fusion[wrong[0]]}; "
+                     f"give {', '.join(MODALITIES)} weights above 0")
+
+# %% ../../nbs/reproduction/02_profiles.ipynb #8f6f4efd
 @dataclass(frozen=True)
 class Profile:
     "Clips, sizes and schedules for all slots."
@@ -79,11 +87,7 @@ class Profile:
     experiments: tuple[str, ...] = () # the only ones it is made for; none named: all
     verdicts: bool = True # False: the clips are made up, so claims are run but not judged
 
-    def __post_init__(self):
-        wrong = [m for m, w in self.fusion.items() if m not in MODALITIES or not w > 0]
-        if not wrong: return
-        raise ValueError(f"profile {self.name}: fusion gives {wrong[0]!r} the weight {self.fusion[wrong[0]]}; "
-                         f"give {', '.join(MODALITIES)} weights above 0")
+    def __post_init__(self): _check_fusion(self)
     @property
     def fusion_text(self) -> str: # "joint 0.7, bone 0.7"
         return ", ".join(f"{m.replace('_', ' ')} {self.fusion.get(m, 1):g}" for m in self.modalities)

@@ -26,6 +26,7 @@ class Setting:
 def _written(source: str, words: str, **values) -> dict[str, Setting]: # rdl__weights: the option weights of rdl
     return {knob.replace("__", "."): Setting(value, source, words) for knob, value in values.items()}
 
+# %% ../../nbs/reproduction/17_settings.ipynb #5e771015
 STATED: dict[str, Setting] = { # of every set
     **_written("IV.B", "Stochastic gradient descent (SGD) with Nesterov momentum (0.9) is applied as the "
                "optimization strategy", momentum=0.9, nesterov=True),
@@ -112,6 +113,8 @@ RELEASED_FINEGYM99: dict[str, Setting] = {
     **_written(_gym_feeder, _centred, center="released", center_joint="right_elbow"),
     **_written(_gym_feeder, "the line with random_rot is commented out", rotate=0.0),
 }
+
+# %% ../../nbs/reproduction/17_settings.ipynb #5e771016
 _cross, _ntu_feeder = "config/nturgbd-cross-subject and -view/default.yaml", "feeders/feeder_ntu.py"
 RELEASED_NTU: dict[str, Setting] = {
     **RELEASED, **_released_rates(_cross, 65, [35, 55], 64, 64),

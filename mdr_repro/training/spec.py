@@ -174,7 +174,7 @@ class RunSpec(Canonical):
     schedule: Schedule
     modality: str = "joint" # or bone, joint_motion, bone_motion
     noise: float = 0.0 # share of `noise_unit` set to 0, in training and testing (Section IV-C)
-    noise_unit: str = "coordinates" # what the share is of, see `add_noise`: or "joints", "clips"
+    noise_unit: str = "coordinates" # what `noise` is a share of: or "joints", "clips"
     backbone: str = "mdr_gcn"
     backbone_options: dict = field(default_factory=Options)
     objective: str = "rdl"
