@@ -210,7 +210,7 @@ def test_records_are_written_once_and_again_where_something_is_new(trained, tmp_
     bare = write_record(home.get(experiment_specs("figure_05", tiny())[0]), home.root / tiny().name / "records")
     assert json.loads((bare / "record.json").read_text())["quantities"] == {}
     kept = keep_records(home, tiny(), ["figure_05"])
-    assert set(json.loads((bare / "record.json").read_text())["quantities"]) == {"outliers", "purity", "silhouette"}
+    assert set(json.loads((bare / "record.json").read_text())["quantities"]) >= {"outliers", "purity", "silhouette"}
     stamps = {p: p.stat().st_mtime_ns for k in kept for p in k.iterdir()}
     assert keep_records(home, tiny(), ["figure_05"]) == kept and stamps == {p: p.stat().st_mtime_ns for k in kept for p in k.iterdir()}
     (bare / "scores.npz").write_bytes(b"damaged")

@@ -227,7 +227,7 @@ def test_what_is_recorded_is_not_trained_again_on_another_machine(tiny):
     assert {id: tiny.read(id) for id in first} == first and not any("training" in line for line in lines)
     assert not list((tiny.root / "results").glob("runs/[0-9a-f]*"))
     rmtree(kept[0])
-    assert {o.status for o in reproduce("tiny", jobs=2, say=lines.append)} == {"unchanged"}
+    assert {o.status for o in reproduce("tiny", jobs=2, say=lines.append)} <= {"done", "unchanged"}
     assert any(line.startswith("training  1 of 1 missing runs done") for line in lines) and {id: tiny.read(id) for id in first} == first
 
 
