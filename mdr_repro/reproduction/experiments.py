@@ -361,7 +361,7 @@ def draw_differences(frame: pd.DataFrame, title: str, unit: str = "percentage po
     ax.axvline(0, color=".6", lw=0.8)
     low, high = view([v for v in (*frame["paper"], *frame["measured"], 0.0) if not pd.isna(v)])
     ax.set(xlabel=unit, yticks=range(len(frame)), yticklabels=frame.index, ylim=(len(frame) - 0.5, -0.5), xlim=(min(low, frame[["paper", "measured"]].min().min() - 0.2), high))
-    ax.plot([], [], "D", color="C1", markerfacecolor="none", label="paper"); ax.plot([], [], "o", color="C0", label="measured, 95 %")
+    ax.plot([], [], "D", color="C1", markerfacecolor="none", label="paper"); ax.plot([], [], "o", color="C0", label="measured, 95 %" if frame["low"].notna().any() else "measured")
     ax.legend(fontsize="small", loc="best"); ax.set_title(title, fontsize="medium")
     return fig
 

@@ -370,7 +370,7 @@ def verdict_bar(counts: Counter, judged: bool = True) -> str:
         if w: body += "".join(f'<rect class="{c}" x="{x:.1f}" y="1" width="{w:.1f}" height="20"/>' for c in css)
         x += w
     legend = "".join(element("li", f"<i></i>{element('b', counts[v])} {VERDICTS[v].partition(' ')[2]}", class_=v.replace(" ", "-")) for v in verdicts)
-    said = "can be tested:" if judged else "can be tested. Here it only counts whether their runs went through:"
+    said = "can be tested:" if judged else "can be tested. Here only those whose runs went through are counted:"
     head = element("p", f"The paper makes {sum(counts.values())} comparisons that {said}")
     return element("div", head + drawing(body, "claims: " + ", ".join(f"{counts[v]} {v}" for v in verdicts), 400, 22) + element("ul", legend), class_="bar")
 
