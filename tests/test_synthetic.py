@@ -176,7 +176,7 @@ def test_clips_are_saved_and_loaded_whole(tmp_path):
 @pytest.mark.parametrize("options, sentence", [
     (dict(num_clips=19), "num_clips is 19; give at least 20"), (dict(dims=4), "dims is 4"), (dict(num_persons=3), "num_persons is 3"), (dict(num_persons=0), "num_persons is 0"),
     (dict(frames=(600, 50)), "frames"), (dict(frames=(47, 600)), "at least 48"), (dict(test_fraction=0.), "test_fraction"), (dict(test_fraction=1.), "test_fraction"),
-    (dict(num_subjects=1), "num_subjects"), (dict(dropped=1.5), "dropped is 1.5"), (dict(jitter=float("nan")), "jitter is nan"), (dict(variation=2.), "variation is 2.0; give 0 to 1"), (dict(pitch=1.), "pitch is 1.0"), (dict(partner=-.1), "partner is -0.1; give a share"), (dict(apart=0), "apart is 0"),
+    (dict(num_subjects=1), "num_subjects"), (dict(dropped=1.5), "dropped is 1.5"), (dict(jitter=float("nan")), "jitter is nan"), (dict(variation=2.), "variation is 2.0; give 0 to 1"), (dict(pitch=1.), "pitch is 1.0"), (dict(partner=-.1), "partner is -0.1; give a share"), (dict(roam=2.), "roam is 2.0"), (dict(apart=0), "apart is 0"),
    
     (dict(seed=-1), "seed is -1"), (dict(num_classes=1), "1 synthetic classes"), (dict(num_classes=313, num_clips=999), "2 to 312"), (dict(skeleton="coco"), "known: coco17"),
 ], ids=str)
@@ -209,8 +209,8 @@ def test_every_option_is_checked():
 @pytest.mark.parametrize("option", list(inspect.signature(synthetic_clips).parameters))
 def test_every_option_can_be_written_in_a_source_and_counts_in_its_checksum(option):
     other = dict(num_clips=30, num_classes=5, skeleton="ntu25", dims=2, num_persons=2, frames="60-90", test_fraction=.5, num_subjects=3, variation=.5, jitter=.02, dropped=.1,
-                 mirrored=.25, partner=.9, apart=7, yaw=1., pitch=.1, follow=.5, seed=3)[option]
-    plain = dict(num_clips=24, num_classes=4) | (dict(num_persons=2) if option == "partner" else {})
+                 mirrored=.25, partner=.9, roam=.5, apart=7, yaw=1., pitch=.1, follow=.5, seed=3)[option]
+    plain = dict(num_clips=24, num_classes=4) | (dict(num_persons=2) if option in ("partner", "roam") else {})
     plain, changed = ("synthetic:" + ",".join(f"{k}={v}" for k, v in options.items()) for options in (plain, plain | {option: other}))
     assert source_checksum(changed) != source_checksum(plain)
     a, b = open_clips(changed), open_clips(plain)

@@ -126,7 +126,7 @@ def _smoke_slot(num_clips: int, skeleton: str, **options) -> Slot:
 def _smoke() -> Profile:
     fsd10 = _smoke_slot(96, "body25", dims=2, seed=1)
     gym = _smoke_slot(96, "coco17", dims=2, seed=2)
-    ntu = [_smoke_slot(96, "ntu25", dims=3, num_persons=2, partner=0.05, seed=seed) for seed in (3, 4)]
+    ntu = [_smoke_slot(96, "ntu25", dims=3, num_persons=2, partner=1, roam=0.05, seed=seed) for seed in (3, 4)]
     short = _smoke_slot(96, "kinect20", dims=3, seed=5)
     about = "synthetic clips, narrow networks, minutes on two cores"
     return Profile("smoke", about, SMOKE_SEEDS, dict(zip(SLOTS, (fsd10, fsd10, gym, *ntu, short))), verdicts=False)
