@@ -115,7 +115,9 @@ def test_missing_data_says_what_to_put_where(slot, file, tmp_path):
 def test_smoke_has_the_settings_that_were_tuned():
     "Changing one of these asks for trying all fifteen networks and hardswish again: see the profile's page."
     p = get_profile("smoke")
-    assert {s.schedule for s in p.slots.values()} == {Schedule(8, 8, lr=0.03, policy="cosine", warmup_epochs=2, evaluate_every=8, weight_decay=5e-4)}
+    for name, slot in p.slots.items():
+        epochs = 6 if name.startswith("ntu60") else 8
+        assert slot.schedule == Schedule(epochs, 8, lr=0.03, policy="cosine", warmup_epochs=2, evaluate_every=epochs, weight_decay=5e-4), name
     assert {s.sampling for s in p.slots.values()} == {Sampling(num_frames=8, mode="uniform", center="frame")}
     assert {s.width for s in p.slots.values()} == {1 / 8} and (p.seeds, p.comparison_seeds, p.verdicts) == (2, 1, False)
     for name, slot in p.slots.items():

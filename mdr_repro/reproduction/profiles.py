@@ -115,18 +115,19 @@ def both(*options: dict[str, dict]) -> dict[str, dict]: # backbone -> options
     "Several sets of options as one."
     return {name: {k: v for o in options for k, v in o.get(name, {}).items()} for name in {n: 0 for o in options for n in o}}
 
-def _smoke_slot(num_clips: int, skeleton: str, **options) -> Slot:
+def _smoke_slot(num_clips: int, skeleton: str, epochs: int = SMOKE_SCHEDULE.epochs, **options) -> Slot:
     "A synthetic set of four classes with the given skeleton."
+    schedule = replace(SMOKE_SCHEDULE, epochs=epochs, evaluate_every=epochs)
     options = {"num_clips": num_clips, "num_classes": 4, "skeleton": skeleton, **options, **SMOKE_CLIPS}
     source = "synthetic:" + ",".join(f"{k}={v}" for k, v in options.items())
     own = both(NARROW, {"msin": {"width": 2 * SMOKE_WIDTH}}, SCORED if options["dims"] == 2 else {})
-    return Slot(source, "synthetic clips", SMOKE_SCHEDULE, SMOKE_SAMPLING, SMOKE_WIDTH, close=("1", "2"), softmax=SLOW, options=own)
+    return Slot(source, "synthetic clips", schedule, SMOKE_SAMPLING, SMOKE_WIDTH, close=("1", "2"), softmax=SLOW, options=own)
 
 # %% ../../nbs/reproduction/02_profiles.ipynb #85efb518
 def _smoke() -> Profile:
     fsd10 = _smoke_slot(96, "body25", dims=2, seed=1)
     gym = _smoke_slot(96, "coco17", dims=2, seed=2)
-    ntu = [_smoke_slot(96, "ntu25", dims=3, num_persons=2, partner=1, roam=0.05, seed=seed) for seed in (3, 4)]
+    ntu = [_smoke_slot(96, "ntu25", 6, dims=3, num_persons=2, partner=1, roam=0.05, seed=seed) for seed in (3, 4)]
     short = _smoke_slot(96, "kinect20", dims=3, seed=5)
     about = "synthetic clips, narrow networks, minutes on two cores"
     return Profile("smoke", about, SMOKE_SEEDS, dict(zip(SLOTS, (fsd10, fsd10, gym, *ntu, short))), verdicts=False)
