@@ -123,7 +123,7 @@ def test_smoke_has_the_settings_that_were_tuned():
     for name, slot in p.slots.items():
         source = dict(pair.split("=") for pair in slot.data.removeprefix("synthetic:").split(","))
         assert {k: source[k] for k in ("num_clips", "num_classes", "apart", "variation", "yaw", "pitch", "mirrored")} == \
-            dict(num_clips="96", num_classes="4", apart="13", variation="0.1", yaw="0", pitch="0", mirrored="0"), name
+            dict(num_clips="96", num_classes="4", apart="13", variation="0.05", yaw="0", pitch="0", mirrored="0"), name
         assert tuple(map(source.get, ("num_persons", "partner", "roam"))) == (("2", "1", "0.05") if name.startswith("ntu60") else (None,) * 3)
 
 

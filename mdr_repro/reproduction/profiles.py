@@ -103,7 +103,7 @@ def _checksum(profile: Profile, name: str, source: str, data_root: str | None) -
 # %% ../../nbs/reproduction/02_profiles.ipynb #85efb517
 SMOKE_SEEDS = 2
 SMOKE_WIDTH = 1 / 8
-SMOKE_CLIPS = dict(apart=13, yaw=0, pitch=0, mirrored=0, variation=0.1, dropped=0, jitter=0.005) # one camera, all turn to the left, each class unlike each other
+SMOKE_CLIPS = dict(apart=13, yaw=0, pitch=0, mirrored=0, variation=0.05, dropped=0, jitter=0.005) # one camera, all turn to the left, each class unlike each other
 SMOKE_SCHEDULE = Schedule(epochs=8, batch_size=8, lr=0.03, policy="cosine", warmup_epochs=2, evaluate_every=8, weight_decay=5e-4)
 SMOKE_SAMPLING = Sampling(num_frames=8, mode="uniform", center="frame")
 SCORED = {"posec3d": {"confidence": "last"}, "msin": {"dims": 2}, "efficient_gcn_b4": {"scores": 1}} # clips of x, y, score
