@@ -317,8 +317,7 @@ def _plans(labels, subject, classes, num_persons, frames, variation, mirrored, p
         u, with_partner = np.random.default_rng([seed, 3]).random((len(labels), 5)), subject + n
         other = draw_plan(labels, classes, habits[with_partner], frames, variation, mirrored, [seed, 4])
         other |= {k: plan[k] for k in ("frames", "share", "middle")} | dict(mirrored=plan["mirrored"] ^ (u[:, 1] < .5 * roam), delay=.15 + .45 * roam * u[:, 2])
-        angle = 2 * np.pi * roam * u[:, 4]
-        other["place"] = (1.3 + .7 * roam * u[:, 3:4]) * np.stack([np.cos(angle), np.sin(angle)], 1)
+        other["place"] = (1.3 + .7 * roam * u[:, 3:4]) * np.stack([f(2 * np.pi * roam * u[:, 4]) for f in (np.cos, np.sin)], 1)
         present = np.flatnonzero(u[:, 0] < partner)
         people.append((present, _rows(other, present), _rows(_rows(bodies, with_partner), present)))
     return people
@@ -390,8 +389,7 @@ def synthetic_clips(
     seed: int = 0,
 ) -> ClipSet:
     "Clips of jumps, with the truth about each in `meta`."
-    options = dict(locals())
-    check_synthetic_options(**options)
+    check_synthetic_options(**(options := dict(locals())))
     return _assemble(**options)
 
 # %% ../../nbs/data/08_synthetic_clips.ipynb #dae14a73

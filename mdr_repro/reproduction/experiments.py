@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['QUANTITIES', 'FEWEST_SEEDS', 'WIDEST', 'TITLES', 'pretty', 'paper_claims', 'spec_table', 'clip_features', 'accuracy',
            'mean_class', 'drawn_features', 'purity', 'outliers', 'silhouette', 'epoch_seconds', 'cell_records',
-           'tsne_maps', 'seeds_interval', 'seeds_text', 'MeasuredCell', 'MeasuredTable', 'table_title', 'open_store',
-           'train_missing', 'measure', 'markdown', 'size_table', 'term_effects', 'system_sizes', 'by_row',
-           'differences', 'draw_differences', 'draw_sizes', 'frame_values', 'view']
+           'tsne_maps', 'seeds_interval', 'shown_interval', 'seeds_text', 'MeasuredCell', 'MeasuredTable',
+           'table_title', 'open_store', 'train_missing', 'measure', 'markdown', 'size_table', 'term_effects',
+           'system_sizes', 'by_row', 'differences', 'draw_differences', 'draw_sizes', 'frame_values', 'view']
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #30a9fae2
 import json
@@ -132,6 +132,10 @@ def seeds_interval(
     tells = i.half is not None and i.n >= FEWEST_SEEDS and 0 < 2 * i.half <= widest
     return i if tells else Interval(i.mean, None, None, i.n)
 
+def shown_interval(column: str, values: dict[int, float]) -> Interval | None: # values: seed -> measured
+    "Of a cell; None where nothing was measured."
+    return seeds_interval(list(values.values()), WIDEST if "%" in column else math.inf) if values else None
+
 def seeds_text(count: int) -> str: return f"({count} seed{'s' * (count != 1)})"
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #3d5a9b1c
@@ -149,8 +153,7 @@ class MeasuredCell:
     @property
     def paper(self) -> float | None: return printed_value(self.printed)
     @property
-    def interval(self) -> Interval | None: # what is shown of the seeds
-        return seeds_interval(list(self.values.values()), WIDEST if "%" in self.column else math.inf) if self.values else None
+    def interval(self) -> Interval | None: return shown_interval(self.column, self.values) # what is shown of the seeds
     @property
     def difference(self) -> float | None: # measured - paper
         return None if self.interval is None or self.paper is None else self.interval.mean - self.paper

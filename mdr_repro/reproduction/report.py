@@ -180,8 +180,8 @@ def unjudged(claim: dict) -> dict:
     ran = claim["verdict"] != "not run"
     return {**claim, "verdict": "works" if ran else "not run", "p": None, "p_holm": None}
 
-def layout_of(r: Result, report: Report) -> Layout:
-    return paper_layout(r.cells, TABLES.get(r.id), report.profile.name == "paper", report.lengths)
+# %% ../../nbs/reproduction/05_report.ipynb #8d2f10d1
+def layout_of(r: Result, report: Report) -> Layout: return paper_layout(r.cells, TABLES.get(r.id), not report.foreign, report.lengths)
 
 def drawn(r: Result) -> list[str]: # names of files without suffix
     "The pictures that show more than the table's cells."
@@ -207,6 +207,7 @@ def headline(report: Report) -> list[str]:
             f"Behind them: {len(runs)} trainings, {duration(cost)} over distinct runs." if runs else "Nothing was trained for it.",
             f"The paper's {len(report.claims)} claims: {said or 'none tested'}.", *([TEST] if report.judged else [])]
 
+# %% ../../nbs/reproduction/05_report.ipynb #8d2f10d2
 def provenance_lines(report: Report) -> list[tuple[str, list[str]]]:
     "Everything that decides a number, over all tables."
     origins = [r.provenance for r in report.results if r.provenance]

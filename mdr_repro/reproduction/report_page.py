@@ -176,6 +176,7 @@ def trained_text(cells: list[dict], lengths: dict[str, tuple[float, int]]) -> st
     def between(values): return f"{min(values):.4g}" + (f"–{max(values):.4g}" if max(values) > min(values) else "")
     return f"{between([k[0] for k in known])} passes, {between([k[1] for k in known])} steps" if known else ""
 
+# %% ../../nbs/reproduction/13_report_page.ipynb #8d2f10d3
 def paper_layout(
     cells: list[dict], # of table.json; none where nothing was run
     printed: PaperTable | None, # the paper's table; None for our own
