@@ -114,17 +114,17 @@ def test_a_table_is_set_as_in_the_paper(tmp_path, id, run):
 
 def test_one_number_changed_is_one_number_changed(tmp_path):
     cells = measured("table_02")
-    cells[1]["measured"]["mean"] = 73.11
+    cells[1]["values"]["0"] = 73.11
     put(tmp_path, "table_02", table("table_02", cells))
     put(tmp_path, "table_08", table("table_08", measured("table_08")))
     path = write_report(tmp_path, "smoke")
     before, before_marked = path.read_text(), path.with_name("index.md").read_text()
     assert "73.12" not in before and before_marked.count("73.11") == 1
-    cells[1]["measured"]["mean"] = 73.12
+    cells[1]["values"]["0"] = 73.12
     put(tmp_path, "table_02", table("table_02", cells))
     after = write_report(tmp_path, "smoke").read_text()
     assert path.with_name("index.md").read_text() == before_marked.replace("73.11", "73.12")
-    assert '<div class="m">73.12</div>' in after
+    assert '<div class="m">73.12, ' in after
     assert re.sub(r'cx="[^"]*"', "", after) == re.sub(r'cx="[^"]*"', "", before).replace("73.11", "73.12"), "nothing else but the dot's place"
 
 
@@ -142,8 +142,8 @@ def test_a_dot_stands_where_its_number_is(tmp_path):
     rows = [tr for tr in page.all("tr", next(page.all("tbody", grid)))]
     for tr, c in zip(rows, measured("table_05", level=-30)):
         [svg] = page.all("svg", tr)
-        [dot], [diamond] = page.all("circle", svg), page.all("path", svg, class_="p")
-        assert float(dot["attrs"]["cx"]) == pytest.approx(place(c["measured"]["mean"], 30), abs=1.5)
+        dots, [diamond] = list(page.all("circle", svg)), page.all("path", svg, class_="p")
+        for dot, value in zip(dots, c["values"].values(), strict=True): assert float(dot["attrs"]["cx"]) == pytest.approx(place(value, 30), abs=1.5)
         assert float(re.match(r"M([\d.]+)", diamond["attrs"]["d"])[1]) + 5 == pytest.approx(place(c["paper"], 10), abs=1.5)
 
 
@@ -152,7 +152,9 @@ def test_the_papers_clips_share_one_scale_and_need_no_warning(tmp_path):
     page, other = (Page(write_report(tmp_path, profile)) for profile in ("paper", "smoke"))
     scales = [[text(d) for d in p.all("div", next(p.all("tfoot", p.section("table_06"))))] for p in (page, other)]
     assert len(scales[0]) == 1 and scales[0][0].startswith("◇ ●") and len(scales[1]) == 2
-    assert not list(page.all("p", class_="warning")) and "not the paper's clips" in text(next(other.all("p", class_="warning")))
+    assert not list(page.all("p", class_="warning")) and "Made-up clips" in text(next(other.all("p", class_="warning")))
+    put(tmp_path, "table_06", table("table_06", measured("table_06", level=0.5)), "replica")
+    assert "not the paper's clips" in text(next(Page(write_report(tmp_path, "replica")).all("p", class_="warning")))
 
 
 def test_a_failed_notebook_shows_in_place_and_is_counted(tmp_path):
@@ -224,8 +226,8 @@ def test_counted_numbers_have_no_seeds(tmp_path):
     sample(tmp_path)
     page = Page(write_report(tmp_path, "smoke"))
     grid = text(next(page.all("table", page.section("table_07"))))
-    assert "1.98" in grid and "42.50" in grid and "n=" not in grid
-    assert "n=2" in text(page.section("table_04")) and "| 1.3 | 1.98 |" in (tmp_path / "smoke/index.md").read_text()
+    assert "1.98" in grid and "42.50" in grid and "seed" not in grid
+    assert "(2 seeds)" in text(page.section("table_04")) and "| 1.3 | 1.98 |" in (tmp_path / "smoke/index.md").read_text()
 
 
 def test_what_a_file_says_is_not_markup(tmp_path):
@@ -274,3 +276,59 @@ def test_the_committed_results_make_a_page(root, tmp_path):
     put(tmp_path, "systems_short", source, "replica")
     shown = text(Page(write_report(tmp_path, "replica")).section("systems_short"))
     for c in source["cells"]: assert f"{c['measured']['mean']:.2f}" in shown
+
+
+def judged_claims(*verdicts):
+    "Claims of Table V as an experiment leaves them."
+    row = {"text": "a over b", "better": [["RDL", "Accuracy(%)"]], "worse": [["softmax", "Accuracy(%)"]], "printed": 1.0, "computed": 1.0, "p": 0.031, "verdict": "", "seeds": [0, 1]}
+    effect = {"mean": 2.0, "low": -60.0, "high": 64.0, "n": 2}
+    return [{**row, "id": f"ours.{v}", "verdict": v, "effect": None if v == "not run" else effect} for v in verdicts]
+
+
+WORDS = r"\b(holds|fails|undecided|under-trained)\b"
+
+
+def test_a_smoke_page_judges_nothing_and_draws_no_wide_interval(tmp_path):
+    cells = [cell("RDL", "Accuracy(%)", "93.18", [5.0, 95.0]), cell("softmax", "Accuracy(%)", "91.06", [0.0, 50.0, 100.0]), cell("a_in", "Accuracy(%)", "91.76", [90.0] * 3)]
+    put(tmp_path, "table_05", table("table_05", cells, judged_claims("holds", "fails", "undecided", "not run")))
+    path = write_report(tmp_path, "smoke")
+    page, marked = Page(path), path.with_name("index.md").read_text()
+    ours = marked[marked.index("# "):marked.index("## Progress")] + "\n".join(line.split(":")[0] for line in marked.splitlines() if line.startswith("- "))
+    table_v = marked[marked.index("## Table V\n"):marked.index("## Table VI\n")]
+    verdicts = [text(n) for css in ("verdict", "bar") for tag in ("span", "div") for n in page.all(tag, class_=css)]
+    said = [text(next(page.all("header"))), ours, table_v, *verdicts] + [n["attrs"].get("aria-label", "") for n in page.all("svg")]
+    for words in said: assert not re.search(WORDS, words) and "±" not in words, re.search(WORDS + "|±", words)
+    assert not re.search(r"p = |p \(Holm\)|n=2", said[0] + marked) and not list(page.all("path", class_="i"))
+    head = text(next(page.all("header")))
+    assert "Made-up clips: these numbers show that every step works; no claim is judged here." in head and "3 works" in head
+    assert "Made-up clips" in marked and "✓ works" in marked and "5.00, 95.00 (2 seeds)" in marked
+    grid = next(page.all("table", page.section("table_05")))
+    assert "5.00, 95.00" in text(grid) and "(2 seeds)" in text(grid) and [len(list(page.all("circle", tr))) for tr in page.all("tr", next(page.all("tbody", grid)))].count(2) == 1
+
+
+def test_other_pages_keep_verdicts_and_intervals(tmp_path):
+    cells = [cell("RDL", "Accuracy(%)", "93.18", [80.0, 82.0, 84.0]), cell("softmax", "Accuracy(%)", "91.06", [0.0, 50.0, 100.0])]
+    put(tmp_path, "table_05", table("table_05", cells, judged_claims("undecided", "not run")), "replica")
+    path = write_report(tmp_path, "replica")
+    page, marked = Page(path), path.with_name("index.md").read_text()
+    shown = text(page.section("table_05")).replace("\u200b", "")
+    assert "82.00± 4.97 (3 seeds)" in shown and "50.00(3 seeds)" in shown, "124 points to each side are no interval of an accuracy"
+    assert len(list(page.all("path", page.section("table_05"), class_="i"))) == 1
+    assert "? undecided" in marked and "[-60.00" not in shown and "under-trained" in text(next(page.all("header")))
+
+
+def test_the_page_says_how_long_runs_were_trained(tmp_path):
+    runs = {"aaaaaaaaaaaa": {"epochs": 5, "batches": {"train": 17}, "clips": {"train": 68}}, "bbbbbbbbbbbb": {"epochs": 5, "steps": 80, "clips_seen": 320, "clips": {"train": 64}}}
+    for id, record in runs.items():
+        (tmp_path / "runs" / id).mkdir(parents=True)
+        (tmp_path / "runs" / id / "result.json").write_text(json.dumps({"id": id, "seconds": 1.0, **record}))
+        for name in ("spec.json", "metrics.jsonl"): (tmp_path / "runs" / id / name).touch()
+    put(tmp_path, "table_02", table("table_02", [cell("C8", "Accuracy(%)", "93.88", [90.0], ["aaaaaaaaaaaa"]), cell("C4", "Accuracy(%)", "93.88", [90.0], ["bbbbbbbbbbbb"])], runs=tuple(runs)))
+    path = write_report(tmp_path, "smoke")
+    assert "5 passes, 80–85 steps" in text(Page(path).section("table_02")) and "5 passes, 80–85 steps" in path.with_name("index.md").read_text()
+
+
+def test_the_committed_tables_still_load(root, tmp_path):
+    for folder in sorted((root / "results/replica").glob("*/table.json")): put(tmp_path, folder.parent.name, json.loads(folder.read_text()), "replica")
+    page = Page(write_report(tmp_path, "replica"))
+    assert len(list(page.all("section"))) > 20

@@ -20,7 +20,7 @@ from mdr_repro.reproduction.profiles import SLOTS, Profile, Slot, get_profile
 from mdr_repro.training.baseline import read_scores
 from mdr_repro.training.paired_clips import seeds_and_clips, two_networks
 from mdr_repro.training.spec import Schedule
-from mdr_repro.training.store import NoWeights, StoreError, read_record, write_record
+from mdr_repro.training.store import NoWeights, RunStore, StoreError, read_record, write_record
 from mdr_repro.training.trainer import signed
 
 ROOT = Path(__file__).parents[1]
@@ -111,6 +111,29 @@ def test_tables_nine_to_eleven_have_one_stream_and_fused_top1_and_mean_class(pro
 def test_missing_data_says_what_to_put_where(slot, file, tmp_path):
     with pytest.raises(DataError, match=file) as e: get_profile("paper").spec(slot, data_root=str(tmp_path))
     assert SLOTS[slot] in str(e.value) and "\n" not in str(e.value)
+
+
+# the smoke profile's settings: its clips, its schedule and what they are tuned for
+
+def test_smoke_has_the_settings_that_were_tuned():
+    "Changing one of these asks for trying all fifteen networks and hardswish again: see the profile's page."
+    p = get_profile("smoke")
+    for name, slot in p.slots.items():
+        epochs = 6 if name.startswith("ntu60") else 8
+        assert slot.schedule == Schedule(epochs, 8, lr=0.03, policy="cosine", warmup_epochs=2, evaluate_every=epochs, weight_decay=5e-4), name
+    assert {s.sampling for s in p.slots.values()} == {Sampling(num_frames=8, mode="uniform", center="frame")}
+    assert {s.width for s in p.slots.values()} == {1 / 8} and (p.seeds, p.comparison_seeds, p.verdicts) == (2, 1, False)
+    for name, slot in p.slots.items():
+        source = dict(pair.split("=") for pair in slot.data.removeprefix("synthetic:").split(","))
+        assert {k: source[k] for k in ("num_clips", "num_classes", "apart", "variation", "yaw", "pitch", "mirrored")} == \
+            dict(num_clips="96", num_classes="4", apart="13", variation="0.05", yaw="0", pitch="0", mirrored="0"), name
+        assert tuple(map(source.get, ("num_persons", "partner", "roam"))) == (("2", "1", "0.05") if name.startswith("ntu60") else (None,) * 3)
+
+
+def test_smoke_clips_are_learnt(tmp_path):
+    "The cheapest network of them: 85 % of the test clips and more, where chance is a quarter."
+    spec = get_profile("smoke").spec("short", backbone="st_gcn", objective="softmax")
+    assert RunStore(tmp_path).ensure([spec], progress=False)[0].result["top1"] >= 0.85
 
 
 # measured tables, with runs of a second

@@ -176,12 +176,30 @@ def test_clips_are_saved_and_loaded_whole(tmp_path):
 @pytest.mark.parametrize("options, sentence", [
     (dict(num_clips=19), "num_clips is 19; give at least 20"), (dict(dims=4), "dims is 4"), (dict(num_persons=3), "num_persons is 3"), (dict(num_persons=0), "num_persons is 0"),
     (dict(frames=(600, 50)), "frames"), (dict(frames=(47, 600)), "at least 48"), (dict(test_fraction=0.), "test_fraction"), (dict(test_fraction=1.), "test_fraction"),
-    (dict(num_subjects=1), "num_subjects"), (dict(dropped=1.5), "dropped is 1.5"), (dict(jitter=float("nan")), "jitter is nan"), (dict(variation=2.), "variation is 2.0; give 0 to 1"), (dict(pitch=1.), "pitch is 1.0"),
+    (dict(num_subjects=1), "num_subjects"), (dict(dropped=1.5), "dropped is 1.5"), (dict(jitter=float("nan")), "jitter is nan"), (dict(variation=2.), "variation is 2.0; give 0 to 1"), (dict(pitch=1.), "pitch is 1.0"), (dict(partner=-.1), "partner is -0.1; give a share"), (dict(roam=2.), "roam is 2.0"), (dict(apart=0), "apart is 0"),
+   
     (dict(seed=-1), "seed is -1"), (dict(num_classes=1), "1 synthetic classes"), (dict(num_classes=313, num_clips=999), "2 to 312"), (dict(skeleton="coco"), "known: coco17"),
 ], ids=str)
 def test_options_that_cannot_be(options, sentence):
     with pytest.raises(ValueError, match=sentence) as e: synthetic_clips(**options)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("share", [0., .05, 1.])
+def test_a_partner_is_there_in_that_share_of_the_clips_and_moves_nobody_else(share):
+    options = dict(num_clips=80, num_classes=4, skeleton="ntu25", num_persons=2, dropped=0., frames=(50, 60))
+    clips, usual = synthetic_clips(**options, partner=share), synthetic_clips(**options)
+    there = np.array([bool(clips.clip(i)[:, 1].abs().sum() > 0) for i in range(80)])
+    assert abs(there.mean() - share) < 4 * np.sqrt(max(share * (1 - share), 1e-9) / 80) + 1e-9
+    assert torch.equal(clips.labels, usual.labels) and torch.equal(clips.offsets, usual.offsets)
+
+
+@pytest.mark.parametrize("apart, least", [(1, 1), (13, 4)])
+def test_classes_further_apart_differ_in_more_attributes(apart, least):
+    clips = synthetic_clips(8, 4, apart=apart, frames=(50, 60))
+    rows = motion_classes(4 * apart)[::apart]
+    assert min((a != b).sum() for i, a in enumerate(rows) for b in rows[:i]) == least
+    assert clips.class_names == motion_class_names(4 * apart)[::apart]
 
 
 def test_every_option_is_checked():
@@ -191,8 +209,8 @@ def test_every_option_is_checked():
 @pytest.mark.parametrize("option", list(inspect.signature(synthetic_clips).parameters))
 def test_every_option_can_be_written_in_a_source_and_counts_in_its_checksum(option):
     other = dict(num_clips=30, num_classes=5, skeleton="ntu25", dims=2, num_persons=2, frames="60-90", test_fraction=.5, num_subjects=3, variation=.5, jitter=.02, dropped=.1,
-                 mirrored=.25, yaw=1., pitch=.1, follow=.5, seed=3)[option]
-    plain = dict(num_clips=24, num_classes=4)
+                 mirrored=.25, partner=.9, roam=.5, apart=7, yaw=1., pitch=.1, follow=.5, seed=3)[option]
+    plain = dict(num_clips=24, num_classes=4) | (dict(num_persons=2) if option in ("partner", "roam") else {})
     plain, changed = ("synthetic:" + ",".join(f"{k}={v}" for k, v in options.items()) for options in (plain, plain | {option: other}))
     assert source_checksum(changed) != source_checksum(plain)
     a, b = open_clips(changed), open_clips(plain)

@@ -307,18 +307,18 @@ def _cast(num_clips: int, num_classes: int, num_subjects: int, test_fraction: fl
     subject = i // num_classes % people
     return i % num_classes, subject, np.where(np.isin(subject, test), SPLITS["test"], SPLITS["train"])
 
-def _plans(labels, subject, num_classes, num_persons, frames, variation, mirrored, seed) -> list[tuple]: # (clips, plan, lengths) of each person
+def _plans(labels, subject, classes, num_persons, frames, variation, mirrored, partner, roam, seed) -> list[tuple]: # (clips, plan, lengths) of each person
     "What everybody does in the clips they are in."
-    classes, everyone, n = motion_classes(num_classes), np.arange(len(labels)), subject.max() + 1
+    everyone, n = np.arange(len(labels)), subject.max() + 1
     bodies, habits = draw_people(2 * n, [seed, 1]) # the second half are the partners
     plan = draw_plan(labels, classes, habits[subject], frames, variation, mirrored, [seed, 2])
     people = [(everyone, plan, _rows(bodies, subject))]
     if num_persons == 2:
         u, with_partner = np.random.default_rng([seed, 3]).random((len(labels), 5)), subject + n
         other = draw_plan(labels, classes, habits[with_partner], frames, variation, mirrored, [seed, 4])
-        other |= {k: plan[k] for k in ("frames", "share", "middle")} | dict(mirrored=plan["mirrored"] ^ (u[:, 1] < .5), delay=.15 + .45 * u[:, 2])
-        other["place"] = (1.3 + .7 * u[:, 3:4]) * np.stack([np.cos(2 * np.pi * u[:, 4]), np.sin(2 * np.pi * u[:, 4])], 1)
-        present = np.flatnonzero(u[:, 0] < .5)
+        other |= {k: plan[k] for k in ("frames", "share", "middle")} | dict(mirrored=plan["mirrored"] ^ (u[:, 1] < .5 * roam), delay=.15 + .45 * roam * u[:, 2])
+        other["place"] = (1.3 + .7 * roam * u[:, 3:4]) * np.stack([f(2 * np.pi * roam * u[:, 4]) for f in (np.cos, np.sin)], 1)
+        present = np.flatnonzero(u[:, 0] < partner)
         people.append((present, _rows(other, present), _rows(_rows(bodies, with_partner), present)))
     return people
 
@@ -347,19 +347,21 @@ def _record(plans: list[tuple], camera, follow, parts, dims, jitter, dropped, se
     return out
 
 # %% ../../nbs/data/08_synthetic_clips.ipynb #f118fc72
-def check_synthetic_options(*, num_clips, num_classes, skeleton, dims, num_persons, frames, test_fraction, num_subjects, variation, jitter, dropped, mirrored,
+def check_synthetic_options(*, num_clips, num_classes, skeleton, dims, num_persons, frames, test_fraction, num_subjects, variation, jitter, dropped, mirrored, partner, roam, apart,
                             yaw, pitch, follow, seed) -> None:
     "ValueError at an option that cannot be."
     def need(fits, option, value, what):
         if not fits: raise ValueError(f"synthetic clips: {option} is {value!r}; give {what}")
-    joint_parts(skeleton); motion_classes(num_classes)
+    joint_parts(skeleton)
+    need(apart >= 1, "apart", apart, "1, or more for classes that differ more")
+    motion_classes(num_classes * apart)
     need(len(frames) == 2 and min_frames <= frames[0] <= frames[1], "frames", frames, f"the shortest and the longest clip, at least {min_frames} frames, or three turns cannot be told from two")
     need(num_clips >= 2 * num_classes, "num_clips", num_clips, f"at least {2 * num_classes}, two for each of the {num_classes} classes")
     need(dims in (2, 3), "dims", dims, "2 (x, y, score) or 3 (x, y, z)")
     need(num_persons in (1, 2), "num_persons", num_persons, "1 or 2")
     need(num_subjects >= 2, "num_subjects", num_subjects, "at least 2, one to learn from and one to test")
     need(0 < test_fraction < 1, "test_fraction", test_fraction, "a share between 0 and 1")
-    for option, value in dict(dropped=dropped, mirrored=mirrored, follow=follow).items(): need(0 <= value <= 1, option, value, "a share in 0..1")
+    for option, value in dict(dropped=dropped, mirrored=mirrored, partner=partner, roam=roam, follow=follow).items(): need(0 <= value <= 1, option, value, "a share in 0..1")
     need(0 <= variation <= 1, "variation", variation, "0 to 1; beyond it elbows and knees would flip over")
     for option, value in dict(jitter=jitter, yaw=yaw, seed=seed).items(): need(0 <= value < np.inf, option, value, "a number that is not negative")
     need(0 <= pitch <= .5, "pitch", pitch, "at most 0.5, or the camera looks past the people")
@@ -372,34 +374,37 @@ def synthetic_clips(
     num_classes: int = 10, # K
     skeleton: str | Skeleton = "body25", # any built-in skeleton, or one whose joints have names of the body
     dims: int = 3, # 3: x, y, z in metres; 2: x, y in -1..1 and a score
-    num_persons: int = 1, # M: 2 adds a partner to half of the clips
+    num_persons: int = 1, # M: 2 adds a partner to some of the clips
     frames: tuple[int, int] = (50, 600), # shortest and longest clip
     test_fraction: float = .3, # share of subjects kept for testing
     num_subjects: int = 20, # people; fewer where a class has fewer clips
     variation: float = 1., # how differently people, and one person's clips, do the same: 0, all alike, to 1
     jitter: float = .01, dropped: float = .02, # metres; share of joints lost
     mirrored: float = .5, # share of clips that turn to the right
+    partner: float = .5, # share of clips with a partner, of two persons
+    roam: float = 1., # how differently partners stand and start: 0, all alike, to 1, anywhere around
+    apart: int = 1, # steps from one class to the next: neighbours differ in one attribute
     yaw: float = 3.1416, pitch: float = .15, # of the camera, largest angles in radians
     follow: float = .85, # share of the way that the camera goes along
     seed: int = 0,
 ) -> ClipSet:
     "Clips of jumps, with the truth about each in `meta`."
-    options = dict(locals())
-    check_synthetic_options(**options)
+    check_synthetic_options(**(options := dict(locals())))
     return _assemble(**options)
 
 # %% ../../nbs/data/08_synthetic_clips.ipynb #dae14a73
-def _assemble(num_clips, num_classes, skeleton, dims, num_persons, frames, test_fraction, num_subjects, variation, jitter, dropped, mirrored, yaw, pitch, follow, seed) -> ClipSet:
+def _assemble(num_clips, num_classes, skeleton, dims, num_persons, frames, test_fraction, num_subjects, variation, jitter, dropped, mirrored, partner, roam, apart, yaw, pitch, follow, seed) -> ClipSet:
     "Cast, plan, record."
     skeleton = get_skeleton(skeleton) if isinstance(skeleton, str) else skeleton
     labels, subject, split = _cast(num_clips, num_classes, num_subjects, test_fraction)
-    plans, camera = _plans(labels, subject, num_classes, num_persons, tuple(frames), variation, mirrored, seed), draw_cameras(num_clips, yaw, pitch, [seed, 5])
+    classes = motion_classes(num_classes * apart)[::apart]
+    plans, camera = _plans(labels, subject, classes, num_persons, tuple(frames), variation, mirrored, partner, roam, seed), draw_cameras(num_clips, yaw, pitch, [seed, 5])
     recorded = _record(plans, camera, follow, joint_parts(skeleton), dims, jitter, dropped, seed)
     plan = plans[0][1]
     integers = lambda a: torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64))
     meta = dict(name="synthetic", coordinates="xyz" if dims == 3 else "xys", subject=integers(subject), **_truth(plan, camera))
     return ClipSet(torch.from_numpy(recorded), integers(np.concatenate([[0], np.cumsum(plan["frames"])])), integers(labels), integers(split),
-                   tuple(f"clip_{i:05d}" for i in range(num_clips)), motion_class_names(num_classes), skeleton, meta)
+                   tuple(f"clip_{i:05d}" for i in range(num_clips)), motion_class_names(num_classes * apart)[::apart], skeleton, meta)
 
 def _truth(plan: dict[str, np.ndarray], camera: dict[str, np.ndarray]) -> dict[str, np.ndarray]: # N numbers each
     "Turns, frames of take-off and landing (between frames), frames a second, turning sense, height of the jump, direction of the camera."
