@@ -247,6 +247,7 @@ class MeasuredTable:
     def fused(self) -> str: # empty where no cell has several streams
         "How streams are fused."
         return f"Fused streams: weighted sum of scores, {self.profile.fusion_text}." if any(c.weights for c in self.cells) else ""
+    @property
     def said(self) -> tuple[Verdict, ...]: # no more than "works" where the profile's clips are made up
         return self.verdicts if self.profile.verdicts else tuple(map(without_verdict, self.verdicts))
     def frame(self) -> pd.DataFrame: return _cells_frame(self) # a line a cell
