@@ -200,7 +200,7 @@ def claimed(claim: Claim, tables: dict[str, PaperTable] = TABLES) -> float:
 
 def text_against_tables(claims=CLAIMS, tables=TABLES) -> pd.DataFrame: # a line a claim that does not hold on paper: text, tables, kind
     "Claims whose number or sign is not that of the printed cells."
-    rows = [(c.id, c.difference, claimed(c, tables)) for c in claims if c.table in tables and c.kind == "better"]
+    rows = [(c.id, c.difference, claimed(c, tables)) for c in claims if c.table in tables and c.kind == "better" and all(p.column in tables[c.table].columns for p in (*c.better, *c.worse))]
     off = [(*r, "sign" if r[2] <= 0 else "number") for r in rows if r[2] <= 0 or (r[1] is not None and abs(r[1] - r[2]) > 1e-9)]
     return pd.DataFrame(off, columns=["claim", "text", "tables", "kind"]).set_index("claim")
 

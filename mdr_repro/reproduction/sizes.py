@@ -229,6 +229,9 @@ def size_verdicts(
     found, judged = [], {v.claim.id: v for v in trained.verdicts} if trained else {}
     for claim in (c for c in CLAIMS if c.table == "table_07"):
         if claim.better[0].column not in UNITS: found.append(judged.get(claim.id, Verdict(claim, None, None, "not run"))); continue
+        if any(place.row not in sizes.index for place in (*claim.better, *claim.worse)):
+            found.append(Verdict(claim, None, None, "not run"))
+            continue
         claim, counted = SizeClaim(**{f.name: getattr(claim, f.name) for f in fields(claim)}), {"Params": "parameters", "FLOPs": "FLOPs"}[claim.better[0].column]
         better, worse = (sum(sizes.loc[place.row, counted] for place in side) for side in (claim.better, claim.worse))
         effect = claim.sign * (better - worse) / claim.unit
