@@ -271,8 +271,8 @@ def test_shared_runs_cost_once(tmp_path):
     assert [c[0] for c in last][1:3] == ["3", "2 min 30 s"] and "3 trainings, 2 min 30 s over distinct runs" in text(next(page.all("header")))
 
 
-def test_the_committed_results_make_a_page(root, tmp_path):
-    source = json.loads((root / "results/replica/systems_short/table.json").read_text())
+def test_results_of_an_older_version_make_a_page(root, tmp_path):
+    source = json.loads((root / "tests/older/systems_short/table.json").read_text())
     put(tmp_path, "systems_short", source, "replica")
     shown = text(Page(write_report(tmp_path, "replica")).section("systems_short"))
     for c in source["cells"]: assert f"{c['measured']['mean']:.2f}" in shown
@@ -320,15 +320,14 @@ def test_other_pages_keep_verdicts_and_intervals(tmp_path):
 def test_the_page_says_how_long_runs_were_trained(tmp_path):
     runs = {"aaaaaaaaaaaa": {"epochs": 5, "batches": {"train": 17}, "clips": {"train": 68}}, "bbbbbbbbbbbb": {"epochs": 5, "steps": 80, "clips_seen": 320, "clips": {"train": 64}}}
     for id, record in runs.items():
-        (tmp_path / "runs" / id).mkdir(parents=True)
-        (tmp_path / "runs" / id / "result.json").write_text(json.dumps({"id": id, "seconds": 1.0, **record}))
-        for name in ("spec.json", "metrics.jsonl"): (tmp_path / "runs" / id / name).touch()
+        (tmp_path / "smoke" / "records" / id).mkdir(parents=True)
+        (tmp_path / "smoke" / "records" / id / "result.json").write_text(json.dumps({"id": id, "seconds": 1.0, **record}))
     put(tmp_path, "table_02", table("table_02", [cell("C8", "Accuracy(%)", "93.88", [90.0], ["aaaaaaaaaaaa"]), cell("C4", "Accuracy(%)", "93.88", [90.0], ["bbbbbbbbbbbb"])], runs=tuple(runs)))
     path = write_report(tmp_path, "smoke")
     assert "5 passes, 80–85 steps" in text(Page(path).section("table_02")) and "5 passes, 80–85 steps" in path.with_name("index.md").read_text()
 
 
-def test_the_committed_tables_still_load(root, tmp_path):
-    for folder in sorted((root / "results/replica").glob("*/table.json")): put(tmp_path, folder.parent.name, json.loads(folder.read_text()), "replica")
+def test_tables_of_an_older_version_still_load(root, tmp_path):
+    for folder in sorted((root / "tests/older").glob("*/table.json")): put(tmp_path, folder.parent.name, json.loads(folder.read_text()), "replica")
     page = Page(write_report(tmp_path, "replica"))
     assert len(list(page.all("section"))) > 20
