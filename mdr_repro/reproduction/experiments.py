@@ -370,7 +370,8 @@ def _cells_frame(table: MeasuredTable) -> pd.DataFrame:
         i = c.interval
         rows.append({"row": c.row, "column": c.column, "paper": c.printed, "measured": None if i is None else i.mean, "low": i and i.low, "high": i and i.high,
                      "n": 0 if i is None else i.n, "difference": c.difference, "note": c.note})
-    frame = pd.DataFrame(rows).set_index(["row", "column"])
+    columns = ("row", "column", "paper", "measured", "low", "high", "n", "difference", "note") # also of a table without cells
+    frame = pd.DataFrame(rows, columns=columns).set_index(["row", "column"])
     return frame.astype({k: float for k in ("measured", "low", "high", "difference")}).round(4)
 
 def _claims_frame(table: MeasuredTable) -> pd.DataFrame:

@@ -162,7 +162,8 @@ class Report:
     def title(self) -> str: return f"MDR-GCN and Robust Decouple Loss: results of profile {self.profile.name}"
 
 # %% ../../nbs/reproduction/05_report.ipynb #9b9843e4
-ROW = {"kind": "better", "margin": 0.0, "clips": None, "contradicted": False, "p_holm": None} # of a claim that is none of the paper's
+ROW = {"kind": "better", "margin": 0.0, "clips": None, "contradicted": False, "looks": 1, "test_clips": None, "untrained": [],
+       "same_as": None, "told": None, "told_clips": None, "p_holm": None} # of a claim that is none of the paper's
 
 def read_report(folder: Path, profile: str, notebooks) -> Report: # folder: results_root/profile
     "Read what the experiments left."
