@@ -303,7 +303,9 @@ def test_a_folder_that_may_only_be_read(pair):
 
 def test_the_committed_results_against_a_copy_with_one_changed_record(root, tmp_path):
     "Equal to themselves; a changed result is named, and so is a changed spec."
-    ours, copy = root / "results" / "replica", tmp_path / "replica"
+    committed = sorted({p.parents[2] for p in (root / "results").glob("*/records/*/spec.json")})
+    if not committed: pytest.skip("no results with records are committed")
+    ours, copy = committed[0], tmp_path / committed[0].name
     shutil.copytree(ours, copy)
     assert difference(ours, ours).equal and difference(ours, copy).equal
     run = sorted(p.name for p in (copy / "records").iterdir())[0]

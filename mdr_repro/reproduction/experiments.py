@@ -267,6 +267,7 @@ def table_title(id: str, profile: Profile, slots: list[str]) -> str: # one slot 
     kind, _, number = id.partition("_")
     name = TITLES.get(id) or (f"Table {NUMERALS[int(number) - 1]}" if kind == "table" else f"Figure {int(number)}")
     clips, meant = (", ".join(dict.fromkeys(texts)) for texts in ([profile.slot(s).clips for s in slots], [SLOTS[s] for s in slots]))
+    if not slots: return f"{name}, profile {profile.name}"
     return f"{name}, profile {profile.name}: {meant if profile.name == 'paper' else clips if id in TITLES else f'{clips}, not {meant}'}"
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #05f0f6c9

@@ -95,6 +95,7 @@ def status_of(r: Result) -> Status:
     if not r.here: return Status("missing", r.problem)
     if r.findings: return Status("done", f"{len(r.findings)} findings")
     cells = r.cells
+    if not cells and not r.pictures: return Status("done", "nothing to measure in this profile")
     if not cells: return Status("done", f"{len(r.pictures)} picture{'s' * (len(r.pictures) != 1)}")
     done = [c for c in cells if c["measured"]]
     most = {c["column"]: max(d["measured"]["n"] for d in done if d["column"] == c["column"]) for c in done}
