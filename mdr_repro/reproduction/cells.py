@@ -372,7 +372,7 @@ def _precision(profile: Profile) -> list[Cell]:
     columns = {"Accuracy(%)": "accuracy", "Mean class(%)": "mean_class", "Seconds an epoch": "epoch_seconds"}
     return [Cell(row, column, "ntu60_xsub", {"precision": row}, quantity=q, comparison=True) for row in ("fp32", "bf16") for column, q in columns.items()]
 
-# %% ../../nbs/reproduction/12_cells.ipynb #7c1f0a08
+# %% ../../nbs/reproduction/12_cells.ipynb #7c1f0b08
 def _budget(profile: Profile) -> list[Cell]:
     "MDR-GCN with softmax and with RDL on held-out training clips, at budgets that double."
     cells, seen = [], set()
