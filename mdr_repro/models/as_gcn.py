@@ -229,23 +229,25 @@ class ASGCN(GCN):
         prediction_weight: float = 0.01, # w_p
         inference_weight: float = 0.001, # w_A
         end_to_end: bool = False, # the objective shapes the links, too
+        init_std: float = 0.02, # of the convolutions' initial weights
     ):
         A, widths = structural_links(skeleton, order), [scaled(c, width) for c in (64,) * 3 + (128,) * 3 + (256,) * 3]
         super().__init__(skeleton, in_channels, num_persons, widths[-1], norm_persons=False)
         self.horizon, self.link_frames, self.end_to_end, self.weights = horizon, link_frames, end_to_end, (prediction_weight, inference_weight)
-        _build(self, widths, scaled(128, width), link_types, {"A": A, "types": link_types, "link_weight": link_weight, "dropout": dropout})
+        _build(self, widths, scaled(128, width), link_types, {"A": A, "types": link_types, "link_weight": link_weight, "dropout": dropout}, init_std)
     def forward(self, x: Tensor) -> Tensor: return self.features(_look(self, x)[0])
     def forward_with_terms(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]: return _with_terms(self, x) # features, weighted losses
 
 # %% ../../nbs/models/04_as_gcn.ipynb #8b3936f4
-def _build(net: ASGCN, widths: list[int], hidden: int, types: int, options: dict) -> None:
+def _build(net: ASGCN, widths: list[int], hidden: int, types: int, options: dict, init_std: float) -> None:
     for name, value, least, published in (("link_types", types, 0, 2), ("horizon", net.horizon, 0, 10), ("link_frames", net.link_frames, 2, 50)):
         if not isinstance(value, int) or value < least: raise ValueError(f"{name}={value!r} must be a whole number, {least} at least; {published} is the published network")
+    if not 0 < init_std < float("inf"): raise ValueError(f"init_std={init_std!r} must be a spread above 0; 0.02 is the published network")
     C, V = net.in_channels, net.skeleton.num_joints
     net.layers = nn.ModuleList(ASLayer(c_in, c_out, 2 if i in (3, 6) else 1, residual=i > 0, **options) for i, (c_in, c_out) in enumerate(zip((C, *widths), widths)))
     net.future = FuturePose(widths[-1], C, hidden, net.horizon, **options) if net.horizon else None
     for m in net.modules():
-        if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, 0, 0.02); nn.init.zeros_(m.bias)
+        if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, 0, init_std); nn.init.zeros_(m.bias)
     net.encoder = LinkEncoder(C * net.link_frames, V, hidden, types, options["dropout"]) if types else None
     net.decoder = MotionDecoder(C, hidden, types, options["dropout"]) if types else None
 

@@ -75,7 +75,7 @@ RELEASED: dict[str, Setting] = { # of every set
     **_written("model/MDRGCN.py", "CVSTA, C_in/8, tanh, two temporal blocks", mdr_gcn__attention="cvsta",
                mdr_gcn__reduction=8, mdr_gcn__activation="tanh", mdr_gcn__temporal_kernels=2),
     **_written("ensemble.py", "joint, bone, joint motion, bone motion", modalities=modalities),
-    **_written("ensemble.py", "alpha = [0.7, 0.7, 0.3, 0.3]", fusion=dict(zip(modalities, (0.7, 0.7, 0.3, 0.3)))),
+    **_written("ensemble.py", "four weights, in this order", fusion=dict(zip(modalities, (0.7, 0.7, 0.3, 0.3)))),
     **_written("feeders/tools.py", "no such step", scale=0.0, mirror=0.0, stretch=False),
 }
 
