@@ -226,7 +226,7 @@ def test_a_small_reproduction_from_notebooks_to_report(root, tmp_path):
         assert json.loads((folder / id / f"{id}.ipynb").read_text())["metadata"]["papermill"]["end_time"]
         assert list((folder / id).glob("*.svg"))
     page = (folder / "index.html").read_text()
-    for c in table["cells"]: assert f"{c['measured']['mean']:.2f} (n=1)" in page and c["printed"] in page
+    for c in table["cells"]: assert f"{c['measured']['mean']:.2f} (1 seed)" in page and c["printed"] in page
     assert page.count("data:image/") >= 2
 
     made = {p: p.stat().st_mtime_ns for p in (*tmp_path.glob("runs/*/result.json"), *folder.glob("*/*.ipynb"))}
