@@ -65,6 +65,19 @@ def test_a_committed_table_says_what_its_records_say(path):
             if cell["column"].endswith("(%)") and not cell["column"].startswith(("Outliers", "Purity", "Right knee")): assert value == pytest.approx(100 * known[run][kind])
 
 
+def test_the_readme_says_what_the_budget_runs_reached():
+    table = re.search(r"<!-- BUDGET.*?-->\n(.*?)\n\n", (ROOT / "README.md").read_text(), re.S).group(1)
+    lines = [line for line in table.splitlines() if re.search(r"`[0-9a-f]{12}`", line)]
+    known = {p.parent.name: p.parent for p in KEPT}
+    specs = {id: RunSpec.from_json((folder / "spec.json").read_text()) for id, folder in known.items()}
+    assert len(lines) == sum(s.scored == "val" for s in specs.values()) > 0
+    for line in lines:
+        run, clips, objective, epochs, reached, minutes = (c.strip(" `") for c in line.strip("|").split("|"))
+        result, spec = json.loads((known[run] / "result.json").read_text()), specs[run]
+        assert (clips, objective, int(epochs)) == (spec.data.split(".")[0], spec.objective, spec.schedule.epochs)
+        assert reached == f"{100 * result['top1']:.2f} % of {result['clips']['val']}" and minutes == f"{result['seconds'] / 60:.0f} min"
+
+
 def test_budgets_are_those_that_the_rule_chose():  # as far as the committed runs settle it
     path = RESULTS / "replica" / "budget" / "table.json"
     if not path.is_file():
