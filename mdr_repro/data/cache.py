@@ -12,7 +12,6 @@ import os
 import warnings
 from pathlib import Path
 
-import pooch
 from filelock import FileLock
 
 import mdr_repro
@@ -21,6 +20,9 @@ from .clips import ClipSet, DataError, find_reader
 # %% ../../nbs/data/20_cache.ipynb #ffc95d88
 def cache_folder() -> Path:
     "Where converted clips are kept."
+    with warnings.catch_warnings(): # in a notebook without widgets it warns, with a path of this machine
+        warnings.simplefilter("ignore")
+        import pooch
     return Path(os.environ.get("MDR_REPRO_CACHE") or pooch.os_cache("mdr_repro"))
 
 def text_checksum(*parts) -> str: return hashlib.sha256(json.dumps(parts).encode()).hexdigest() # of what JSON can write

@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import pooch
 import requests
 from tqdm import tqdm
 
@@ -110,6 +109,7 @@ def download(
 ) -> str: # sha256 hex
     "A file from its address; DataError if it does not come, or is another than the first time."
     known, again = _recorded(file), "the same command goes on with what has come"
+    import pooch # here, as in *The cache*
     pooch.get_logger().setLevel("ERROR") # it would praise each step
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
