@@ -294,7 +294,7 @@ def run_report(args: argparse.Namespace) -> int:
 
 def run_records(args: argparse.Namespace) -> int:
     "Write the records of a profile's finished runs to results/<profile>/records."
-    ids = [id for id in chosen(args.only, experiments()) if id in EXPERIMENTS]
+    ids = [id for id in chosen(args.only, of_profile(args.profile, experiments())) if id in EXPERIMENTS]
     store = open_store(args.results_root, args.data_root, args.device)
     kept = keep_records(store, args.profile, ids, args.seeds or 0)
     size = sum(f.stat().st_size for folder in kept for f in folder.iterdir())

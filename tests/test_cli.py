@@ -200,6 +200,14 @@ def test_plan_counts_shared_runs_once_and_says_what_it_does_not_know(root, monke
     assert main([*plan, "--tflops", "0"]) == 2 and "give a speed above 0" in said(capsys)[1]
 
 
+def test_records_of_a_profile_with_few_experiments(root, capsys, tmp_path):
+    data = root.parent / "shared" / "data"
+    if not (data / "utd_mhad.npz").is_file():
+        pytest.skip("the shared data is not here")
+    assert main(["records", "--profile", "validation", "--results-root", str(tmp_path), "--data-root", str(data)]) == 0
+    assert "0 records" in capsys.readouterr().out
+
+
 def test_work_trains_what_the_plan_lacks_and_names_what_diverged(folder, capsys):
     specs = train_specs(make_parser().parse_args([*TINY, "--seeds", "2"]))
     wild = replace(specs[0], schedule=replace(specs[0].schedule, lr=1e30))

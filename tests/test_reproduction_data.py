@@ -248,6 +248,14 @@ def test_a_table_is_made_from_records_alone(trained, tmp_path, monkeypatch):
     assert there.status(specs[0]) == "missing" and [there.status(s) for s in specs[1:]] == ["done"] * 3
 
 
+def test_runs_at_half_of_the_epochs_travel_with_the_verdicts_that_rest_on_them(tmp_path):
+    store, specs = open_store(tmp_path), experiment_specs("figure_05", tiny(epochs=2))
+    train_missing(store, specs, say=None)
+    assert {s.schedule.epochs for s in specs} == {1, 2}
+    kept = keep_records(store, tiny(epochs=2), ["figure_05"])
+    assert {p.name for p in kept} == {s.id for s in specs}
+
+
 def test_records_are_written_once_and_again_where_something_is_new(trained, tmp_path):
     store, _ = trained
     shutil.copytree(store.root, tmp_path / "home")

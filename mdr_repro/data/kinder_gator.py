@@ -13,7 +13,7 @@ import numpy as np
 
 from .clips import ClipSet, DataError, Reader, readers
 from .gathering import Gathering, progress
-from .pose_json import first_below
+from .pose_json import holds_named
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/data/18_kinder_gator.ipynb #1abd2e0c
@@ -102,7 +102,7 @@ def _add(g: Gathering, file: Path, folder: Path) -> None:
     g.add(name, frames, label, "test" if subject in TEST_SUBJECTS else "train", subject=subject, is_child=int(subject in CHILDREN), order=order, **label_sets(label))
 
 # %% ../../nbs/data/18_kinder_gator.ipynb #de5fcb09
-def _fits(folder: Path) -> bool: return folder.is_dir() and first_below(folder, lambda file: bool(_named.fullmatch(file.name))) is not None
+def _fits(folder: Path) -> bool: return holds_named(folder, _named)
 
 def read_kinder_gator(
     folder: Path, # the files lie anywhere below it; in the release in Adults and Children

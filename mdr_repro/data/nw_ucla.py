@@ -13,7 +13,7 @@ import numpy as np
 
 from .clips import ClipSet, DataError, Reader, readers
 from .gathering import Gathering, progress, read_json
-from .pose_json import first_below, numbers
+from .pose_json import holds_named, numbers
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/data/17_nw_ucla.ipynb #20fcd224
@@ -49,7 +49,7 @@ def _add(g: Gathering, file: Path, folder: Path) -> None:
     g.add(name, _frames(value["skeletons"], where)[:, None], label, "train" if view in TRAIN_VIEWS else "test", subject=subject, repetition=repetition, view=view)
 
 # %% ../../nbs/data/17_nw_ucla.ipynb #3f216708
-def _fits(folder: Path) -> bool: return folder.is_dir() and first_below(folder, lambda file: bool(_named.fullmatch(file.name))) is not None
+def _fits(folder: Path) -> bool: return holds_named(folder, _named)
 
 def read_nw_ucla(
     folder: Path, # the files lie in it, or anywhere below it

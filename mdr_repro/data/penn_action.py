@@ -13,7 +13,7 @@ import numpy as np
 
 from .clips import ClipSet, DataError, Reader, readers
 from .gathering import Gathering, progress, read_mat
-from .pose_json import first_below
+from .pose_json import holds_named
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/data/23_penn_action.ipynb #9ac778f9
@@ -59,7 +59,7 @@ def _add(g: Gathering, file: Path, folder: Path) -> None:
     if train not in (1, -1): raise DataError(f"{where}: train is {train}, not 1 or -1; download the file again")
     g.add(file.stem, _frames(found, where)[:, None], label, "train" if train == 1 else "test", view=view)
 
-def _fits(folder: Path) -> bool: return folder.is_dir() and first_below(folder, lambda file: bool(_named.fullmatch(file.name))) is not None
+def _fits(folder: Path) -> bool: return holds_named(folder, _named)
 
 def read_penn_action(
     folder: Path, # the files lie in it, or anywhere below it

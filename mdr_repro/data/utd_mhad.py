@@ -13,7 +13,7 @@ import numpy as np
 
 from .clips import ClipSet, DataError, Reader, readers
 from .gathering import Gathering, progress, read_mat
-from .pose_json import first_below
+from .pose_json import holds_named
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/data/24_utd_mhad.ipynb #8b61df48
@@ -39,7 +39,7 @@ def _add(g: Gathering, file: Path, folder: Path) -> None:
     g.add(f"a{action:02}_s{subject}_t{repetition}", frames[:, None], action - 1, "train" if subject % 2 else "test", subject=subject, repetition=repetition)
 
 # %% ../../nbs/data/24_utd_mhad.ipynb #2c47f0ea
-def _fits(folder: Path) -> bool: return folder.is_dir() and first_below(folder, lambda file: bool(_named.fullmatch(file.name))) is not None
+def _fits(folder: Path) -> bool: return holds_named(folder, _named)
 
 def read_utd_mhad(
     folder: Path, # the files lie in it, or anywhere below it

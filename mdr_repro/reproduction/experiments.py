@@ -160,12 +160,14 @@ def keep_records(
 ) -> list[Path]: # their folders
     "Write the records of a profile's finished runs, without weights, to root/PROFILE/records."
     profile, kept = as_profile(profile), {}
-    for cell in (c for id in ids for c in experiment_cells(id, profile)):
+    for id, cell in ((id, c) for id in ids for c in experiment_cells(id, profile)):
         for seed in cell.seeds(profile, seeds):
-            records = [r for s in cell_specs(cell, profile, seed, store.data_root) if (r := store.get(s))]
+            specs = cell_specs(cell, profile, seed, store.data_root)
+            records = [r for s in specs if (r := store.get(s))]
             missing = records and cell.quantity in FROM_WEIGHTS and cell.quantity not in records[0].quantities
             if missing and records[0].weights: quantity(store, cell.quantity, records)
-            kept |= {r.spec.id: r.spec for r in records}
+            halves = [h for h in map(half_spec, specs) if h and store.get(h)] if seed == 0 and is_checked(id, cell, profile) else [] # the verdict rests on them
+            kept |= {s.id: s for s in (*(r.spec for r in records), *halves)}
     return [write_record(store.get(spec), store.root / profile.name / "records") for spec in kept.values()]
 
 # %% ../../nbs/reproduction/03_experiments.ipynb #5f740eb3

@@ -82,7 +82,8 @@ def _in_order(names: list[str], scores: np.ndarray, like: Scores) -> Scores:
     for i, name in enumerate(names):
         if name in where: raise DataError(f"clip {name!r} is there twice; give each clip once")
         where[name] = i
-    missing, extra = [n for n in like.names if n not in where], [n for n in names if n not in set(like.names)]
+    asked = set(like.names)
+    missing, extra = [n for n in like.names if n not in where], [n for n in names if n not in asked]
     told = [f"{len(odd)} {words}, first {odd[0]!r}" for odd, words in ((missing, f"of the run's {len(like.names)} test clips are missing"), (extra, "clips are none of the run's")) if odd]
     if told: raise DataError(f"{' and '.join(told)}; give the answers to the same test clips")
     return Scores(scores[[where[n] for n in like.names]], like.labels, like.names, like.class_names)
