@@ -380,7 +380,7 @@ def test_a_newer_versions_spec_and_checkpoint_are_refused(store, data, tmp_path,
     said = capsys.readouterr().err
     assert "update the package" in said and said.count("\n") == 1
     path = partial_run(store, spec)
-    torch.save({**torch.load(path, weights_only=True), "format": 2}, path)
+    torch.save({**torch.load(path, weights_only=True), "format": 3}, path)
     before = path.read_bytes()
-    with pytest.raises(TrainingError, match="of format 2, not 1: another version of the package wrote it; update the package"): store.ensure([spec], progress=False)
+    with pytest.raises(TrainingError, match="of format 3, not 2: another version of the package wrote it; update the package"): store.ensure([spec], progress=False)
     assert path.read_bytes() == before and store.status(spec) == "partial"

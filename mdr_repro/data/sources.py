@@ -71,7 +71,7 @@ def _load(path: Path, labels: str | None, stamp: tuple) -> ClipSet:
     try: return ClipSet.load(file, labels)
     except DataError as e: raise DataError(str(e).replace(str(file), str(path), 1)) from None
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16) # the sets of a profile of small ones; more would be made over and over
 def _make(options: tuple) -> ClipSet: return synthetic_clips(**dict(options))
 
 # %% ../../nbs/data/09_sources.ipynb #e5a10002
