@@ -196,7 +196,7 @@ def test_a_damaged_checkpoint_is_laid_aside_and_the_run_begins_anew(store, other
     spec = make_spec(data)
     path = partial_run(store, spec)
     whole = path.read_bytes()
-    number = torch.load(path, weights_only=True)["recognizer"]["backbone.first.weight"].numpy().tobytes()
+    number = trainer.unpack(torch.load(path, weights_only=True))["recognizer"]["backbone.first.weight"].numpy().tobytes()
     at = whole.index(number)
     assert at > 0
     path.write_bytes({"a number": whole[:at + 2] + bytes([whole[at + 2] ^ 1]) + whole[at + 3:], "cut short": whole[:1000], "empty": b"", "no archive": b"x" * 1000}[damage])
