@@ -265,7 +265,7 @@ def pack(
     def lay(node):
         if isinstance(node, Tensor):
             kind, start = str(node.dtype), ends.get(str(node.dtype), 0)
-            parts.setdefault(kind, []).append(node.detach().reshape(-1))
+            parts.setdefault(kind, []).append(node.detach().cpu().reshape(-1)) # the best weights wait in main memory, the others on a GPU
             ends[kind] = start + node.numel()
             return {TENSOR: kind, "start": start, "shape": tuple(node.shape)}
         if isinstance(node, dict): return {key: lay(value) for key, value in node.items()}
@@ -273,7 +273,7 @@ def pack(
         return node
 
     tree = lay(state)
-    return {"tree": tree, "flat": {kind: torch.cat(tensors).cpu() for kind, tensors in parts.items()}}
+    return {"tree": tree, "flat": {kind: torch.cat(tensors) for kind, tensors in parts.items()}}
 
 def unpack(packed: dict) -> dict:
     "The state that was packed."
