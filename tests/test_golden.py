@@ -76,7 +76,7 @@ def test_run_ids_stay(profile):
 
 def test_names_of_weights_stay():
     now = measured()["weights"]
-    assert now == GOLDEN["weights"]
+    assert GOLDEN["weights"].items() <= now.items()  # other tests register networks of their own
 
 
 def test_tables_of_published_weights_stay():
