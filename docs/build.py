@@ -1,5 +1,7 @@
 "Build the site: notebooks -> _docs/source -> _docs/html. Run by `make docs`."
 import hashlib
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +15,12 @@ from nbformat.v4 import new_markdown_cell
 ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "3.2.2"
 MATHJAX_SHA256 = "a4354ff94fd868aea0cc6eaaa79a57fda0588646fc46ee3700a349ee0a11cbe6"
-ROOMS = {"method": "Method", "data": "Data", "training": "Training", "models": "Networks", "fast": "The same, faster", "losses": "Losses", "reproduction": "Reproduction", "experiments": "Experiments"}
+ROOMS = {
+    "core": "Core", "method": "Method", "losses": "Losses", "models": "Networks", "fast": "The same, faster",
+    "clips": "Clips", "readers": "Readers", "training": "Training", "measuring": "Measuring",
+    "paper": "The paper as data", "study": "The study", "report": "Report", "use": "Use", "experiments": "Experiments",
+}
+MOVED = ROOT / "docs" / "moved.json" # old place of a notebook -> its place now
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.M)
 
 
@@ -28,9 +35,9 @@ def page(notebook):
 
 def contents(names):
     "The site's table of contents as one cell: a list for each room."
-    rooms = {room: sorted(n for n in names if n.startswith(f"{room}/")) for room in ROOMS}
-    lists = [(ROOMS[room], pages) for room, pages in rooms.items() if pages] + [("Beside the road", sorted(n for n in names if "/" not in n and n != "index"))]
-    return new_markdown_cell("\n\n".join("```{toctree}\n:caption: " + title + "\n:hidden:\n\n" + "\n".join(pages) + "\n```" for title, pages in lists))
+    rooms = {title: sorted(n for n in names if n.startswith(f"{room}/")) for room, title in ROOMS.items()}
+    lists = ["```{toctree}\n:caption: " + title + "\n:hidden:\n\n" + "\n".join(pages) + "\n```" for title, pages in rooms.items()]
+    return new_markdown_cell("\n\n".join(lists))
 
 
 def source_of(path):
@@ -48,6 +55,16 @@ def write_pages(target):
         if relative.name == "index.ipynb": notebook.cells.append(contents(names))
         (target / relative).parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, target / relative)
+
+
+def write_redirects(site):
+    "A page at the old place of each notebook that was moved leads on to where it is now."
+    for old, new in json.loads(MOVED.read_text(encoding="utf-8")).items():
+        page = site / f"{old}.html"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        target = Path(os.path.relpath(site / f"{new}.html", page.parent)).as_posix()
+        head = f'<meta charset="utf-8"><meta http-equiv="refresh" content="0; url={target}"><title>Moved</title>'
+        page.write_text(f'<!doctype html>{head}<p>This page is now <a href="{target}">{new}</a>.</p>\n', encoding="utf-8")
 
 
 def fetch_mathjax(target, cache):
@@ -73,7 +90,9 @@ def main():
     (pages / "_static").mkdir()
     shutil.copy(site / "cache" / "mathjax.js", pages / "_static")
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", str(pages), str(site / "html")]
-    raise SystemExit(subprocess.run(command).returncode)
+    status = subprocess.run(command).returncode
+    if not status: write_redirects(site / "html")
+    raise SystemExit(status)
 
 
 if __name__ == "__main__": main()

@@ -42,7 +42,7 @@ def project(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
 
-    def add(id, *later, parameters=PARAMETERS, tags=("parameters",), imports="import json, os, time\nfrom pathlib import Path\nfrom mdr_repro.reproduction.runner import check_parameters"):
+    def add(id, *later, parameters=PARAMETERS, tags=("parameters",), imports="import json, os, time\nfrom pathlib import Path\nfrom mdr_repro.study.runner import check_parameters"):
         cells = [new_code_cell(imports), new_code_cell(parameters, metadata={"tags": list(tags)}), new_code_cell("check_parameters(globals())"), *map(new_code_cell, later)]
         spec = {"name": "python3", "language": "python", "display_name": "python3"}
         nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": spec}), folder / f"{id}.ipynb")

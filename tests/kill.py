@@ -210,7 +210,7 @@ def main():
     def say(line): print(line, flush=True); print(line, file=log, flush=True)
     def hunt(name):
         results = args.results.resolve() / name
-        return Hunt([sys.executable, "-c", "from mdr_repro.cli import main; raise SystemExit(main())", "reproduce", "--profile", "smoke", "--only", *args.only, "--seeds", str(args.seeds), "--jobs", str(args.jobs), "--results-root", str(results)],
+        return Hunt([sys.executable, "-c", "from mdr_repro.use.command_line import main; raise SystemExit(main())", "reproduce", "--profile", "smoke", "--only", *args.only, "--seeds", str(args.seeds), "--jobs", str(args.jobs), "--results-root", str(results)],
                     results, seed=args.random, say=say)
     for name in ("whole", "killed"): shutil.rmtree(args.results / name, ignore_errors=True)
     seconds = undisturbed(hunt("whole"))

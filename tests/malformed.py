@@ -958,7 +958,7 @@ wrong_weights("safetensors with a header that is no JSON", safetensors_file(b"{"
 # ---- the folder of a finished run
 
 def run_spec(**changes):
-    from mdr_repro.training.spec import RunSpec, Schedule
+    from mdr_repro.training.run_spec import RunSpec, Schedule
     return RunSpec(**{"data": "synthetic:num_clips=8,num_classes=2", "data_checksum": "0" * 64, "schedule": Schedule(epochs=1, batch_size=2), "backbone": "st_gcn",
                       "backbone_options": {"width": 0.0625}, "objective": "softmax"} | changes)
 
@@ -1034,7 +1034,7 @@ def setting(path, value):
 
 def right(spec):
     "The checksum of the synthetic clips, where it is asked for."
-    from mdr_repro.data.sources import source_checksum
+    from mdr_repro.clips.sources import source_checksum
     if spec["data_checksum"] == "right": spec["data_checksum"] = source_checksum(spec["data"])
 
 
@@ -1181,12 +1181,12 @@ fine("UTD-MHAD", "a depth film among them", lambda f: saved((d := UTD(f)) / "a1_
 # ---- the process that opens them
 
 def open_clips(path):
-    from mdr_repro.data.clips import ClipSet
+    from mdr_repro.clips.clip_set import ClipSet
     return ClipSet.load(path).checksum()
 
 
 def open_archive(path):
-    from mdr_repro.data.conversion import unpack
+    from mdr_repro.readers.conversion import unpack
     unpack(path, path.parent.parent / "stand" / "set", "data")
 
 
@@ -1197,19 +1197,19 @@ def open_skeleton(path):
 
 def open_weights(path):
     from mdr_repro.skeleton import get_skeleton
-    from mdr_repro.training.published import load_released
+    from mdr_repro.models.published_weights import load_released
     return load_released(path, "st_gcn", get_skeleton("coco17"))
 
 
 def open_run(path):
-    from mdr_repro.training.store import read_record
+    from mdr_repro.training.run_store import read_record
     return read_record(run_spec(), path).model()
 
 
 def open_work(path):
     "As the command line does it; its line of error is raised."
     from contextlib import redirect_stderr, redirect_stdout
-    from mdr_repro.cli import main
+    from mdr_repro.use.command_line import main
     Path("settings.ini").touch()
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err: status = main(["work", "--runs", str(path), "--results-root", "results"])
     failed = [line for line in out.getvalue().splitlines() if line.startswith("FAILED")]
@@ -1253,7 +1253,7 @@ def outcome(opens: str, write, folder: Path) -> dict:
 
 def warm(folder: Path) -> None:
     "Import, and open one good input of each form, so that a child's memory is that of its input."
-    import mdr_repro.cli, mdr_repro.data.conversion  # noqa: E401
+    import mdr_repro.use.command_line, mdr_repro.readers.conversion  # noqa: E401
     (folder / "run").mkdir()
     open_run(run_folder()(folder / "run"))
     for k, (_, good) in enumerate(HARMLESS.values()):

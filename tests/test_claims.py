@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mdr_repro.reproduction import claims
-from mdr_repro.reproduction.claims import (SECTIONS, VERDICTS, Verdict, claims_markdown, holm, in_short, judge, load_claims, measured_margin, same_test, sentence_verdict,
+from mdr_repro.study import verdicts as claims
+from mdr_repro.study.verdicts import (SECTIONS, VERDICTS, Verdict, claims_markdown, holm, in_short, judge, load_claims, measured_margin, same_test, sentence_verdict,
                                             statement_rows, verdict_row, where, without_verdict, write_claims)
-from mdr_repro.reproduction.paper import CLAIMS, FIGURES, LOWER_IS_BETTER, MARGIN, TABLES, Claim, Place, paper_text, plain
-from mdr_repro.reproduction.profiles import get_profile
-from mdr_repro.reproduction.sentences import HEADING, NOT_TESTABLE, STATEMENTS, sentences, unplaced
-from mdr_repro.training.statistics import POCOCK, paired_test, two_looks_p
+from mdr_repro.paper.tables import CLAIMS, FIGURES, LOWER_IS_BETTER, MARGIN, TABLES, Claim, Place, paper_text, plain
+from mdr_repro.study.profiles import get_profile
+from mdr_repro.paper.sentences import HEADING, NOT_TESTABLE, STATEMENTS, sentences, unplaced
+from mdr_repro.measuring.statistics import POCOCK, paired_test, two_looks_p
 
 text = paper_text()
 needs_paper = pytest.mark.skipif(text is None, reason="the paper's text (shared/paper) is not here")
@@ -44,7 +44,7 @@ def test_a_claim_points_at_cells(claim):
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
 def test_an_experiment_measures_the_cells_of_a_claim(claim):
     "Where an experiment declares its cells, those of the claim are among them."
-    from mdr_repro.reproduction.experiments import EXPERIMENTS, experiment_cells
+    from mdr_repro.study.measure import EXPERIMENTS, experiment_cells
     if claim.table not in EXPERIMENTS or claim.better[0].column in ("Params", "FLOPs"): pytest.skip("no cells are declared for it: not trained yet, or counted (see `sizes`)")
     assert {(p.row, p.column) for p in (*claim.better, *claim.worse)} <= {(c.row, c.column) for c in experiment_cells(claim.table)}
 

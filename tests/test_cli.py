@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from mdr_repro.cli import main, make_parser, train_specs
-from mdr_repro.data.batches import batches
-from mdr_repro.data.sampling import Sampling
-from mdr_repro.data.sources import open_clips
+from mdr_repro.use.command_line import main, make_parser, train_specs
+from mdr_repro.clips.batches import batches
+from mdr_repro.clips.sampling import Sampling
+from mdr_repro.clips.sources import open_clips
 from mdr_repro.models.st_gcn import STGCN
 from mdr_repro.skeleton import get_skeleton
 
@@ -78,7 +78,7 @@ def test_a_mistake_gets_one_sentence_and_status_2(capsys, root, monkeypatch, tmp
 
 def test_a_mistake_of_ours_keeps_its_traceback(folder, monkeypatch):
     def broken(*args, **kwargs): return np.zeros(3).reshape(2)  # a ValueError from inside numpy
-    monkeypatch.setattr("mdr_repro.cli.open_clips", broken)
+    monkeypatch.setattr("mdr_repro.use.command_line.open_clips", broken)
     with pytest.raises(ValueError, match="reshape"): main(["data", "show", "synthetic:num_clips=3"])
 
 
@@ -139,7 +139,7 @@ def test_time_that_runs_out_is_status_1(folder, capsys):
 
 
 def test_data_files_are_listed_shown_and_verified(folder, capsys):
-    from mdr_repro.data.sources import open_clips
+    from mdr_repro.clips.sources import open_clips
     clips = open_clips("synthetic:num_clips=20,num_classes=2,seed=1")
     clips.save(folder / "mine.npz")
     assert main(["data", "list"]) == 0 and "mine.npz" in said(capsys)[0]
@@ -155,7 +155,7 @@ def test_data_files_are_listed_shown_and_verified(folder, capsys):
 
 
 def test_clips_are_converted_and_divided_by_another_protocol(folder, capsys):
-    from mdr_repro.data.sources import open_clips
+    from mdr_repro.clips.sources import open_clips
     clips = open_clips("synthetic:num_clips=20,num_classes=2,seed=1")
     replace(clips, meta=clips.meta | {"split_other": torch.tensor([-1, 1] + [0] * 18)}).save(folder / "mine.npz")
     assert main(["data", "show", "mine.npz", "--data-root", str(folder)]) == 0 and "other splits, for --split or #split=: other" in said(capsys)[0]
@@ -182,7 +182,7 @@ def test_the_papers_sets_in_their_places(root, monkeypatch, capsys, tmp_path):
     assert main(["plan", "--profile", "paper", "--data-root", str(tmp_path), "--results-root", str(tmp_path / "results"), "--seeds", "1"]) == 0
     text = said(capsys)[0]
     assert "cannot run" not in text and "FLOPs" in text and "(some unknown)" not in text
-    from mdr_repro.reproduction.profiles import PROFILES
+    from mdr_repro.study.profiles import PROFILES
     found = {name: open_clips(slot.data, tmp_path) for name, slot in PROFILES["paper"].slots.items()}
     assert {name: (len(c), c.num_classes, c.skeleton.name, c.meta["coordinates"]) for name, c in found.items()} == {
         **dict.fromkeys(("fsd10", "fsd10_all_frames", "short"), (20, 10, "body25", "xys")),

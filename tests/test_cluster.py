@@ -12,15 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mdr_repro.data.sampling import Sampling
-from mdr_repro.data.sources import source_checksum
-from mdr_repro.reproduction import cluster
-from mdr_repro.reproduction.cells import EXPERIMENTS, Cell, experiment_specs
-from mdr_repro.reproduction.cluster import begin_on_cluster, on_cluster, train_on_cluster
-from mdr_repro.reproduction.profiles import PROFILES, Profile, get_profile
-from mdr_repro.reproduction.runner import RunnerError, reproduce
-from mdr_repro.training.spec import Schedule
-from mdr_repro.training.store import RunStore
+from mdr_repro.clips.sampling import Sampling
+from mdr_repro.clips.sources import source_checksum
+from mdr_repro.study import many_machines as cluster
+from mdr_repro.study.cells import EXPERIMENTS, Cell, experiment_specs
+from mdr_repro.study.many_machines import begin_on_cluster, on_cluster, train_on_cluster
+from mdr_repro.study.profiles import PROFILES, Profile, get_profile
+from mdr_repro.study.runner import RunnerError, reproduce
+from mdr_repro.training.run_spec import Schedule
+from mdr_repro.training.run_store import RunStore
 
 SOURCE = "synthetic:num_clips=24,num_classes=3,skeleton=coco17,dims=2"
 
@@ -127,10 +127,10 @@ def test_time_that_is_up_leaves_the_rest(dask, tmp_path):
 
 STOP = """
 import sys
-from mdr_repro.cli import terminable
-from mdr_repro.reproduction.cluster import train_on_cluster
-from mdr_repro.training.spec import RunSpec
-from mdr_repro.training.store import RunStore
+from mdr_repro.use.command_line import terminable
+from mdr_repro.study.many_machines import train_on_cluster
+from mdr_repro.training.run_spec import RunSpec
+from mdr_repro.training.run_store import RunStore
 
 if __name__ == "__main__":
     specs = [RunSpec.from_json(line) for line in open("runs.txt")]
@@ -145,7 +145,7 @@ def test_workers_share_the_cores_where_nobody_has_set_the_threads(tmp_path):
     (tmp_path / "settings.ini").touch()
     (tmp_path / "runs.txt").write_text("".join(s.canonical() + "\n" for s in runs(2, 1)))
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    command = [sys.executable, "-c", "from mdr_repro.cli import main; raise SystemExit(main())", "work", "--runs", "runs.txt", "--workers", "4"]
+    command = [sys.executable, "-c", "from mdr_repro.use.command_line import main; raise SystemExit(main())", "work", "--runs", "runs.txt", "--workers", "4"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "2 of 2 runs done, 0 failed\n" in done.stdout, done.stdout + done.stderr
     found = [json.loads(p.read_text())["threads"] for p in tmp_path.glob("results/runs/*/result.json")]

@@ -18,11 +18,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mdr_repro.data.batches import batches, make_batch, make_streams, num_batches, stream_batches
-from mdr_repro.data.clips import ClipSet, DataError
-from mdr_repro.data.modalities import modalities
-from mdr_repro.data.noise import AT_ZERO, add_noise
-from mdr_repro.data.sampling import Sampling, Survey, survey
+from mdr_repro.clips.batches import batches, make_batch, make_streams, num_batches, stream_batches
+from mdr_repro.clips.clip_set import ClipSet, DataError
+from mdr_repro.clips.modalities import modalities
+from mdr_repro.clips.noise import AT_ZERO, add_noise
+from mdr_repro.clips.sampling import Sampling, Survey, survey
 from mdr_repro.models.posec3d import heatmaps
 from mdr_repro.skeleton import Skeleton, get_skeleton
 

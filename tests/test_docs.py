@@ -1,5 +1,6 @@
 "The site's pages, before Sphinx lays them out."
 import importlib.util
+import json
 import re
 
 import nbformat
@@ -29,3 +30,13 @@ def test_every_notebook_is_a_page_without_machinery(build, root, tmp_path):
 def test_exported_code_stays_on_the_page(build, root):
     page = build.page(nbformat.read(root / "nbs/method/02_cvsta.ipynb", as_version=4))
     assert any("class CVSTA" in c.source for c in page.cells)
+
+
+def test_old_places_lead_on(build, root, tmp_path):
+    build.write_redirects(tmp_path)
+    moved = json.loads((root / "docs/moved.json").read_text())
+    assert len(moved) > 60
+    for old, new in moved.items():
+        assert (root / f"nbs/{new}.ipynb").is_file() and not (root / f"nbs/{old}.ipynb").exists(), old
+        [target] = re.findall(r'url=([^"]+)"', (tmp_path / f"{old}.html").read_text())
+        assert (tmp_path / old).parent.joinpath(target).resolve() == (tmp_path / f"{new}.html").resolve()

@@ -124,7 +124,7 @@ def test_float32_is_as_accurate_as_in_the_literal_form(form):
 @pytest.fixture
 def bodies(monkeypatch):
     "Every layer that can be goes body by body, however small."
-    from mdr_repro.fast import temporal_block
+    from mdr_repro.fast import temporal as temporal_block
     from mdr_repro.models import ctr_gcn
     turns = []
     def pays(x, channels, subsets): turns.append(channels); return True
@@ -191,7 +191,7 @@ def test_a_fused_network_stands_by_itself():
 
 
 def test_what_cannot_go_body_by_body_does_not(bodies):
-    from mdr_repro.fast.temporal_block import suits
+    from mdr_repro.fast.temporal import suits
     layer, x = mdr_gcn().layers[1].train(), torch.randn(2, 8, 6, 5)
     assert suits(layer, x)
     assert not suits(layer.eval(), x)
@@ -208,7 +208,7 @@ def test_what_cannot_go_body_by_body_does_not(bodies):
 
 
 def test_small_bodies_autocast_and_other_devices_go_joined():
-    from mdr_repro.fast.temporal_block import body_pays
+    from mdr_repro.fast.temporal import body_pays
     large = torch.empty(1, 64, 64, 17)
     assert body_pays(large, 64, 3) and body_pays(large.double(), 64, 3)
     assert not body_pays(torch.empty(1, 8, 8, 17), 8, 3)
@@ -238,9 +238,9 @@ def test_ctr_gcn_body_by_body_is_the_literal_one(options, bodies):
 
 
 def test_evaluation_fuses_large_networks_and_scores_the_same(monkeypatch):
-    from mdr_repro.data.sampling import Sampling
-    from mdr_repro.data.synthetic import synthetic_clips
-    from mdr_repro.fast import inference
+    from mdr_repro.clips.sampling import Sampling
+    from mdr_repro.clips.synthetic_clips import synthetic_clips
+    from mdr_repro.fast import folded as inference
     from mdr_repro.recognizer import Recognizer, Softmax
     from mdr_repro.training.evaluation import evaluate
     clips = synthetic_clips(num_clips=30, num_classes=3, skeleton="coco17", frames=(50, 80), seed=0)

@@ -19,14 +19,14 @@ from filelock import FileLock
 from test_models import tiny
 from test_training import assert_same_run, data, ended, history, make_spec, one_thread, other, partial_run, store, wait_for  # noqa: F401 (fixtures)
 
-from mdr_repro.cli import main
-from mdr_repro.data.batches import batch_sizes
+from mdr_repro.use.command_line import main
+from mdr_repro.clips.batches import batch_sizes
 from mdr_repro.models import backbones
 from mdr_repro.recognizer import Recognizer, Softmax
-from mdr_repro.reproduction.plan import work
+from mdr_repro.study.plan import work
 from mdr_repro.training import trainer
-from mdr_repro.training.spec import RunSpec, Schedule, WriteError, write_atomic
-from mdr_repro.training.store import RunStore, StoreError
+from mdr_repro.training.run_spec import RunSpec, Schedule, WriteError, write_atomic
+from mdr_repro.training.run_store import RunStore, StoreError
 from mdr_repro.training.trainer import OutOfMemory, TrainingError, blocks, recomputing
 
 OUT_OF_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mdr_repro.reproduction.runner import preflight
+from mdr_repro.study.runner import preflight
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -103,24 +103,26 @@ def test_an_experiment_can_be_run_by_papermill(notebook):
     assert not before & set(values), "a parameter is used before it is set"
 
 
-# the road of the data (README, "Where to read"): what the modules of a room may import
-ROOMS = {
-    "ground": ("skeleton", "plotting", "registry"), "networks": ("fast", "cvsta", "sa_gc", "st_joint_att", "gcb", "tcb", "mdrgcn", "models"), "objectives": ("recognizer", "rdl", "losses"),
-    "data": ("data",), "training": ("training",), "reproduction": ("reproduction",), "cli": ("cli",),
-}
-MAY_USE = {
-    "ground": {"ground"}, "networks": {"ground", "networks"}, "objectives": {"ground", "objectives"}, "data": {"ground", "data"},
-    "training": {"ground", "networks", "objectives", "data", "training"},
-    "reproduction": {"ground", "networks", "objectives", "data", "training", "reproduction"}, "cli": set(ROOMS),
-}
+# the road: a notebook, and the module it exports, uses only what stands above it
+ROAD = "core method losses models fast clips readers training measuring paper study report use".split()
+EARLIER = {("core.plotting", "skeleton"), ("mdrgcn", "fast.temporal"), ("mdrgcn", "fast.folded"), ("models.ctr_gcn", "fast.graph"), ("models.ctr_gcn", "fast.temporal")}
 
 
 def module_name(path):
     return ".".join(path.relative_to(ROOT / "mdr_repro").with_suffix("").parts).removesuffix(".__init__") or "__init__"
 
 
-def room(name):
-    return next((r for r, members in ROOMS.items() if name.split(".")[0] in members), None)
+def places():
+    "Module -> (room, notebook): where it stands on the road."
+    found = {}
+    for i, room in enumerate(ROAD):
+        for notebook in sorted((ROOT / "nbs" / room).glob("*.ipynb")):
+            named = re.match(r"#\| default_exp (\S+)", code_cells(notebook)[0])
+            if named: found[named[1].removesuffix(".__init__")] = (i, notebook.name)
+    return found
+
+
+PLACES = places()
 
 
 def imported(path):
@@ -136,12 +138,18 @@ def imported(path):
     return found - {""}
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if module_name(m) != "__init__"], **names)
-def test_a_module_imports_only_from_earlier_places(module):
+@pytest.mark.parametrize("module", [m for m in MODULES if m.read_text().strip()], **names)
+def test_a_module_imports_only_what_stands_before_it(module):
     name = module_name(module)
-    assert room(name), f"{name} has no place on the road"
-    wrong = {other for other in imported(module) if room(other) not in MAY_USE[room(name)]}
-    assert not wrong, f"{name} ({room(name)}) must not know {wrong}"
+    if name == "__init__": return
+    late = {other for other in imported(module) - {name} if PLACES[other] >= PLACES[name]}
+    assert {(name, other) for other in late} <= EARLIER, f"{name} must not know {late}"
+
+
+def test_every_room_is_on_the_road():
+    rooms = {p.parent.name for p in NOTEBOOKS if p.parent != ROOT / "nbs"}
+    assert rooms == {*ROAD, "experiments"}
+    assert all(p.name[:2].isdigit() for p in NOTEBOOKS if p.parent.name in ROAD), "a number is a place on the road"
 
 
 def test_no_two_modules_import_each_other():
@@ -227,4 +235,4 @@ def test_a_wheel_holds_all_modules_and_needs_no_notebook_tools(copy, tmp_path):
     said = (next(installed.glob("*.dist-info")) / "METADATA").read_text()
     always = [line for line in said.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert not any(re.search(r"nbdev|papermill|ipykernel|fastcore|jupyter", line) for line in always)
-    assert "mdr-repro = mdr_repro.cli:main" in (next(installed.glob("*.dist-info")) / "entry_points.txt").read_text()
+    assert "mdr-repro = mdr_repro.use.command_line:main" in (next(installed.glob("*.dist-info")) / "entry_points.txt").read_text()

@@ -10,8 +10,8 @@ import malformed
 import pytest
 from malformed import CASES, GIB, HARMLESS
 
-from mdr_repro.data.clips import readers
-from mdr_repro.reproduction.runner import RunnerError, papermill_command, preflight
+from mdr_repro.clips.clip_set import readers
+from mdr_repro.study.runner import RunnerError, papermill_command, preflight
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are measured as Linux does")
 MEND = r"; |known: |write |give "  # where a sentence goes on to what is to be done

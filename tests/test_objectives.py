@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from test_training import tiny_clips
 
 from mdr_repro import rdl, recognizer
-from mdr_repro.data.sampling import Sampling
+from mdr_repro.clips.sampling import Sampling
 from mdr_repro.losses import angular_margins, build_objective, center, check_objective, information_bottleneck, objectives
 from mdr_repro.models import build_backbone
 from mdr_repro.recognizer import Recognizer, Softmax
 from mdr_repro.skeleton import get_skeleton
-from mdr_repro.training.spec import RunSpec, Schedule
+from mdr_repro.training.run_spec import RunSpec, Schedule
 from mdr_repro.training.trainer import Training, step_loss, train_epoch
 
 LOSSES = {

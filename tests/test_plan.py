@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from mdr_repro.cli import main
-from mdr_repro.data.sources import source_checksum
+from mdr_repro.use.command_line import main
+from mdr_repro.clips.sources import source_checksum
 from mdr_repro.models import build_backbone
-from mdr_repro.reproduction.cells import EXPERIMENTS, SYSTEMS, as_profile, cell_specs, experiment_cells, experiment_specs
-from mdr_repro.reproduction.paper import TABLES
-from mdr_repro.reproduction.plan import (Place, clip_macs, expected_seconds, first_batch, gather, in_paper, make_plan, measure_network, measured_steps, most_valuable,
+from mdr_repro.study.cells import EXPERIMENTS, SYSTEMS, as_profile, cell_specs, experiment_cells, experiment_specs
+from mdr_repro.paper.tables import TABLES
+from mdr_repro.study.plan import (Place, clip_macs, expected_seconds, first_batch, gather, in_paper, make_plan, measure_network, measured_steps, most_valuable,
                                          operations, plan_table, published_clips, run_weights, steps_file)
-from mdr_repro.reproduction.profiles import get_profile
-from mdr_repro.training.efficiency import count_macs
-from mdr_repro.training.spec import Schedule
-from mdr_repro.training.store import RunStore
+from mdr_repro.study.profiles import get_profile
+from mdr_repro.measuring.efficiency import count_macs
+from mdr_repro.training.run_spec import Schedule
+from mdr_repro.training.run_store import RunStore
 
 ALL = list(EXPERIMENTS)
 
@@ -112,13 +112,13 @@ def test_a_step_is_timed_and_scaled_up(tmp_path, monkeypatch):
     clips = gather(plan, RunStore(tmp_path)).of(spec)
     macs = clip_macs(spec, clips)
     assert first_batch(spec, macs, "cuda") == 8 == first_batch(spec, macs, "cpu")
-    monkeypatch.setattr("mdr_repro.reproduction.plan.CPU_STEP", 3.5 * 3 * macs)
+    monkeypatch.setattr("mdr_repro.study.plan.CPU_STEP", 3.5 * 3 * macs)
     assert first_batch(spec, macs, "cpu") == 3
     timed = []
-    monkeypatch.setattr("mdr_repro.reproduction.plan.time_steps", lambda spec, clips, device, batch: timed.append(batch) or (0.3, 0.06))
+    monkeypatch.setattr("mdr_repro.study.plan.time_steps", lambda spec, clips, device, batch: timed.append(batch) or (0.3, 0.06))
     found = measure_network(spec, clips, "cpu")
     assert timed == [3] and found["train"] == pytest.approx(0.8) and found["test"] == pytest.approx(0.16) and found["shape"] == [8, 3, 8, 25, 1]
-    monkeypatch.setattr("mdr_repro.reproduction.plan.CPU_STEP", 1.0)
+    monkeypatch.setattr("mdr_repro.study.plan.CPU_STEP", 1.0)
     assert measure_network(spec, clips, "cpu") is None
 
 
@@ -137,7 +137,7 @@ def test_measuring_fills_the_file_and_does_not_measure_twice(root, monkeypatch, 
 
 def test_a_table_is_finished_before_the_next_begins(smoke, tmp_path, monkeypatch):
     "Once a table of the paper is begun with a run of its own, nothing that does not serve it comes in between."
-    monkeypatch.setattr("mdr_repro.reproduction.plan.run_weights", lambda plan, ids, known: dict.fromkeys(ids, 1.0))
+    monkeypatch.setattr("mdr_repro.study.plan.run_weights", lambda plan, ids, known: dict.fromkeys(ids, 1.0))
     order = most_valuable(smoke, RunStore(tmp_path))
     assert sorted(s.id for s in order) == sorted(smoke.runs) and [s.seed for s in order] == sorted(s.seed for s in order)
     order = [s.id for s in order if s.seed == 0]
@@ -166,7 +166,7 @@ def test_two_workers_share_a_list(root, tmp_path):
     source = "synthetic:num_clips=24,num_classes=3,skeleton=coco17,dims=2"
     specs = [replace(spec, seed=seed, data=source, data_checksum=source_checksum(source)) for seed in range(4)]
     (tmp_path / "runs.txt").write_text("".join(s.canonical() + "\n" for s in specs))
-    command = [sys.executable, "-c", "from mdr_repro.cli import main; raise SystemExit(main())", "work", f"--runs={tmp_path / 'runs.txt'}", f"--results-root={tmp_path}"]
+    command = [sys.executable, "-c", "from mdr_repro.use.command_line import main; raise SystemExit(main())", "work", f"--runs={tmp_path / 'runs.txt'}", f"--results-root={tmp_path}"]
     both = [subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [p.communicate(timeout=300)[0] for p in both]
     assert [p.returncode for p in both] == [0, 0] and all("4 of 4 runs done, 0 failed" in text for text in said)

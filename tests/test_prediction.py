@@ -12,17 +12,17 @@ import pandas as pd
 import pytest
 import torch
 
-from mdr_repro.data.batches import batches
-from mdr_repro.data.clips import DataError
-from mdr_repro.data.sampling import Sampling, frame_positions
-from mdr_repro.data.sources import open_clips, source_checksum
-from mdr_repro.data.synthetic import synthetic_clips
-from mdr_repro.reproduction.attention import attention_maps, first_time
-from mdr_repro.reproduction.clip_page import clip_page, page_html, pick_clip, show
-from mdr_repro.reproduction.prediction import find_run, predict, predictions
+from mdr_repro.clips.batches import batches
+from mdr_repro.clips.clip_set import DataError
+from mdr_repro.clips.sampling import Sampling, frame_positions
+from mdr_repro.clips.sources import open_clips, source_checksum
+from mdr_repro.clips.synthetic_clips import synthetic_clips
+from mdr_repro.measuring.attention import attention_maps, first_time
+from mdr_repro.use.clip_page import clip_page, page_html, pick_clip, show
+from mdr_repro.use.prediction import find_run, predict, predictions
 from mdr_repro.training.evaluation import evaluate, fuse
-from mdr_repro.training.spec import RunSpec, Schedule
-from mdr_repro.training.store import RunStore, StoreError
+from mdr_repro.training.run_spec import RunSpec, Schedule
+from mdr_repro.training.run_store import RunStore, StoreError
 
 WIDTHS = (8, 8, 16, 16)
 

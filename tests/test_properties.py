@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mdr_repro.data.clips import SPLITS, ClipSet, DataError
-from mdr_repro.data.gathering import Gathering, trimmed
-from mdr_repro.data.pickles import load_pickle
-from mdr_repro.data.sampling import Sampling
+from mdr_repro.clips.clip_set import SPLITS, ClipSet, DataError
+from mdr_repro.readers.gathering import Gathering, trimmed
+from mdr_repro.readers.pickles import load_pickle
+from mdr_repro.clips.sampling import Sampling
 from mdr_repro.skeleton import Skeleton
-from mdr_repro.training.spec import RunSpec, Schedule
+from mdr_repro.training.run_spec import RunSpec, Schedule
 
 COMMON = dict(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("usual", max_examples=30, derandomize=True, **COMMON)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from mdr_repro.data.clips import ClipSet, DataError
-from mdr_repro.data.ntu import Track, ntu_actions, people, plain_frames, read_skeleton, two_places
-from mdr_repro.data.ntu_arrays import row_blocks
-from mdr_repro.data.sampling import Sampling, frame_positions, origins, sample_frames
+from mdr_repro.clips.clip_set import ClipSet, DataError
+from mdr_repro.readers.ntu import Track, ntu_actions, people, plain_frames, read_skeleton, two_places
+from mdr_repro.readers.ntu_arrays import row_blocks
+from mdr_repro.clips.sampling import Sampling, frame_positions, origins, sample_frames
 
 ID = 72057594037931101 # larger than float64 can tell apart
 NAME = "S001C001P001R001A001"

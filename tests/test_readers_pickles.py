@@ -7,11 +7,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mdr_repro.data import fsd10, pyskl  # noqa: F401  they register their readers
-from mdr_repro.data.clips import ClipSet, DataError
-from mdr_repro.data.pickles import load_pickle
-from mdr_repro.data.sources import open_clips
-from mdr_repro.reproduction.profiles import get_profile
+from mdr_repro.readers import fsd10, pyskl  # noqa: F401  they register their readers
+from mdr_repro.clips.clip_set import ClipSet, DataError
+from mdr_repro.readers.pickles import load_pickle
+from mdr_repro.clips.sources import open_clips
+from mdr_repro.study.profiles import get_profile
 
 RNG = np.random.default_rng(7)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mdr_repro.reproduction.profiles import PROFILES
-from mdr_repro.reproduction.study import chosen_budget
-from mdr_repro.training.spec import RunSpec
-from mdr_repro.training.store import read_record
+from mdr_repro.study.profiles import PROFILES
+from mdr_repro.study.protocol import chosen_budget
+from mdr_repro.training.run_spec import RunSpec
+from mdr_repro.training.run_store import read_record
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"

@@ -6,11 +6,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mdr_repro.reproduction import report as report_module
-from mdr_repro.reproduction.paper import CLAIMS, FIGURES, TABLES, printed_value
-from mdr_repro.reproduction.report import write_report
-from mdr_repro.reproduction.report_page import symbols
-from mdr_repro.training.statistics import mean_interval
+from mdr_repro.report import report as report_module
+from mdr_repro.paper.tables import CLAIMS, FIGURES, TABLES, printed_value
+from mdr_repro.report.report import write_report
+from mdr_repro.report.report_page import symbols
+from mdr_repro.measuring.statistics import mean_interval
 
 VOID = {"meta", "img"}
 

@@ -10,18 +10,18 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mdr_repro.data.clips import DataError
-from mdr_repro.data.sampling import Sampling
-from mdr_repro.reproduction import experiments
-from mdr_repro.reproduction.cells import cell_specs
-from mdr_repro.reproduction.experiments import EXPERIMENTS, data_folder, experiment_cells, experiment_specs, keep_records, measure, open_store, provenance, train_missing
-from mdr_repro.reproduction.paper import CLAIMS, FIGURES, SAME_SETTING, TABLES, paper_text, plain, printed_value, tables_in_text
-from mdr_repro.reproduction.plan import work
-from mdr_repro.reproduction.profiles import SLOTS, Profile, Slot, get_profile
-from mdr_repro.training.baseline import read_scores
-from mdr_repro.training.paired_clips import seeds_and_clips, two_networks
-from mdr_repro.training.spec import Schedule
-from mdr_repro.training.store import NoWeights, RunStore, StoreError, read_record, write_record
+from mdr_repro.clips.clip_set import DataError
+from mdr_repro.clips.sampling import Sampling
+from mdr_repro.study import measure as experiments
+from mdr_repro.study.cells import cell_specs
+from mdr_repro.study.measure import EXPERIMENTS, data_folder, experiment_cells, experiment_specs, keep_records, measure, open_store, provenance, train_missing
+from mdr_repro.paper.tables import CLAIMS, FIGURES, SAME_SETTING, TABLES, paper_text, plain, printed_value, tables_in_text
+from mdr_repro.study.plan import work
+from mdr_repro.study.profiles import SLOTS, Profile, Slot, get_profile
+from mdr_repro.measuring.published_scores import read_scores
+from mdr_repro.measuring.paired_clips import seeds_and_clips, two_networks
+from mdr_repro.training.run_spec import Schedule
+from mdr_repro.training.run_store import NoWeights, RunStore, StoreError, read_record, write_record
 from mdr_repro.training.trainer import signed
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +76,7 @@ def test_every_result_column_has_a_slot():
 # profiles and experiments
 
 def test_spec_ids_do_not_depend_on_the_process():
-    code = "from mdr_repro.reproduction.cells import EXPERIMENTS, experiment_specs; print(*(s.id for t in sorted(EXPERIMENTS) for s in experiment_specs(t)))"
+    code = "from mdr_repro.study.cells import EXPERIMENTS, experiment_specs; print(*(s.id for t in sorted(EXPERIMENTS) for s in experiment_specs(t)))"
     there = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "1"}, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
     assert there == [s.id for t in sorted(EXPERIMENTS) for s in experiment_specs(t)] and len(there) > 20
 
@@ -227,7 +227,7 @@ def test_a_table_is_made_from_records_alone(trained, tmp_path, monkeypatch):
     shutil.copytree(kept[0].parent, tmp_path / "away" / "any profile" / "records")
 
     def never(*_): raise AssertionError("a recorded run was trained")
-    monkeypatch.setattr("mdr_repro.training.store.train", never)
+    monkeypatch.setattr("mdr_repro.training.run_store.train", never)
     there, specs = open_store(tmp_path / "away"), experiment_specs("figure_05", tiny())
     assert train_missing(there, specs).to_dict() == {"done": 4} and work(there, specs, say=never) == {}
     saved = []

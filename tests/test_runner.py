@@ -12,12 +12,12 @@ from shutil import rmtree
 import psutil
 import pytest
 
-from mdr_repro.cli import main
-from mdr_repro.reproduction.cells import EXPERIMENTS, experiment_specs
-from mdr_repro.reproduction.experiments import keep_records, open_store
-from mdr_repro.reproduction import runner
-from mdr_repro.reproduction.profiles import PROFILES
-from mdr_repro.reproduction.runner import NO_TIME, RunnerError, papermill_command, reproduce
+from mdr_repro.use.command_line import main
+from mdr_repro.study.cells import EXPERIMENTS, experiment_specs
+from mdr_repro.study.measure import keep_records, open_store
+from mdr_repro.study import runner
+from mdr_repro.study.profiles import PROFILES
+from mdr_repro.study.runner import NO_TIME, RunnerError, papermill_command, reproduce
 
 WRITE = "folder = Path(results_root, profile); folder.mkdir(parents=True, exist_ok=True); (folder / 'seeds.json').write_text(json.dumps(seeds))"
 
@@ -121,7 +121,7 @@ def test_the_rest_of_the_time_goes_to_the_notebook(project):
 
 def test_a_papermill_that_is_killed_leaves_no_result(project):
     project("table_91", "Path('pid').write_text(str(os.getppid()))", "time.sleep(60)")
-    driver = subprocess.Popen([sys.executable, "-c", "from mdr_repro.reproduction.runner import reproduce; print([o.message for o in reproduce()])"], stdout=subprocess.PIPE, text=True)
+    driver = subprocess.Popen([sys.executable, "-c", "from mdr_repro.study.runner import reproduce; print([o.message for o in reproduce()])"], stdout=subprocess.PIPE, text=True)
     until(lambda: (project.root / "pid").exists() and (project.root / "pid").read_text())
     os.kill(int((project.root / "pid").read_text()), signal.SIGKILL)
     assert "cut off before its end" in driver.communicate(timeout=60)[0]
@@ -132,7 +132,7 @@ def test_a_papermill_that_is_killed_leaves_no_result(project):
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_leaves_no_kernel_behind(project, sign):
     project("table_91", "Path('pid').write_text(str(os.getpid()))", "time.sleep(60)")
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from mdr_repro.cli import main; raise SystemExit(main(['reproduce']))"
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from mdr_repro.use.command_line import main; raise SystemExit(main(['reproduce']))"
     driver = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     until(lambda: (project.root / "pid").exists() and (project.root / "pid").read_text())
     kernel = int((project.root / "pid").read_text())
@@ -152,10 +152,10 @@ def test_the_command_always_names_kernel_and_language():
 
 TINY = """
 from dataclasses import replace
-from mdr_repro.data.sampling import Sampling
-from mdr_repro.reproduction.cells import EXPERIMENTS, Cell
-from mdr_repro.reproduction.profiles import PROFILES, Profile, get_profile
-from mdr_repro.training.spec import Schedule
+from mdr_repro.clips.sampling import Sampling
+from mdr_repro.study.cells import EXPERIMENTS, Cell
+from mdr_repro.study.profiles import PROFILES, Profile, get_profile
+from mdr_repro.training.run_spec import Schedule
 
 def shrink(slot): return replace(slot, data="synthetic:num_clips=24,num_classes=3,skeleton=coco17,dims=2", width=1 / 32, sampling=Sampling(num_frames=8), schedule=Schedule(epochs=12, batch_size=8, lr=0.01))
 PROFILES["tiny"] = Profile("tiny", "a test", 1, {name: shrink(s) for name, s in get_profile("smoke").slots.items()})
@@ -163,8 +163,8 @@ def cells(*rows): return lambda profile: [Cell(row, "Accuracy(%)", "fsd10", {"ob
 EXPERIMENTS |= {"table_91": cells("softmax", "rdl"), "table_92": cells("rdl", "center")}
 """
 MEASURE = """import tiny
-from mdr_repro.reproduction.cells import experiment_specs
-from mdr_repro.reproduction.experiments import keep_records, open_store, train_missing
+from mdr_repro.study.cells import experiment_specs
+from mdr_repro.study.measure import keep_records, open_store, train_missing
 store, found = open_store(results_root), {{}}
 for spec in experiment_specs("{0}", profile): train_missing(store, [spec], max_minutes); found[spec.id] = (record := store.get(spec)) and record.result["top1"]
 (Path(results_root, profile, "{0}") / "table.json").write_text(json.dumps(found))"""
@@ -182,7 +182,7 @@ def tiny(project, monkeypatch):
     importlib.import_module("tiny")
     project("table_91", MEASURE.format("table_91"))
     project("table_92", HOLD, MEASURE.format("table_92"))
-    code = "import tiny; from mdr_repro.reproduction.runner import reproduce; print([o.status for o in reproduce('tiny', results_root='{}', jobs=2)])"
+    code = "import tiny; from mdr_repro.study.runner import reproduce; print([o.status for o in reproduce('tiny', results_root='{}', jobs=2)])"
     drivers = []
     def drive(results="results"):
         drivers.append(subprocess.Popen([sys.executable, "-c", code.format(results)], stdout=subprocess.PIPE, text=True))
@@ -206,7 +206,7 @@ def kill_all_at_once(driver):
 
 def test_shared_runs_are_trained_once_before_the_notebooks(tiny, monkeypatch):
     lines = []
-    monkeypatch.setattr("mdr_repro.reproduction.runner.SIGN_OF_LIFE", 0.0)
+    monkeypatch.setattr("mdr_repro.study.runner.SIGN_OF_LIFE", 0.0)
     assert {o.id: o.status for o in reproduce("tiny", jobs=2, say=lines.append)} == {"table_91": "done", "table_92": "done"}
     assert len(tiny.specs) == 3 and any(line.startswith("training  3 of 3 missing runs done") for line in lines)
     assert any("of 3 runs trained in" in line and "now: run 1 of 3" in line for line in lines)

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from mdr_repro.cli import main
-from mdr_repro.data.clips import DataError
-from mdr_repro.reproduction.plan import gather, make_plan, measured_steps, step_network, timed_steps
-from mdr_repro.training import speed
-from mdr_repro.training.store import RunStore
+from mdr_repro.use.command_line import main
+from mdr_repro.clips.clip_set import DataError
+from mdr_repro.study.plan import gather, make_plan, measured_steps, step_network, timed_steps
+from mdr_repro.measuring import speed
+from mdr_repro.training.run_store import RunStore
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,8 @@ def test_turns_are_taken_in_rounds():
 
 
 def test_a_bench_of_the_papers_form_is_the_network_that_profiles_train(record):
-    from mdr_repro.reproduction.profiles import get_profile
-    from mdr_repro.training.spec import Options
+    from mdr_repro.study.profiles import get_profile
+    from mdr_repro.training.run_spec import Options
     spec = get_profile("paper").spec("fsd10", data_checksum="0" * 64)
     step, = speed.bench_steps({**record, "form": "paper", "widths": spec.backbone_options["widths"]})
     assert Options(step["options"]) == spec.backbone_options
@@ -85,7 +85,7 @@ def test_a_bench_of_the_papers_form_is_the_network_that_profiles_train(record):
 
 def test_the_fast_forms_operations_are_counted_where_bodies_take_turns(monkeypatch):
     import torch
-    from mdr_repro.fast import temporal_block
+    from mdr_repro.fast import temporal as temporal_block
     from mdr_repro.mdrgcn import literal_form
     net, x = speed.network((2, 3, 16, 17, 1), widths=(16, 32)).train(), torch.randn(2, 3, 16, 17, 1)
     literal = speed.count(lambda: speed.train_step(literal_form(net), x))[0]

@@ -1,4 +1,4 @@
-"Synthetic clips and sources: what the notebooks of nbs/data/07..09 cannot show or show for one setting only."
+"Synthetic clips and sources: what the notebooks of nbs/clips/07..10 cannot show or show for one setting only."
 import inspect
 import os
 import subprocess
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from mdr_repro.data import sources
-from mdr_repro.data.clips import SPLITS, ClipSet, DataError
-from mdr_repro.data.sources import open_clips, source_checksum
-from mdr_repro.data.synthetic import attributes, check_synthetic_options, motion_class_names, motion_classes, synthetic_clips
+from mdr_repro.clips import sources
+from mdr_repro.clips.clip_set import SPLITS, ClipSet, DataError
+from mdr_repro.clips.sources import open_clips, source_checksum
+from mdr_repro.clips.synthetic_clips import attributes, check_synthetic_options, motion_class_names, motion_classes, synthetic_clips
 from mdr_repro.skeleton import Skeleton, get_skeleton
 
 SKELETONS = ["coco17", "body25", "ntu25", "kinect20", "penn13", "coco17_released", "body25_released", "ntu25_released"]
@@ -139,7 +139,7 @@ def test_a_curve_and_an_entry_can_be_seen():
 # again
 
 def test_the_same_clips_in_another_process_with_another_number_of_threads(tmp_path):
-    code = "import sys, torch; torch.set_num_threads(int(sys.argv[1])); from mdr_repro.data.synthetic import synthetic_clips; print(synthetic_clips(130, 10, num_persons=2, seed=9).checksum())"
+    code = "import sys, torch; torch.set_num_threads(int(sys.argv[1])); from mdr_repro.clips.synthetic_clips import synthetic_clips; print(synthetic_clips(130, 10, num_persons=2, seed=9).checksum())"
     said = {subprocess.run([sys.executable, "-c", code, threads], env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}, capture_output=True, text=True, check=True, timeout=120).stdout for threads in "12"}
     assert said == {synthetic_clips(130, 10, num_persons=2, seed=9).checksum() + "\n"}
 

@@ -13,16 +13,16 @@ import pytest
 import torch
 from torch import nn
 
-from mdr_repro.data.clips import ClipSet
-from mdr_repro.data.sampling import Sampling
-from mdr_repro.data.sources import source_checksum
+from mdr_repro.clips.clip_set import ClipSet
+from mdr_repro.clips.sampling import Sampling
+from mdr_repro.clips.sources import source_checksum
 from mdr_repro.losses import objectives, register_objective
 from mdr_repro.models import backbones, register_backbone
 from mdr_repro.recognizer import Softmax
 from mdr_repro.skeleton import get_skeleton
-from mdr_repro.training import store as store_module, trainer
-from mdr_repro.training.spec import RunSpec, Schedule, WriteError
-from mdr_repro.training.store import RunStore, StoreError
+from mdr_repro.training import run_store as store_module, trainer
+from mdr_repro.training.run_spec import RunSpec, Schedule, WriteError
+from mdr_repro.training.run_store import RunStore, StoreError
 from mdr_repro.training.trainer import TrainingError
 
 FILES = ("spec.json", "metrics.jsonl", "scores.npz", "model.safetensors", "result.json")

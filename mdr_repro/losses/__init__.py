@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..rdl import RobustDecoupleLoss
 from ..recognizer import Objective, Softmax
-from ..registry import Registry, build
+from ..core.registry import Registry, build
 
 # %% ../../nbs/losses/00_registry.ipynb #40d8d79a
 objectives = Registry("objective", ("num_classes", "embedding_dim")) # name -> constructor(num_classes, embedding_dim, **options)

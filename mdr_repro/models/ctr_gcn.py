@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..cvsta import conv1x1
-from ..fast.graph_block import GraphInputs, Means, interleaved, joined, run_graph, stacked
-from ..fast.temporal_block import body_pays, plain, run_temporal
+from ..fast.graph import GraphInputs, Means, interleaved, joined, run_graph, stacked
+from ..fast.temporal import body_pays, plain, run_temporal
 from ..mdrgcn import middle_channels
 from .parts import GCN, GraphConv, shortcut, ten_layers
 from ..skeleton import Skeleton

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
-from ..data.batches import batches
-from ..data.clips import ClipSet
-from ..data.sampling import Sampling
-from ..fast.inference import quickest
+from ..clips.batches import batches
+from ..clips.clip_set import ClipSet
+from ..clips.sampling import Sampling
+from ..fast.folded import quickest
 from ..recognizer import Recognizer
-from .spec import write_atomic
+from .run_spec import write_atomic
 
 # %% ../../nbs/training/02_evaluation.ipynb #7d3e0a11
 class NotFinite(ValueError): "A recognizer whose numbers have left the range of floats."

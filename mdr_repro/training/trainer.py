@@ -32,15 +32,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import mdr_repro
-from ..data.batches import batch_sizes, batches
-from ..data.clips import ClipSet
-from ..data.noise import add_noise
+from ..clips.batches import batch_sizes, batches
+from ..clips.clip_set import ClipSet
+from ..clips.noise import add_noise
 from ..losses import build_objective
 from ..models import build_backbone
 from ..recognizer import Recognizer
 from ..skeleton import Skeleton
 from .evaluation import NotFinite, Scores, arithmetic, autocast, evaluate
-from .spec import RunSpec, Schedule, write_atomic, writing
+from .run_spec import RunSpec, Schedule, write_atomic, writing
 
 # %% ../../nbs/training/03_trainer.ipynb #6fcc029c
 CHECKPOINT_FORMAT = 2
