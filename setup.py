@@ -1,4 +1,5 @@
 "Package metadata: everything is read from settings.ini, which nbdev shares."
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -30,7 +31,11 @@ setup(
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={"reproduce": reproduce, "cluster": reproduce + cluster, "dev": reproduce + cfg["dev_requirements"].split()},
+    extras_require={
+        "reproduce": reproduce,
+        "cluster": reproduce + cluster,
+        "dev": reproduce + cfg["dev_requirements"].split(),
+    },
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,
 )

@@ -1,4 +1,5 @@
 "Build the site: notebooks -> _docs/source -> _docs/html. Run by `make docs`."
+
 import hashlib
 import json
 import os
@@ -16,27 +17,48 @@ ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "3.2.2"
 MATHJAX_SHA256 = "a4354ff94fd868aea0cc6eaaa79a57fda0588646fc46ee3700a349ee0a11cbe6"
 ROOMS = {
-    "core": "Core", "method": "Method", "losses": "Losses", "models": "Networks", "fast": "The same, faster",
-    "clips": "Clips", "readers": "Readers", "training": "Training", "measuring": "Measuring",
-    "paper": "The paper as data", "study": "The study", "report": "Report", "use": "Use", "experiments": "Experiments",
+    "core": "Core",
+    "method": "Method",
+    "losses": "Losses",
+    "models": "Networks",
+    "fast": "The same, faster",
+    "clips": "Clips",
+    "readers": "Readers",
+    "training": "Training",
+    "measuring": "Measuring",
+    "paper": "The paper as data",
+    "study": "The study",
+    "report": "Report",
+    "use": "Use",
+    "experiments": "Experiments",
 }
-MOVED = ROOT / "docs" / "moved.json" # old place of a notebook -> its place now
+MOVED = ROOT / "docs" / "moved.json"  # old place of a notebook -> its place now
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.M)
 
 
 def page(notebook):
     "A notebook as a page: its hidden cells and nbdev's directives are for machines."
-    hidden = [c for c in notebook.cells if c.cell_type == "raw" or re.match(r"#\| *(hide|default_exp)\b", c.source)]
+    hidden = [
+        c
+        for c in notebook.cells
+        if c.cell_type == "raw" or re.match(r"#\| *(hide|default_exp)\b", c.source)
+    ]
     notebook.cells = [c for c in notebook.cells if c not in hidden]
     for cell in notebook.cells:
-        if cell.cell_type == "code": cell.source = DIRECTIVE.sub("", cell.source).strip("\n")
+        if cell.cell_type == "code":
+            cell.source = DIRECTIVE.sub("", cell.source).strip("\n")
     return notebook
 
 
 def contents(names):
     "The site's table of contents as one cell: a list for each room."
-    rooms = {title: sorted(n for n in names if n.startswith(f"{room}/")) for room, title in ROOMS.items()}
-    lists = ["```{toctree}\n:caption: " + title + "\n:hidden:\n\n" + "\n".join(pages) + "\n```" for title, pages in rooms.items()]
+    rooms = {
+        title: sorted(n for n in names if n.startswith(f"{room}/")) for room, title in ROOMS.items()
+    }
+    lists = [
+        "```{toctree}\n:caption: " + title + "\n:hidden:\n\n" + "\n".join(pages) + "\n```"
+        for title, pages in rooms.items()
+    ]
     return new_markdown_cell("\n\n".join(lists))
 
 
@@ -48,11 +70,16 @@ def source_of(path):
 
 def write_pages(target):
     "All pages below `target`."
-    notebooks = {p.relative_to(ROOT / "nbs"): p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts}
+    notebooks = {
+        p.relative_to(ROOT / "nbs"): p
+        for p in sorted((ROOT / "nbs").rglob("*.ipynb"))
+        if ".ipynb_checkpoints" not in p.parts
+    }
     names = [p.with_suffix("").as_posix() for p in notebooks]
     for relative, path in notebooks.items():
         notebook = page(nbformat.read(source_of(path), as_version=4))
-        if relative.name == "index.ipynb": notebook.cells.append(contents(names))
+        if relative.name == "index.ipynb":
+            notebook.cells.append(contents(names))
         (target / relative).parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, target / relative)
 
@@ -64,18 +91,28 @@ def write_redirects(site):
         page.parent.mkdir(parents=True, exist_ok=True)
         target = Path(os.path.relpath(site / f"{new}.html", page.parent)).as_posix()
         head = f'<meta charset="utf-8"><meta http-equiv="refresh" content="0; url={target}"><title>Moved</title>'
-        page.write_text(f'<!doctype html>{head}<p>This page is now <a href="{target}">{new}</a>.</p>\n', encoding="utf-8")
+        page.write_text(
+            f'<!doctype html>{head}<p>This page is now <a href="{target}">{new}</a>.</p>\n',
+            encoding="utf-8",
+        )
 
 
 def fetch_mathjax(target, cache):
     "One file of MathJax from npm, checked."
     if not target.is_file():
-        if not shutil.which("npm"): raise SystemExit("npm is not installed; the site's formulas need MathJax from there")
+        if not shutil.which("npm"):
+            raise SystemExit("npm is not installed; the site's formulas need MathJax from there")
         cache.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", "--silent", f"mathjax@{MATHJAX}", "--pack-destination", str(cache)], check=True, stdout=subprocess.DEVNULL)
-        with tarfile.open(cache / f"mathjax-{MATHJAX}.tgz") as archive: content = archive.extractfile("package/es5/tex-svg-full.js").read()
+        subprocess.run(
+            ["npm", "pack", "--silent", f"mathjax@{MATHJAX}", "--pack-destination", str(cache)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        with tarfile.open(cache / f"mathjax-{MATHJAX}.tgz") as archive:
+            content = archive.extractfile("package/es5/tex-svg-full.js").read()
         found = hashlib.sha256(content).hexdigest()
-        if found != MATHJAX_SHA256: raise SystemExit(f"MathJax {MATHJAX} from npm is not the known file: sha256 {found}")
+        if found != MATHJAX_SHA256:
+            raise SystemExit(f"MathJax {MATHJAX} from npm is not the known file: sha256 {found}")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
 
@@ -89,10 +126,23 @@ def main():
     fetch_mathjax(pages.parent / "cache" / "mathjax.js", site / "cache")
     (pages / "_static").mkdir()
     shutil.copy(site / "cache" / "mathjax.js", pages / "_static")
-    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", str(pages), str(site / "html")]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-b",
+        "html",
+        "-W",
+        "--keep-going",
+        "-q",
+        str(pages),
+        str(site / "html"),
+    ]
     status = subprocess.run(command).returncode
-    if not status: write_redirects(site / "html")
+    if not status:
+        write_redirects(site / "html")
     raise SystemExit(status)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,5 @@
 "Sphinx settings of the site; docs/build.py prepares the pages."
+
 project = "MDR-GCN and Robust Decouple Loss"
 author = copyright = "the mdr_repro authors"
 extensions = ["myst_nb"]
@@ -11,5 +12,11 @@ html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["_static"]
 html_copy_source = html_show_sourcelink = False
-html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "home_page_in_toc": True, "show_toc_level": 2, "navbar_persistent": []}
+html_theme_options = {
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "home_page_in_toc": True,
+    "show_toc_level": 2,
+    "navbar_persistent": [],
+}
 mathjax_path = "mathjax.js"  # a copy, so that the site needs no other server

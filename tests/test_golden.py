@@ -1,4 +1,5 @@
 "What no rearrangement of the code may change: run ids, names of weights, tables of published weights, committed numbers, public imports."
+
 import hashlib
 import importlib
 import json
@@ -60,7 +61,10 @@ def committed() -> dict[str, str]:
 
 def all_weight_names() -> dict[str, str]:
     "Network -> digest of its names of weights."
-    forms = {"mdr_gcn, released": ("mdr_gcn", {"form": "released"}), "st_gcn, cvsta": ("st_gcn", {"cvsta": True})}
+    forms = {
+        "mdr_gcn, released": ("mdr_gcn", {"form": "released"}),
+        "st_gcn, cvsta": ("st_gcn", {"cvsta": True}),
+    }
     nets = {name: (name, {}) for name in backbones} | forms
     return {label: weight_names(name, **options) for label, (name, options) in nets.items()}
 
@@ -69,7 +73,12 @@ def measured() -> dict:
     "What golden.json holds, of the code as it is."
     runs = {name: planned_ids(profile) for name, profile in PROFILES.items()}
     published = {system: published_names(system) for system in SYSTEMS}
-    return {"runs": runs, "weights": all_weight_names(), "published": published, "records": committed()}
+    return {
+        "runs": runs,
+        "weights": all_weight_names(),
+        "published": published,
+        "records": committed(),
+    }
 
 
 @pytest.mark.parametrize("profile", GOLDEN["runs"])
@@ -92,9 +101,15 @@ def test_committed_records_stay():
     assert all(name == said.split()[0] for name, said in now.items())
 
 
-@pytest.mark.parametrize("module, name", [
-    ("mdr_repro.mdrgcn", "MDRGCN"), ("mdr_repro.rdl", "RobustDecoupleLoss"), ("mdr_repro.recognizer", "Recognizer"),
-    ("mdr_repro.skeleton", "get_skeleton"), ("mdr_repro.cvsta", "CVSTA"),
-])
+@pytest.mark.parametrize(
+    "module, name",
+    [
+        ("mdr_repro.mdrgcn", "MDRGCN"),
+        ("mdr_repro.rdl", "RobustDecoupleLoss"),
+        ("mdr_repro.recognizer", "Recognizer"),
+        ("mdr_repro.skeleton", "get_skeleton"),
+        ("mdr_repro.cvsta", "CVSTA"),
+    ],
+)
 def test_public_imports_stay(module, name):
     assert callable(getattr(importlib.import_module(module), name))

@@ -1,4 +1,5 @@
 "The page on one's own skeletons, followed to the letter in an empty folder."
+
 import os
 import re
 import subprocess
@@ -17,8 +18,10 @@ def section(title):
     cells, found = nbformat.read(PAGE, as_version=4).cells, []
     inside = False
     for cell in cells:
-        if cell.cell_type == "markdown" and (heads := re.findall(r"^## (.*)$", cell.source, re.M)): inside = title in heads
-        if inside: found.append(cell)
+        if cell.cell_type == "markdown" and (heads := re.findall(r"^## (.*)$", cell.source, re.M)):
+            inside = title in heads
+        if inside:
+            found.append(cell)
     assert found, f"the page has no section {title!r}"
     return found
 
@@ -27,12 +30,32 @@ def section(title):
 def followed(tmp_path_factory):
     "A folder in which every line of the page was run as it stands there, and what the shell said to each block."
     folder = tmp_path_factory.mktemp("person")
-    [code] = [c.source for c in section("Make the files") if c.cell_type == "code" and "np.savez" in c.source]
-    blocks = [b for c in section("From the files to a trained network") for b in re.findall(r"```sh\n(.*?)```", c.source, re.S)]
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "MDR_REPRO_CACHE": str(folder / "cache")}
+    [code] = [
+        c.source
+        for c in section("Make the files")
+        if c.cell_type == "code" and "np.savez" in c.source
+    ]
+    blocks = [
+        b
+        for c in section("From the files to a trained network")
+        for b in re.findall(r"```sh\n(.*?)```", c.source, re.S)
+    ]
+    env = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "MDR_REPRO_CACHE": str(folder / "cache"),
+    }
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, check=True, timeout=120)
     script = "".join(f"echo '=== {i}'\n{block}" for i, block in enumerate(blocks))
-    run = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=900)
+    run = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     return folder, blocks, re.split(r"^=== \d+\n", run.stdout, flags=re.M)[1:]
 
@@ -65,10 +88,18 @@ def test_the_network_learns_the_actions(followed):
 
 def test_old_and_new_clips_are_predicted(followed):
     folder, out = followed[0], said(followed, "mdr-repro predict")
-    assert set(re.findall(r"\b(?:walk|sit down|dig|wag)\b", out)) == {"walk", "sit down", "dig", "wag"}
-    with np.load(folder / "dog" / "clips.npz") as z: clips = len(z["lengths"])
+    assert set(re.findall(r"\b(?:walk|sit down|dig|wag)\b", out)) == {
+        "walk",
+        "sit down",
+        "dig",
+        "wag",
+    }
+    with np.load(folder / "dog" / "clips.npz") as z:
+        clips = len(z["lengths"])
     assert sum(f"clip_{i} " in out for i in range(clips)) == clips
-    assert re.search(r"^in the park +\w[\w ]* [01]\.\d", out, re.M) and re.search(r"^at the lake +\w[\w ]* [01]\.\d", out, re.M)
+    assert re.search(r"^in the park +\w[\w ]* [01]\.\d", out, re.M) and re.search(
+        r"^at the lake +\w[\w ]* [01]\.\d", out, re.M
+    )
 
 
 def test_a_clip_is_shown(followed):

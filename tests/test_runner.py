@@ -1,4 +1,5 @@
 "The runner with real kernels: what a notebook of this project cannot show about itself."
+
 import importlib
 import json
 import os
@@ -23,8 +24,10 @@ WRITE = "folder = Path(results_root, profile); folder.mkdir(parents=True, exist_
 
 
 def alive(pid):
-    try: os.kill(pid, 0)
-    except ProcessLookupError: return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
     return True
 
 
@@ -37,7 +40,21 @@ def until(condition, seconds=240):
 
 def bare_papermill(notebook, *arguments):
     "Papermill as a reader calls it."
-    return subprocess.run([sys.executable, "-m", "papermill", str(notebook), "out.ipynb", "-k", "python3", *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "papermill",
+            str(notebook),
+            "out.ipynb",
+            "-k",
+            "python3",
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_papermill_alone_takes_good_parameters(project):
@@ -46,11 +63,14 @@ def test_papermill_alone_takes_good_parameters(project):
     assert json.loads((project.root / "results/smoke/seeds.json").read_text()) == 4
 
 
-@pytest.mark.parametrize("arguments, tags, said", [
-    (("-p", "sedes", "4"), ("parameters",), "did you mean seeds?"),
-    (("-p", "seeds", "four"), ("parameters",), "must be of type int"),
-    (("-p", "seeds", "4"), (), "lost or on another cell"),
-])
+@pytest.mark.parametrize(
+    "arguments, tags, said",
+    [
+        (("-p", "sedes", "4"), ("parameters",), "did you mean seeds?"),
+        (("-p", "seeds", "four"), ("parameters",), "must be of type int"),
+        (("-p", "seeds", "4"), (), "lost or on another cell"),
+    ],
+)
 def test_papermill_alone_refuses_what_would_not_count(project, arguments, tags, said):
     run = bare_papermill(project("table_91", WRITE, tags=tags), *arguments)
     assert run.returncode != 0 and said in run.stderr
@@ -60,8 +80,12 @@ def test_papermill_alone_refuses_what_would_not_count(project, arguments, tags, 
 def test_nothing_runs_if_one_notebook_is_wrong(project):
     project("table_91", WRITE)
     project("table_92", "for seeds in range(3): pass")
-    with pytest.raises(RunnerError, match="table_92.ipynb: the cell that starts with .* assigns seeds again"): reproduce()
-    with pytest.raises(RunnerError, match="did you mean table_91"): reproduce(only=["tabel_91"])
+    with pytest.raises(
+        RunnerError, match="table_92.ipynb: the cell that starts with .* assigns seeds again"
+    ):
+        reproduce()
+    with pytest.raises(RunnerError, match="did you mean table_91"):
+        reproduce(only=["tabel_91"])
     assert not (project.root / "results").exists()
 
 
@@ -71,8 +95,12 @@ def test_others_run_when_one_fails_and_a_second_call_does_only_that_one(project)
     lines = []
     first = {o.id: o for o in reproduce(seeds=5, jobs=2, say=lines.append)}
     assert (first["table_91"].status, first["table_92"].status) == ("done", "failed")
-    assert first["table_92"].message == "In [5]: ValueError: two lines"  # imports, parameters, injected, check, this
-    assert (project.root / "results/smoke/table_92/table_92.failed.ipynb").is_file() and not (project.root / "results/smoke/table_92/table_92.ipynb").exists()
+    assert (
+        first["table_92"].message == "In [5]: ValueError: two lines"
+    )  # imports, parameters, injected, check, this
+    assert (project.root / "results/smoke/table_92/table_92.failed.ipynb").is_file() and not (
+        project.root / "results/smoke/table_92/table_92.ipynb"
+    ).exists()
     assert len(lines) == 2 and any("FAILED" in line and "two lines" in line for line in lines)
 
     project("table_92", WRITE)  # mended
@@ -102,12 +130,15 @@ def test_two_jobs_run_at_once(project):
 def test_a_kernel_that_lost_its_port_is_started_again(project, monkeypatch):
     project("table_91", WRITE)
     real, calls = runner.start, []
+
     def start(job, root, threads):
         calls.append(job.id)
-        if len(calls) > 1: return real(job, root, threads)
+        if len(calls) > 1:
+            return real(job, root, threads)
         job.folder.mkdir(parents=True)
         job.log.write_text("RuntimeError: Kernel died before replying to kernel_info")
         return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+
     monkeypatch.setattr(runner, "start", start)
     assert [o.status for o in reproduce(say=str)] == ["done"] and len(calls) == 2
 
@@ -121,7 +152,15 @@ def test_the_rest_of_the_time_goes_to_the_notebook(project):
 
 def test_a_papermill_that_is_killed_leaves_no_result(project):
     project("table_91", "Path('pid').write_text(str(os.getppid()))", "time.sleep(60)")
-    driver = subprocess.Popen([sys.executable, "-c", "from mdr_repro.study.runner import reproduce; print([o.message for o in reproduce()])"], stdout=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from mdr_repro.study.runner import reproduce; print([o.message for o in reproduce()])",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     until(lambda: (project.root / "pid").exists() and (project.root / "pid").read_text())
     os.kill(int((project.root / "pid").read_text()), signal.SIGKILL)
     assert "cut off before its end" in driver.communicate(timeout=60)[0]
@@ -144,7 +183,11 @@ def test_an_interrupted_command_leaves_no_kernel_behind(project, sign):
 
 def test_the_command_always_names_kernel_and_language():
     command = papermill_command("in.ipynb", "out.ipynb", {"seeds": 3, "data_root": "a b"})
-    assert command[command.index("-k") + 1] == "python3" and command[command.index("--language") + 1] == "python" and "--log-output" in command
+    assert (
+        command[command.index("-k") + 1] == "python3"
+        and command[command.index("--language") + 1] == "python"
+        and "--log-output" in command
+    )
     assert json.loads(command[command.index("-y") + 1]) == {"seeds": 3, "data_root": "a b"}
 
 
@@ -175,7 +218,8 @@ HOLD = "Path('kernel').write_text(str(os.getpid()))\nwhile Path('hold').exists()
 def tiny(project, monkeypatch):
     "Two notebooks that share one of their three runs of a few seconds, and a driver that a test can kill."
     for table in (EXPERIMENTS, PROFILES):
-        for name in ("tiny", "table_91", "table_92"): monkeypatch.setitem(table, name, None), monkeypatch.delitem(table, name)
+        for name in ("tiny", "table_91", "table_92"):
+            monkeypatch.setitem(table, name, None), monkeypatch.delitem(table, name)
     (project.root / "tiny.py").write_text(TINY)
     monkeypatch.syspath_prepend(str(project.root))
     monkeypatch.delitem(sys.modules, "tiny", raising=False)
@@ -184,15 +228,26 @@ def tiny(project, monkeypatch):
     project("table_92", HOLD, MEASURE.format("table_92"))
     code = "import tiny; from mdr_repro.study.runner import reproduce; print([o.status for o in reproduce('tiny', results_root='{}', jobs=2)])"
     drivers = []
+
     def drive(results="results"):
-        drivers.append(subprocess.Popen([sys.executable, "-c", code.format(results)], stdout=subprocess.PIPE, text=True))
+        drivers.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code.format(results)], stdout=subprocess.PIPE, text=True
+            )
+        )
         return drivers[-1]
+
     project.drive = drive
     project.store = open_store("results")
-    project.specs = {s.id: s for id in ("table_91", "table_92") for s in experiment_specs(id, "tiny")}
-    project.read = lambda id, results="results": json.loads((project.root / results / "tiny" / id / "table.json").read_text())
+    project.specs = {
+        s.id: s for id in ("table_91", "table_92") for s in experiment_specs(id, "tiny")
+    }
+    project.read = lambda id, results="results": json.loads(
+        (project.root / results / "tiny" / id / "table.json").read_text()
+    )
     yield project
-    for driver in drivers: driver.kill(), driver.communicate()
+    for driver in drivers:
+        driver.kill(), driver.communicate()
     monkeypatch.delitem(sys.modules, "tiny", raising=False)
 
 
@@ -200,18 +255,40 @@ def kill_all_at_once(driver):
     "kill -9 of the command; whatever it had started is gone soon after."
     family = psutil.Process(driver.pid).children(recursive=True)
     assert family
-    driver.kill(); driver.communicate(timeout=60)
-    until(lambda: not any(map(psutil.pid_exists, (p.pid for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE))), 60)
+    driver.kill()
+    driver.communicate(timeout=60)
+    until(
+        lambda: (
+            not any(
+                map(
+                    psutil.pid_exists,
+                    (
+                        p.pid
+                        for p in family
+                        if p.is_running() and p.status() != psutil.STATUS_ZOMBIE
+                    ),
+                )
+            )
+        ),
+        60,
+    )
 
 
 def test_shared_runs_are_trained_once_before_the_notebooks(tiny, monkeypatch):
     lines = []
     monkeypatch.setattr("mdr_repro.study.runner.SIGN_OF_LIFE", 0.0)
-    assert {o.id: o.status for o in reproduce("tiny", jobs=2, say=lines.append)} == {"table_91": "done", "table_92": "done"}
-    assert len(tiny.specs) == 3 and any(line.startswith("training  3 of 3 missing runs done") for line in lines)
+    assert {o.id: o.status for o in reproduce("tiny", jobs=2, say=lines.append)} == {
+        "table_91": "done",
+        "table_92": "done",
+    }
+    assert len(tiny.specs) == 3 and any(
+        line.startswith("training  3 of 3 missing runs done") for line in lines
+    )
     assert any("of 3 runs trained in" in line and "now: run 1 of 3" in line for line in lines)
     one, two = tiny.read("table_91"), tiny.read("table_92")
-    assert {**one, **two} == {s: tiny.store.get(tiny.specs[s]).result["top1"] for s in tiny.specs} and len(one.keys() & two.keys()) == 1
+    assert {**one, **two} == {
+        s: tiny.store.get(tiny.specs[s]).result["top1"] for s in tiny.specs
+    } and len(one.keys() & two.keys()) == 1
     assert [o.status for o in reproduce("tiny", say=lines.append)] == ["unchanged"] * 2
 
 
@@ -222,19 +299,30 @@ def test_what_is_recorded_is_not_trained_again_on_another_machine(tiny):
     kept = keep_records(tiny.store, "tiny", ["table_91", "table_92"])
     assert len(kept) == 3 and {k.parent for k in kept} == {tiny.root / "results/tiny/records"}
     (tiny.root / "results/runs").rename(tiny.root / "weights")  # they stay where they were trained
-    for id in first: (tiny.root / f"results/tiny/{id}/table.json").unlink()
+    for id in first:
+        (tiny.root / f"results/tiny/{id}/table.json").unlink()
     assert {o.status for o in reproduce("tiny", jobs=2, say=lines.append)} == {"done"}
-    assert {id: tiny.read(id) for id in first} == first and not any("training" in line for line in lines)
+    assert {id: tiny.read(id) for id in first} == first and not any(
+        "training" in line for line in lines
+    )
     assert not list((tiny.root / "results").glob("runs/[0-9a-f]*"))
     rmtree(kept[0])
     assert {o.status for o in reproduce("tiny", jobs=2, say=lines.append)} <= {"done", "unchanged"}
-    assert any(line.startswith("training  1 of 1 missing runs done") for line in lines) and {id: tiny.read(id) for id in first} == first
+    assert (
+        any(line.startswith("training  1 of 1 missing runs done") for line in lines)
+        and {id: tiny.read(id) for id in first} == first
+    )
 
 
 def test_killed_in_training_and_in_a_notebook_it_ends_with_the_same_numbers(tiny):
     (tiny.root / "hold").touch()
     driver = tiny.drive()
-    until(lambda: any(0 < len(p.read_text().splitlines()) < 12 for p in (tiny.root / "results/runs/.partial").glob("*/metrics.jsonl")))
+    until(
+        lambda: any(
+            0 < len(p.read_text().splitlines()) < 12
+            for p in (tiny.root / "results/runs/.partial").glob("*/metrics.jsonl")
+        )
+    )
     kill_all_at_once(driver)
     assert any(tiny.store.status(s) == "partial" for s in tiny.specs.values())
 
@@ -246,21 +334,31 @@ def test_killed_in_training_and_in_a_notebook_it_ends_with_the_same_numbers(tiny
 
     (tiny.root / "hold").unlink()
     assert tiny.drive().wait(300) == 0 and tiny.drive("other").wait(300) == 0
-    for id in ("table_91", "table_92"): assert tiny.read(id) == tiny.read(id, "other") and None not in tiny.read(id).values()
+    for id in ("table_91", "table_92"):
+        assert tiny.read(id) == tiny.read(id, "other") and None not in tiny.read(id).values()
     assert sum(tiny.store.get(s).result["resumed"] for s in tiny.specs.values()) >= 1
     assert not list((tiny.root / "results").rglob("*.running.ipynb"))
 
 
 def test_time_that_is_up_leaves_measuring_and_the_next_call_the_rest(tiny):
-    assert [o.status for o in reproduce("tiny", max_minutes=1e-4, jobs=2, say=str)] == ["done", "done"]
+    assert [o.status for o in reproduce("tiny", max_minutes=1e-4, jobs=2, say=str)] == [
+        "done",
+        "done",
+    ]
     assert set(tiny.read("table_91").values()) == {None}
     executed = json.loads((tiny.root / "results/tiny/table_91/table_91.ipynb").read_text())
     assert executed["metadata"]["papermill"]["parameters"]["max_minutes"] == NO_TIME
-    assert [o.status for o in reproduce("tiny", jobs=2, say=str)] == ["done", "done"] and None not in tiny.read("table_91").values()
+    assert [o.status for o in reproduce("tiny", jobs=2, say=str)] == [
+        "done",
+        "done",
+    ] and None not in tiny.read("table_91").values()
 
 
 def test_a_failed_run_and_a_failed_notebook_stop_nothing_else(tiny, monkeypatch, capsys):
-    for slot, own in PROFILES["tiny"].slots.items(): monkeypatch.setitem(PROFILES["tiny"].slots, slot, replace(own, schedule=replace(own.schedule, epochs=1)))
+    for slot, own in PROFILES["tiny"].slots.items():
+        monkeypatch.setitem(
+            PROFILES["tiny"].slots, slot, replace(own, schedule=replace(own.schedule, epochs=1))
+        )
     spec = experiment_specs("table_92", "tiny")[1]
     folder = open_store("results").partial(spec)
     folder.mkdir(parents=True)
@@ -270,8 +368,16 @@ def test_a_failed_run_and_a_failed_notebook_stop_nothing_else(tiny, monkeypatch,
     tiny("table_92", "Path('ran').touch()")
     assert main(["reproduce", "--profile", "tiny", "--jobs", "2"]) == 1
     said = capsys.readouterr().out
-    assert "training  2 of 3 missing runs done" in said and f"FAILED {spec.id}" in said and "no longer finite" in said
+    assert (
+        "training  2 of 3 missing runs done" in said
+        and f"FAILED {spec.id}" in said
+        and "no longer finite" in said
+    )
     assert "table_91  FAILED" in said and (tiny.root / "ran").exists()
     partial = json.loads((tiny.root / "results/tiny/table_91/table_91.failed.ipynb").read_text())
-    assert any("".join(o.get("data", {}).get("text/plain", "")) == "42" for c in partial["cells"] for o in c.get("outputs", []))
+    assert any(
+        "".join(o.get("data", {}).get("text/plain", "")) == "42"
+        for c in partial["cells"]
+        for o in c.get("outputs", [])
+    )
     assert "in the middle" in (tiny.root / "results/tiny/index.html").read_text()
