@@ -13,19 +13,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # %% ../nbs/method/02_cvsta.ipynb #76a86b95
-activations = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "hardswish": F.hardswish} # the sigma of Table VI
+activations = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "hardswish": F.hardswish,
+}  # the sigma of Table VI
+
 
 def get_activation(
-    name: str, # tanh, sigmoid or hardswish
+    name: str,  # tanh, sigmoid or hardswish
 ) -> Callable[[Tensor], Tensor]:
     "The function sigma of Eq. 3 and 5 by name; ValueError lists the known ones."
-    if name not in activations: raise ValueError(f"unknown activation {name!r}; known: {', '.join(activations)}")
+    if name not in activations:
+        raise ValueError(f"unknown activation {name!r}; known: {', '.join(activations)}")
     return activations[name]
 
+
 def conv1x1(
-    in_channels: int, # C
-    out_channels: int, # C'
-) -> nn.Conv2d: # [N, C, T, V] -> [N, C', T, V]
+    in_channels: int,  # C
+    out_channels: int,  # C'
+) -> nn.Conv2d:  # [N, C, T, V] -> [N, C', T, V]
     "A matrix W applied at every joint of every frame; Kaiming-normal (fan out), zero bias."
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=1)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out")
@@ -35,61 +42,93 @@ def conv1x1(
 # %% ../nbs/method/02_cvsta.ipynb #12847a83
 class CVSTA(nn.Module):
     "Channel-Variable Spatial-Temporal Attention, f_in [N, C_in, T, V] -> R [N, C_out, T, V] (Eq. 3-4)."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        mid_channels: int | None = None, # C_mid; None: C_in / 8, at least one (setting C8 of Table II)
-        activation: str = "tanh", # sigma
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        mid_channels: int
+        | None = None,  # C_mid; None: C_in / 8, at least one (setting C8 of Table II)
+        activation: str = "tanh",  # sigma
     ):
         super().__init__()
         mid_channels = mid_channels or max(in_channels // 8, 1)
-        self.conv_T = conv1x1(in_channels, mid_channels) # before pooling over joints
-        self.conv_V = conv1x1(in_channels, mid_channels) # before pooling over frames; its vector is shared with Eq. 5
-        self.W_TV = conv1x1(mid_channels, out_channels) # Eq. 3
-        self.transform = conv1x1(in_channels, out_channels) # f_in -> f_TV
+        self.conv_T = conv1x1(in_channels, mid_channels)  # before pooling over joints
+        self.conv_V = conv1x1(
+            in_channels, mid_channels
+        )  # before pooling over frames; its vector is shared with Eq. 5
+        self.W_TV = conv1x1(mid_channels, out_channels)  # Eq. 3
+        self.transform = conv1x1(in_channels, out_channels)  # f_in -> f_TV
         self.sigma = get_activation(activation)
 
-    def forward(self, x: Tensor) -> Tensor: return self.refine(x, *self.vectors(x.mean(3, keepdim=True), x.mean(2, keepdim=True)))
-    def refine(self, x: Tensor, f_T: Tensor, f_V: Tensor) -> Tensor: return self.saliency(f_T, f_V) * self.transform(x) # R, Eq. 4
-    def saliency(self, f_T: Tensor, f_V: Tensor) -> Tensor: return self.W_TV(self.sigma(f_T * f_V)) # f_R [N, C_out, T, V], Eq. 3
+    def forward(self, x: Tensor) -> Tensor:
+        return self.refine(x, *self.vectors(x.mean(3, keepdim=True), x.mean(2, keepdim=True)))
+
+    def refine(self, x: Tensor, f_T: Tensor, f_V: Tensor) -> Tensor:
+        return self.saliency(f_T, f_V) * self.transform(x)  # R, Eq. 4
+
+    def saliency(self, f_T: Tensor, f_V: Tensor) -> Tensor:
+        return self.W_TV(self.sigma(f_T * f_V))  # f_R [N, C_out, T, V], Eq. 3
+
     def vectors(self, over_V: Tensor, over_T: Tensor) -> tuple[Tensor, Tensor]:
         "f_T [N, C_mid, T, 1] and f_V [N, C_mid, 1, V] from f_in, or from f_in already averaged over joints, over frames: the mean commutes."
         return self.conv_T(over_V).mean(3, keepdim=True), self.conv_V(over_T).mean(2, keepdim=True)
 
 # %% ../nbs/method/02_cvsta.ipynb #545ee1c4
-def channels_first(x: Tensor) -> Tensor: # [N, C, ...] -> [C, N, ...]
+def channels_first(x: Tensor) -> Tensor:  # [N, C, ...] -> [C, N, ...]
     "Channels outermost, also in memory; no copy if they are already."
     return x.transpose(0, 1).contiguous()
 
+
 def joint_conv(
-    x: Tensor, # features [C, ...]
-    *convs: nn.Conv2d, # 1x1, all of the same x
-) -> Tensor: # [sum of C', ...], in the order of convs
+    x: Tensor,  # features [C, ...]
+    *convs: nn.Conv2d,  # 1x1, all of the same x
+) -> Tensor:  # [sum of C', ...], in the order of convs
     "Several 1x1 convolutions of the same features as one product of matrices."
-    W, b = torch.cat([conv.weight for conv in convs]).flatten(1), torch.cat([conv.bias for conv in convs])
+    W, b = (
+        torch.cat([conv.weight for conv in convs]).flatten(1),
+        torch.cat([conv.bias for conv in convs]),
+    )
     return torch.addmm(b[:, None], W, x.flatten(1)).view(-1, *x.shape[1:])
 
+
 def stacked_conv(
-    x: Tensor, # features [K, C, ...]
-    convs: Sequence[nn.Conv2d], # 1x1, K of them, each for its own x
-    scale: Tensor | float = 1., # [K, 1, 1]: what to multiply each result with
-) -> Tensor: # [K, C', ...]
+    x: Tensor,  # features [K, C, ...]
+    convs: Sequence[nn.Conv2d],  # 1x1, K of them, each for its own x
+    scale: Tensor | float = 1.0,  # [K, 1, 1]: what to multiply each result with
+) -> Tensor:  # [K, C', ...]
     "K convolutions of K features as one batched product. The scale is applied to the weights, which are fewer."
-    W, b = torch.stack([conv.weight for conv in convs]).flatten(2), torch.stack([conv.bias for conv in convs])[..., None]
+    W, b = (
+        torch.stack([conv.weight for conv in convs]).flatten(2),
+        torch.stack([conv.bias for conv in convs])[..., None],
+    )
     return torch.baddbmm(scale * b, scale * W, x.flatten(2)).view(len(x), -1, *x.shape[2:])
 
 # %% ../nbs/method/02_cvsta.ipynb #71f49445
 def joint_norm(
-    x: Tensor, # features [sum of C, ...]
-    *norms: nn.BatchNorm2d, # one after the other, each for its own channels
+    x: Tensor,  # features [sum of C, ...]
+    *norms: nn.BatchNorm2d,  # one after the other, each for its own channels
 ) -> Tensor:
     "Several batch normalisations side by side as one; running statistics go where the modules have them."
     sizes, first = [n.num_features for n in norms], norms[0]
-    if len({(n.training, n.momentum, n.eps) for n in norms}) > 1 or first.momentum is None or not first.track_running_stats:
-        return torch.cat([n(part.transpose(0, 1)).transpose(0, 1) for n, part in zip(norms, x.split(sizes))])
-    mean, var, weight, bias = (torch.cat([getattr(n, name) for n in norms]) for name in ("running_mean", "running_var", "weight", "bias"))
-    y = F.batch_norm(x.flatten(1)[None], mean, var, weight, bias, first.training, first.momentum, first.eps)
+    if (
+        len({(n.training, n.momentum, n.eps) for n in norms}) > 1
+        or first.momentum is None
+        or not first.track_running_stats
+    ):
+        return torch.cat(
+            [n(part.transpose(0, 1)).transpose(0, 1) for n, part in zip(norms, x.split(sizes))]
+        )
+    mean, var, weight, bias = (
+        torch.cat([getattr(n, name) for n in norms])
+        for name in ("running_mean", "running_var", "weight", "bias")
+    )
+    y = F.batch_norm(
+        x.flatten(1)[None], mean, var, weight, bias, first.training, first.momentum, first.eps
+    )
     if first.training:
         for n, a, b in zip(norms, mean.split(sizes), var.split(sizes)):
-            n.running_mean.copy_(a); n.running_var.copy_(b); n.num_batches_tracked.add_(1)
+            n.running_mean.copy_(a)
+            n.running_var.copy_(b)
+            n.num_batches_tracked.add_(1)
     return y.view(x.shape)

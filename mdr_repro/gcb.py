@@ -9,90 +9,145 @@ __all__ = ['attentions', 'SpatialRefinement', 'PlainTransform', 'GraphConvolutio
 import torch
 from torch import Tensor, nn
 
-from .cvsta import CVSTA, channels_first, conv1x1, get_activation, joint_conv, joint_norm, stacked_conv
+from mdr_repro.cvsta import (
+    CVSTA,
+    channels_first,
+    conv1x1,
+    get_activation,
+    joint_conv,
+    joint_norm,
+    stacked_conv,
+)
 from .sa_gc import SAGC
 
 # %% ../nbs/method/04_graph_convolution.ipynb #d0fff2ad
 class SpatialRefinement(nn.Module):
     "The spatial tensor A~ [N, C_out, V, V] of one subset from f_V and f_S (Eq. 5)."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        mid_channels: int, # C_mid, the one of CVSTA since f_V is shared
-        activation: str = "tanh", # sigma
-        pairwise: str = "sum", # or "difference": see "The released form"
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        mid_channels: int,  # C_mid, the one of CVSTA since f_V is shared
+        activation: str = "tanh",  # sigma
+        pairwise: str = "sum",  # or "difference": see "The released form"
     ):
         super().__init__()
         self.conv_S = conv1x1(in_channels, mid_channels)
         self.W_S = conv1x1(mid_channels, out_channels)
         self.sigma, self.pairwise = get_activation(activation), pairwise
 
-    def forward(self,
-        f_V: Tensor, # [N, C_mid, 1, V], shared with CVSTA
-        over_T: Tensor, # f_in, or its average over frames [N, C_in, 1, V]
-    ) -> Tensor: # [N, C_out, V, V], entry [.., i, j] from f_S at joint i and f_V at joint j
+    def forward(
+        self,
+        f_V: Tensor,  # [N, C_mid, 1, V], shared with CVSTA
+        over_T: Tensor,  # f_in, or its average over frames [N, C_in, 1, V]
+    ) -> Tensor:  # [N, C_out, V, V], entry [.., i, j] from f_S at joint i and f_V at joint j
         f_S = self.conv_S(over_T).mean(2, keepdim=True).transpose(2, 3)
         return self.W_S(self.sigma(f_S - f_V if self.pairwise == "difference" else f_S + f_V))
 
 # %% ../nbs/method/04_graph_convolution.ipynb #274fec1c
 class PlainTransform(nn.Module):
     "What is left of CVSTA without attention: R = f_TV. It keeps the vector f_V that Eq. 5 needs."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        mid_channels: int, # C_mid
-        activation: str = "tanh", # has nothing to act on here
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        mid_channels: int,  # C_mid
+        activation: str = "tanh",  # has nothing to act on here
     ):
         super().__init__()
         self.conv_V = conv1x1(in_channels, mid_channels)
         self.transform = conv1x1(in_channels, out_channels)
 
-    def vectors(self, over_V: Tensor, over_T: Tensor) -> tuple[None, Tensor]: return None, self.conv_V(over_T).mean(2, keepdim=True)
-    def refine(self, x: Tensor, f_T: None, f_V: Tensor) -> Tensor: return self.transform(x)
+    def vectors(self, over_V: Tensor, over_T: Tensor) -> tuple[None, Tensor]:
+        return None, self.conv_V(over_T).mean(2, keepdim=True)
+
+    def refine(self, x: Tensor, f_T: None, f_V: Tensor) -> Tensor:
+        return self.transform(x)
+
 
 attentions = {"cvsta": CVSTA, "none": PlainTransform}
 
 # %% ../nbs/method/04_graph_convolution.ipynb #b53934d9
-_known = {"form": ("paper", "released"), "pairwise": ("sum", "difference"), "shared_alpha": (None, True, False), "product": (None, "columns", "rows")}
+_known = {
+    "form": ("paper", "released"),
+    "pairwise": ("sum", "difference"),
+    "shared_alpha": (None, True, False),
+    "product": (None, "columns", "rows"),
+}
 
-def _switches(form: str = "paper", pairwise: str = "sum", shared_alpha: bool | None = None, product: str | None = None, **others) -> tuple[bool, str]:
+
+def _switches(
+    form: str = "paper",
+    pairwise: str = "sum",
+    shared_alpha: bool | None = None,
+    product: str | None = None,
+    **others,
+) -> tuple[bool, str]:
     "`shared_alpha` and `product`, where None says what `form` does; ValueError lists what is known."
-    for name, value in (("form", form), ("pairwise", pairwise), ("shared_alpha", shared_alpha), ("product", product)):
-        if not any(type(value) is type(v) and value == v for v in _known[name]): raise ValueError(f"unknown {name} {value!r}; known: {', '.join(map(str, _known[name]))}")
+    for name, value in (
+        ("form", form),
+        ("pairwise", pairwise),
+        ("shared_alpha", shared_alpha),
+        ("product", product),
+    ):
+        if not any(type(value) is type(v) and value == v for v in _known[name]):
+            raise ValueError(
+                f"unknown {name} {value!r}; known: {', '.join(map(str, _known[name]))}"
+            )
     released = form == "released"
-    return released if shared_alpha is None else shared_alpha, product or ("rows" if released else "columns")
+    return released if shared_alpha is None else shared_alpha, product or (
+        "rows" if released else "columns"
+    )
 
 # %% ../nbs/method/04_graph_convolution.ipynb #e1a4d501
 class GraphConvolution(nn.Module):
     "The sum over subsets of refined features on refined graphs, [N, C_in, T, V] -> [N, C_out, T, V] (Eq. 6)."
-    literal = False # True: equation by equation; False: the same function, faster (below)
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # initial topology [K, V, V]; learnable from there on
-        mid_channels: int | None = None, # C_mid; None: C_in / 8
-        activation: str = "tanh", # sigma
-        attention: str = "cvsta", # or "none"
-        form: str = "paper", # or "released"
-        pairwise: str = "sum", # of f_V and f_S in Eq. 5, or their "difference"
-        shared_alpha: bool | None = None, # one alpha for all subsets; None: as `form` (released: True)
-        product: str | None = None, # entry [i, j] of the graph takes i to j: "columns" receive, or "rows"; None: as `form` (released: rows)
+
+    literal = False  # True: equation by equation; False: the same function, faster (below)
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # initial topology [K, V, V]; learnable from there on
+        mid_channels: int | None = None,  # C_mid; None: C_in / 8
+        activation: str = "tanh",  # sigma
+        attention: str = "cvsta",  # or "none"
+        form: str = "paper",  # or "released"
+        pairwise: str = "sum",  # of f_V and f_S in Eq. 5, or their "difference"
+        shared_alpha: bool
+        | None = None,  # one alpha for all subsets; None: as `form` (released: True)
+        product: str
+        | None = None,  # entry [i, j] of the graph takes i to j: "columns" receive, or "rows"; None: as `form` (released: rows)
     ):
         super().__init__()
-        if attention not in attentions: raise ValueError(f"unknown attention {attention!r}; known: {', '.join(attentions)}")
+        if attention not in attentions:
+            raise ValueError(f"unknown attention {attention!r}; known: {', '.join(attentions)}")
         shared, self.product = _switches(form, pairwise, shared_alpha, product)
         mid, K, self.form = mid_channels or max(in_channels // 8, 1), len(A), form
         self.A, self.alpha = nn.Parameter(A.clone()), nn.Parameter(torch.zeros(1 if shared else K))
-        self.features = nn.ModuleList(attentions[attention](in_channels, out_channels, mid, activation) for _ in range(K))
-        self.spatial = nn.ModuleList(SpatialRefinement(in_channels, out_channels, mid, activation, pairwise) for _ in range(K))
+        self.features = nn.ModuleList(
+            attentions[attention](in_channels, out_channels, mid, activation) for _ in range(K)
+        )
+        self.spatial = nn.ModuleList(
+            SpatialRefinement(in_channels, out_channels, mid, activation, pairwise)
+            for _ in range(K)
+        )
 
-    def forward(self, x: Tensor) -> Tensor: return (_graph_convolution if self.literal else _joint_graph_convolution)(self, x)
+    def forward(self, x: Tensor) -> Tensor:
+        return (_graph_convolution if self.literal else _joint_graph_convolution)(self, x)
 
 # %% ../nbs/method/04_graph_convolution.ipynb #8b0aeb06
 def _graph_convolution(gc: GraphConvolution, x: Tensor) -> Tensor:
     "Eq. 6, one subset after the other. Means are taken once, before the convolutions that they commute with (released: after)."
-    over_V, over_T = (x.mean(3, keepdim=True), x.mean(2, keepdim=True)) if gc.form == "paper" else (x, x)
-    product = "nctv,ncvw->nctw" if gc.product == "columns" else "nctv,ncwv->nctw" # v sends, w receives
+    over_V, over_T = (
+        (x.mean(3, keepdim=True), x.mean(2, keepdim=True)) if gc.form == "paper" else (x, x)
+    )
+    product = (
+        "nctv,ncvw->nctw" if gc.product == "columns" else "nctv,ncwv->nctw"
+    )  # v sends, w receives
     alpha = gc.alpha.expand(len(gc.features))
     out = None
     for A, a, features, spatial in zip(gc.A, alpha, gc.features, gc.spatial):
@@ -103,56 +158,109 @@ def _graph_convolution(gc: GraphConvolution, x: Tensor) -> Tensor:
     return out
 
 # %% ../nbs/method/04_graph_convolution.ipynb #d7a69aee
-def _joint_inputs(gc: GraphConvolution, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]: # x [C_in, N, T, V]
+def _joint_inputs(
+    gc: GraphConvolution, x: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # x [C_in, N, T, V]
     "f_TV [K, C_out, N, T, V], f_T [K C_mid, N, T], f_V and f_S [K, C_mid, N, V] of all subsets, joined."
-    K, conv_T = len(gc.A), [f.conv_T for f in gc.features if hasattr(f, "conv_T")] # no f_T without attention
-    parts = [f.transform for f in gc.features], conv_T, [f.conv_V for f in gc.features] + [s.conv_S for s in gc.spatial]
-    f_TV, f_T, f_VS = (joint_conv(y, *convs) if convs else y[:0] for y, convs in zip((x, x.mean(3), x.mean(2)), parts)) # means first, in the released form too
+    K, conv_T = (
+        len(gc.A),
+        [f.conv_T for f in gc.features if hasattr(f, "conv_T")],
+    )  # no f_T without attention
+    parts = (
+        [f.transform for f in gc.features],
+        conv_T,
+        [f.conv_V for f in gc.features] + [s.conv_S for s in gc.spatial],
+    )
+    f_TV, f_T, f_VS = (
+        joint_conv(y, *convs) if convs else y[:0]
+        for y, convs in zip((x, x.mean(3), x.mean(2)), parts)
+    )  # means first, in the released form too
     return f_TV.unflatten(0, (K, -1)), f_T, *f_VS.unflatten(0, (2, K, -1))
+
 
 def _joint_graph_convolution(gc: GraphConvolution, x: Tensor) -> Tensor:
     "Eq. 6, all subsets at once."
-    if not all(type(f) in (CVSTA, PlainTransform) for f in gc.features): return _graph_convolution(gc, x)
-    (f_TV, f_T, f_V, f_S), K, sigma = _joint_inputs(gc, channels_first(x)), len(gc.A), gc.spatial[0].sigma
+    if not all(type(f) in (CVSTA, PlainTransform) for f in gc.features):
+        return _graph_convolution(gc, x)
+    (f_TV, f_T, f_V, f_S), K, sigma = (
+        _joint_inputs(gc, channels_first(x)),
+        len(gc.A),
+        gc.spatial[0].sigma,
+    )
     N, (T, V) = x.shape[0], x.shape[2:]
     R = f_TV
-    if len(f_T): R = stacked_conv(sigma(f_T.view(K, -1, N, T, 1) * f_V[..., None, :]), [f.W_TV for f in gc.features]) * f_TV # Eq. 3-4
-    pairs = f_S[..., None] - f_V[..., None, :] if gc.spatial[0].pairwise == "difference" else f_S[..., None] + f_V[..., None, :]
-    G = gc.A[:, None, None] + stacked_conv(sigma(pairs), [s.W_S for s in gc.spatial], gc.alpha.view(-1, 1, 1)) # [K, C_out, N, V, V], Eq. 5
-    if gc.product == "rows": G = G.transpose(3, 4)
+    if len(f_T):
+        R = (
+            stacked_conv(
+                sigma(f_T.view(K, -1, N, T, 1) * f_V[..., None, :]), [f.W_TV for f in gc.features]
+            )
+            * f_TV
+        )  # Eq. 3-4
+    pairs = (
+        f_S[..., None] - f_V[..., None, :]
+        if gc.spatial[0].pairwise == "difference"
+        else f_S[..., None] + f_V[..., None, :]
+    )
+    G = gc.A[:, None, None] + stacked_conv(
+        sigma(pairs), [s.W_S for s in gc.spatial], gc.alpha.view(-1, 1, 1)
+    )  # [K, C_out, N, V, V], Eq. 5
+    if gc.product == "rows":
+        G = G.transpose(3, 4)
     out, *others = zip(R.flatten(1, 2).unbind(), G.flatten(1, 2).unbind())
     out = torch.bmm(*out)
-    for R_k, G_k in others: out = torch.baddbmm(out, R_k, G_k)
+    for R_k, G_k in others:
+        out = torch.baddbmm(out, R_k, G_k)
     return out.view(-1, N, T, V).transpose(0, 1)
 
 # %% ../nbs/method/04_graph_convolution.ipynb #6c3425f2
 class GCB(nn.Module):
     "Graph convolution block: Eq. 6, batch normalisation, residual, ReLU. [N, C_in, T, V] -> [N, C_out, T, V]."
+
     literal = False
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # initial topology [K, V, V]
-        attention: str = "cvsta", # or "none"; "sa_gc": another graph convolution in place of Eq. 6 (Table III)
-        **options, # mid_channels, activation, form and its switches: see GraphConvolution
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # initial topology [K, V, V]
+        attention: str = "cvsta",  # or "none"; "sa_gc": another graph convolution in place of Eq. 6 (Table III)
+        **options,  # mid_channels, activation, form and its switches: see GraphConvolution
     ):
         super().__init__()
-        if attention == "sa_gc": _switches(**options); self.graph = SAGC(in_channels, out_channels, A, options.get("mid_channels")) # no Eq. 5 and 6 to switch
-        else: self.graph = GraphConvolution(in_channels, out_channels, A, attention=attention, **options)
+        if attention == "sa_gc":
+            _switches(**options)
+            self.graph = SAGC(
+                in_channels, out_channels, A, options.get("mid_channels")
+            )  # no Eq. 5 and 6 to switch
+        else:
+            self.graph = GraphConvolution(
+                in_channels, out_channels, A, attention=attention, **options
+            )
         self.norm = nn.BatchNorm2d(out_channels)
-        nn.init.constant_(self.norm.weight, 1e-6) # the block starts as its residual
+        nn.init.constant_(self.norm.weight, 1e-6)  # the block starts as its residual
         same = in_channels == out_channels
-        self.residual = nn.Identity() if same else nn.Sequential(conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels))
+        self.residual = (
+            nn.Identity()
+            if same
+            else nn.Sequential(conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.literal: return (self.norm(self.graph(x)) + self.residual(x)).relu_()
-        return joint_norm(channels_first(self.graph(x)), self.norm).transpose(0, 1).add_(joint_residual(self.residual, x)).relu_()
+        if self.literal:
+            return (self.norm(self.graph(x)) + self.residual(x)).relu_()
+        return (
+            joint_norm(channels_first(self.graph(x)), self.norm)
+            .transpose(0, 1)
+            .add_(joint_residual(self.residual, x))
+            .relu_()
+        )
 
 # %% ../nbs/method/04_graph_convolution.ipynb #9767cf87
 def joint_residual(
-    residual: nn.Module, # nothing, or a 1x1 convolution and its normalisation
-    x: Tensor, # [N, C_in, T, V]
-) -> Tensor: # [N, C_out, T, V]
+    residual: nn.Module,  # nothing, or a 1x1 convolution and its normalisation
+    x: Tensor,  # [N, C_in, T, V]
+) -> Tensor:  # [N, C_out, T, V]
     "The residual with channels outermost in memory."
-    if isinstance(residual, nn.Identity): return x
+    if isinstance(residual, nn.Identity):
+        return x
     return joint_norm(joint_conv(channels_first(x), residual[0]), residual[1]).transpose(0, 1)

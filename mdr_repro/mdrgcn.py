@@ -21,75 +21,115 @@ from .tcb import TCB
 
 # %% ../nbs/method/07_mdr_gcn.ipynb #09e9c921
 def middle_channels(
-    in_channels: int, # C_in of the layer
-    out_channels: int, # C_out of the layer
-    reduction: int | str = 8, # r: 4, 8, 16, or "fixed" (Table II)
-    form: str = "paper", # or "released"
-    first: bool = False, # the layer that sees coordinates
-    least: int = 1, # channels that a narrowed network keeps at least
+    in_channels: int,  # C_in of the layer
+    out_channels: int,  # C_out of the layer
+    reduction: int | str = 8,  # r: 4, 8, 16, or "fixed" (Table II)
+    form: str = "paper",  # or "released"
+    first: bool = False,  # the layer that sees coordinates
+    least: int = 1,  # channels that a narrowed network keeps at least
 ) -> int:
     "C_mid of Table II: C_in / reduction; `fixed` is C_out, no bottleneck. The first layer, with 2 or 3 coordinates, takes C_out / reduction (released: 8)."
-    if reduction == "fixed": return out_channels
-    if not isinstance(reduction, int) or reduction < 1: raise ValueError(f"unknown reduction {reduction!r}; give a whole number (4, 8 or 16 in Table II) or 'fixed'")
-    if not isinstance(least, int) or least < 1: raise ValueError(f"least={least!r}: give a whole number of channels, 1 or more")
-    if first: return 8 if form == "released" else max(out_channels // reduction, least)
+    if reduction == "fixed":
+        return out_channels
+    if not isinstance(reduction, int) or reduction < 1:
+        raise ValueError(
+            f"unknown reduction {reduction!r}; give a whole number (4, 8 or 16 in Table II) or 'fixed'"
+        )
+    if not isinstance(least, int) or least < 1:
+        raise ValueError(f"least={least!r}: give a whole number of channels, 1 or more")
+    if first:
+        return 8 if form == "released" else max(out_channels // reduction, least)
     return max(in_channels // reduction, least)
 
 # %% ../nbs/method/07_mdr_gcn.ipynb #26dcf5b4
 class MDRLayer(nn.Module):
     "GCB, TCB and a residual: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
+
     literal = False
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # initial topology [K, V, V]
-        stride: int = 1, # s, over frames
-        residual: bool = True, # rho; False: nothing is added
-        temporal_kernels: int = 2, # m
-        temporal: str = "sum", # of m temporal blocks, or their kernels as "branches" of one
-        attention: str = "cvsta", # none, sa_gc, or st_joint_att, which follows both blocks (Table III)
-        **options, # mid_channels, activation, form and its switches: see GraphConvolution
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # initial topology [K, V, V]
+        stride: int = 1,  # s, over frames
+        residual: bool = True,  # rho; False: nothing is added
+        temporal_kernels: int = 2,  # m
+        temporal: str = "sum",  # of m temporal blocks, or their kernels as "branches" of one
+        attention: str = "cvsta",  # none, sa_gc, or st_joint_att, which follows both blocks (Table III)
+        **options,  # mid_channels, activation, form and its switches: see GraphConvolution
     ):
         super().__init__()
         after = attention == "st_joint_att"
-        self.gcb = GCB(in_channels, out_channels, A, attention="none" if after else attention, **options)
+        self.gcb = GCB(
+            in_channels, out_channels, A, attention="none" if after else attention, **options
+        )
         self.tcb = TCB(out_channels, out_channels, temporal_kernels, stride, temporal)
         self.attention = STJointAtt(out_channels, activation=torch.relu) if after else nn.Identity()
         self.stride, plain = stride, in_channels == out_channels and stride == 1
-        self.residual = None if not residual else nn.Identity() if plain else nn.Sequential(conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels))
+        self.residual = (
+            None
+            if not residual
+            else nn.Identity()
+            if plain
+            else nn.Sequential(conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        if suits(self, x): return run_layer(self, x) # the same, one body at a time
-        y, x = self.attention(self.tcb(self.gcb(x))), x[:, :, ::self.stride]
-        return torch.relu(y) if self.residual is None else (y + (self.residual(x) if self.literal else joint_residual(self.residual, x))).relu_()
+        if suits(self, x):
+            return run_layer(self, x)  # the same, one body at a time
+        y, x = self.attention(self.tcb(self.gcb(x))), x[:, :, :: self.stride]
+        return (
+            torch.relu(y)
+            if self.residual is None
+            else (
+                y + (self.residual(x) if self.literal else joint_residual(self.residual, x))
+            ).relu_()
+        )
 
 # %% ../nbs/method/07_mdr_gcn.ipynb #5be1e7a0
 class SkeletonNetwork(nn.Module):
     "How every network on a skeleton begins and ends; between them come its `layers`, [N M, C, T, V] -> [N M, D, T', V]."
-    def __init__(self,
-        skeleton: Skeleton, # joints and initial topology
-        in_channels: int, # C
-        num_persons: int, # M
-        embedding_dim: int, # D
-        norm_persons: bool = True, # each person's coordinates have their own statistics; False: one set for all
+
+    def __init__(
+        self,
+        skeleton: Skeleton,  # joints and initial topology
+        in_channels: int,  # C
+        num_persons: int,  # M
+        embedding_dim: int,  # D
+        norm_persons: bool = True,  # each person's coordinates have their own statistics; False: one set for all
     ):
         super().__init__()
-        self.skeleton, self.in_channels, self.num_persons, self.embedding_dim = skeleton, in_channels, num_persons, embedding_dim
-        self.data_norm = nn.BatchNorm1d((num_persons if norm_persons else 1) * skeleton.num_joints * in_channels)
+        self.skeleton, self.in_channels, self.num_persons, self.embedding_dim = (
+            skeleton,
+            in_channels,
+            num_persons,
+            embedding_dim,
+        )
+        self.data_norm = nn.BatchNorm1d(
+            (num_persons if norm_persons else 1) * skeleton.num_joints * in_channels
+        )
 
-    def bodies(self, x: Tensor) -> Tensor: return _bodies(self, x) # [N, C, T, V, M] -> [N M, C, T, V], normalised
-    def features(self, y: Tensor) -> Tensor: # [N M, D, T', V] -> [N, D], the global average
+    def bodies(self, x: Tensor) -> Tensor:
+        return _bodies(self, x)  # [N, C, T, V, M] -> [N M, C, T, V], normalised
+
+    def features(self, y: Tensor) -> Tensor:  # [N M, D, T', V] -> [N, D], the global average
         return y.mean((2, 3)).view(-1, self.num_persons, self.embedding_dim).mean(1)
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.bodies(x)
-        for layer in self.layers: x = layer(x)
+        for layer in self.layers:
+            x = layer(x)
         return self.features(x)
 
 # %% ../nbs/method/07_mdr_gcn.ipynb #4b36dc51
 def check_clips(x: Tensor, C: int, V: int, M: int) -> None:
     "ValueError if a batch is not [N, C, T, V, M] with these numbers of channels, joints and persons, and a frame at least."
     if x.ndim != 5 or (x.shape[1], *x.shape[3:]) != (C, V, M) or not x.shape[2]:
-        raise ValueError(f"a batch [N, C, T, V, M] of {tuple(x.shape)} does not fit a network for C={C}, V={V}, M={M} and one frame or more")
+        raise ValueError(
+            f"a batch [N, C, T, V, M] of {tuple(x.shape)} does not fit a network for C={C}, V={V}, M={M} and one frame or more"
+        )
+
 
 def _bodies(net: SkeletonNetwork, x: Tensor) -> Tensor:
     "Every person of every clip a sample of its own, each coordinate of each joint normalised."
@@ -102,40 +142,62 @@ def _bodies(net: SkeletonNetwork, x: Tensor) -> Tensor:
 # %% ../nbs/method/07_mdr_gcn.ipynb #0fbc60ad
 class MDRGCN(SkeletonNetwork):
     "Multi-Dimensional Refinement Graph Convolutional Network: clips [N, C, T, V, M] -> features [N, D] (Section III-B, Fig. 3)."
-    def __init__(self,
-        skeleton: Skeleton, # joints and initial topology
-        in_channels: int = 3, # C: x, y, z, or x, y and score
-        num_persons: int = 1, # M
-        widths: tuple[int, ...] = (64,) * 4 + (128,) * 3 + (256,) * 3, # C_out of each layer; T halves where it grows
-        reduction: int | str = 8, # C_mid = C_in / reduction, or "fixed"
-        activation: str = "tanh", # sigma
-        temporal_kernels: int = 2, # m
-        temporal: str = "sum", # of m temporal blocks, or their kernels as "branches" of one
-        attention: str = "cvsta", # sa_gc, st_joint_att (Table III), or none
-        form: str = "paper", # or "released"
-        pairwise: str = "sum", # or "difference" (Eq. 5)
-        shared_alpha: bool | None = None, # one alpha a layer; None: as `form` (released: True)
-        product: str | None = None, # "columns" of the graph receive, or "rows"; None: as `form` (released: rows)
-        least_mid: int = 1, # C_mid is never below: an eighth of a narrowed network's channels would be one or two
+
+    def __init__(
+        self,
+        skeleton: Skeleton,  # joints and initial topology
+        in_channels: int = 3,  # C: x, y, z, or x, y and score
+        num_persons: int = 1,  # M
+        widths: tuple[int, ...] = (64,) * 4
+        + (128,) * 3
+        + (256,) * 3,  # C_out of each layer; T halves where it grows
+        reduction: int | str = 8,  # C_mid = C_in / reduction, or "fixed"
+        activation: str = "tanh",  # sigma
+        temporal_kernels: int = 2,  # m
+        temporal: str = "sum",  # of m temporal blocks, or their kernels as "branches" of one
+        attention: str = "cvsta",  # sa_gc, st_joint_att (Table III), or none
+        form: str = "paper",  # or "released"
+        pairwise: str = "sum",  # or "difference" (Eq. 5)
+        shared_alpha: bool | None = None,  # one alpha a layer; None: as `form` (released: True)
+        product: str
+        | None = None,  # "columns" of the graph receive, or "rows"; None: as `form` (released: rows)
+        least_mid: int = 1,  # C_mid is never below: an eighth of a narrowed network's channels would be one or two
     ):
-        if not widths: raise ValueError("widths is empty; give C_out of at least one layer")
-        if attention not in ("cvsta", "sa_gc", "st_joint_att", "none"): raise ValueError(f"unknown attention {attention!r}; known: cvsta, sa_gc, st_joint_att, none")
+        if not widths:
+            raise ValueError("widths is empty; give C_out of at least one layer")
+        if attention not in ("cvsta", "sa_gc", "st_joint_att", "none"):
+            raise ValueError(
+                f"unknown attention {attention!r}; known: cvsta, sa_gc, st_joint_att, none"
+            )
         super().__init__(skeleton, in_channels, num_persons, widths[-1])
-        options = dict(temporal_kernels=temporal_kernels, temporal=temporal, activation=activation, attention=attention,
-                       form=form, pairwise=pairwise, shared_alpha=shared_alpha, product=product)
+        options = dict(
+            temporal_kernels=temporal_kernels,
+            temporal=temporal,
+            activation=activation,
+            attention=attention,
+            form=form,
+            pairwise=pairwise,
+            shared_alpha=shared_alpha,
+            product=product,
+        )
         A, self.layers = skeleton.adjacency(), nn.ModuleList()
         for i, (c_in, c_out) in enumerate(zip((in_channels, *widths), widths)):
             mid = middle_channels(c_in, c_out, reduction, form, first=i == 0, least=least_mid)
             stride = 2 if i and c_out != c_in else 1
-            self.layers.append(MDRLayer(c_in, c_out, A, stride, residual=i > 0, mid_channels=mid, **options))
-    def fuse(self) -> FusedNetwork: return FusedNetwork(self) # for testing: normalisations folded, branches merged
+            self.layers.append(
+                MDRLayer(c_in, c_out, A, stride, residual=i > 0, mid_channels=mid, **options)
+            )
+
+    def fuse(self) -> FusedNetwork:
+        return FusedNetwork(self)  # for testing: normalisations folded, branches merged
 
 # %% ../nbs/method/07_mdr_gcn.ipynb #061f697b
 def literal_form(
-    net: nn.Module, # its blocks have an attribute `literal`
-) -> nn.Module: # a copy, with the same weights and buffers
+    net: nn.Module,  # its blocks have an attribute `literal`
+) -> nn.Module:  # a copy, with the same weights and buffers
     "The network computed equation by equation, one convolution at a time: what the faster form is held against."
     net = copy.deepcopy(net)
     for module in net.modules():
-        if hasattr(module, "literal"): module.literal = True
+        if hasattr(module, "literal"):
+            module.literal = True
     return net

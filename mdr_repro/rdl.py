@@ -15,145 +15,210 @@ from torch import Tensor, nn
 from .recognizer import Softmax, check_labels, weighted_sum
 
 # %% ../nbs/method/09_robust_decouple_loss.ipynb #de29f92f
-def norm(x: Tensor) -> Tensor: # [..., D] -> [..., 1]
+def norm(x: Tensor) -> Tensor:  # [..., D] -> [..., 1]
     "||x|| of each row, in float32 at least; its gradient at zero is zero."
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    return torch.linalg.vector_norm(
+        x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+    )
+
 
 def unit(
-    x: Tensor, # [..., D]
-    eps: float = 1e-12, # a row shorter than this has no direction
-) -> Tensor: # [..., D]
+    x: Tensor,  # [..., D]
+    eps: float = 1e-12,  # a row shorter than this has no direction
+) -> Tensor:  # [..., D]
     "x / ||x|| of each row; zero, with zero gradient, where there is no direction."
     length = norm(x)
     return torch.where(length > eps, x / length.clamp_min(eps), 0.0)
 
 # %% ../nbs/method/09_robust_decouple_loss.ipynb #4895feb8
 def own_center(
-    x: Tensor, # features [N, D], only to be checked
-    c: Tensor, # centers [K, D]
-    y: Tensor, # labels [N], each in 0..K-1
-    checked: bool = False, # whether the labels have been looked at
-) -> Tensor: # [N, D]
+    x: Tensor,  # features [N, D], only to be checked
+    c: Tensor,  # centers [K, D]
+    y: Tensor,  # labels [N], each in 0..K-1
+    checked: bool = False,  # whether the labels have been looked at
+) -> Tensor:  # [N, D]
     "c_{y_i} of each sample; a feature too many or too wide is an error, not a broadcast."
-    if x.shape != (len(y), c.shape[-1]): raise ValueError(f"features {list(x.shape)} do not fit {len(y)} labels and centers {list(c.shape)}")
+    if x.shape != (len(y), c.shape[-1]):
+        raise ValueError(
+            f"features {list(x.shape)} do not fit {len(y)} labels and centers {list(c.shape)}"
+        )
     return c[(y if checked else check_labels(y, len(c))).long()]
 
 # %% ../nbs/method/09_robust_decouple_loss.ipynb #86555faf
 def intra_angle_loss(
-    x: Tensor, # features [N, D]
-    c: Tensor, # centers [K, D]
-    y: Tensor, # labels [N], each in 0..K-1
-    checked: bool = False, # whether the labels have been looked at
-) -> Tensor: # scalar in [0, 4]
+    x: Tensor,  # features [N, D]
+    c: Tensor,  # centers [K, D]
+    y: Tensor,  # labels [N], each in 0..K-1
+    checked: bool = False,  # whether the labels have been looked at
+) -> Tensor:  # scalar in [0, 4]
     "L_Ain, Eq. 7: the squared distance of the cosine to the own center from one."
     cos = (unit(x) * unit(own_center(x, c, y, checked))).sum(-1)
     return (1 - cos).square().mean()
 
 # %% ../nbs/method/09_robust_decouple_loss.ipynb #ab524e33
 def inter_angle_loss(
-    x: Tensor, # features [N, D]
-    c: Tensor, # centers [K, D]
-    y: Tensor, # labels [N], each in 0..K-1
-    checked: bool = False, # whether the labels have been looked at
-) -> Tensor: # scalar in [-2, 0]
+    x: Tensor,  # features [N, D]
+    c: Tensor,  # centers [K, D]
+    y: Tensor,  # labels [N], each in 0..K-1
+    checked: bool = False,  # whether the labels have been looked at
+) -> Tensor:  # scalar in [-2, 0]
     "L_Aout, Eq. 8 with k != y_i: minus one, plus the mean cosine to the other classes' centers."
     M = len(c)
-    if M < 2: raise ValueError("the inter-class angle loss needs at least two classes")
-    others = unit(c).sum(0) - unit(own_center(x, c, y, checked)) # the sum over k != y_i, without an [N, M] table
+    if M < 2:
+        raise ValueError("the inter-class angle loss needs at least two classes")
+    others = unit(c).sum(0) - unit(
+        own_center(x, c, y, checked)
+    )  # the sum over k != y_i, without an [N, M] table
     return -(1 - (unit(x) * others).sum(-1) / (M - 1)).mean()
 
 # %% ../nbs/method/09_robust_decouple_loss.ipynb #8d38d3ff
 def norm_loss(
-    x: Tensor, # features [N, D]
-    c: Tensor, # centers [K, D]
-    y: Tensor, # labels [N], each in 0..K-1
-    eps: float = 1e-12, # of Eq. 9
-    checked: bool = False, # whether the labels have been looked at
-) -> Tensor: # scalar
+    x: Tensor,  # features [N, D]
+    c: Tensor,  # centers [K, D]
+    y: Tensor,  # labels [N], each in 0..K-1
+    eps: float = 1e-12,  # of Eq. 9
+    checked: bool = False,  # whether the labels have been looked at
+) -> Tensor:  # scalar
     "L_l, Eq. 9-10: the squared distance of the ratio of norms from one."
     beta = norm(x) / (norm(own_center(x, c, y, checked)) + eps)
     return (1 - beta).square().mean()
 
 # %% ../nbs/method/09_robust_decouple_loss.ipynb #98fdb351
 def _named(
-    weights: tuple[float | None, ...], # of a_in, a_out, norm
-    default: float, # what None means
+    weights: tuple[float | None, ...],  # of a_in, a_out, norm
+    default: float,  # what None means
 ) -> dict[str, float]:
     return {k: default if w is None else w for k, w in zip(("a_in", "a_out", "norm"), weights)}
 
+
 def _check_options(weights, form: str, num_classes: int, own_optimizer: bool | None):
     "Weights are three numbers >= 0 or None, in a tuple or (options come from JSON) a list."
-    good = isinstance(weights, (tuple, list)) and len(weights) == 3 and all(
-        w is None or (isinstance(w, (int, float)) and not isinstance(w, bool) and isfinite(w) and w >= 0) for w in weights)
-    if not good: raise ValueError(f"weights={weights!r}: give three numbers >= 0 for (a_in, a_out, norm), or None where 1/N is meant")
-    if own_optimizer not in (True, False, None): raise ValueError(f"own_optimizer={own_optimizer!r}: say True or False, or None for what the form does")
-    if form not in ("paper", "released"): raise ValueError(f"unknown form {form!r}; known: paper, released")
-    if form == "paper" and num_classes < 2: raise ValueError(f"num_classes={num_classes}: the inter-class angle loss needs at least two")
+    good = (
+        isinstance(weights, (tuple, list))
+        and len(weights) == 3
+        and all(
+            w is None
+            or (isinstance(w, (int, float)) and not isinstance(w, bool) and isfinite(w) and w >= 0)
+            for w in weights
+        )
+    )
+    if not good:
+        raise ValueError(
+            f"weights={weights!r}: give three numbers >= 0 for (a_in, a_out, norm), or None where 1/N is meant"
+        )
+    if own_optimizer not in (True, False, None):
+        raise ValueError(
+            f"own_optimizer={own_optimizer!r}: say True or False, or None for what the form does"
+        )
+    if form not in ("paper", "released"):
+        raise ValueError(f"unknown form {form!r}; known: paper, released")
+    if form == "paper" and num_classes < 2:
+        raise ValueError(
+            f"num_classes={num_classes}: the inter-class angle loss needs at least two"
+        )
 
 # %% ../nbs/method/09_robust_decouple_loss.ipynb #a8b446bc
 class RobustDecoupleLoss(Softmax):
     "Softmax with the Robust Decouple Loss: L = L_S + L_R (Eq. 13)."
-    def __init__(self,
-        num_classes: int, # K (the paper's M)
-        embedding_dim: int, # D
-        weights: tuple[float | None, ...] = (1, None, None), # of a_in, a_out, norm; None: 1/N of the batch at hand; 0: off
-        form: str = "paper", # or "released"
-        eps: float = 1e-12, # of Eq. 9
-        centers_lr: float | None = None, # None: the rate of everything else
-        sum_over_batch: bool = False, # Eq. 12 as printed
-        own_optimizer: bool | None = None, # plain SGD at one rate for the centers; None: as the form does, released yes, paper no
+
+    def __init__(
+        self,
+        num_classes: int,  # K (the paper's M)
+        embedding_dim: int,  # D
+        weights: tuple[float | None, ...] = (
+            1,
+            None,
+            None,
+        ),  # of a_in, a_out, norm; None: 1/N of the batch at hand; 0: off
+        form: str = "paper",  # or "released"
+        eps: float = 1e-12,  # of Eq. 9
+        centers_lr: float | None = None,  # None: the rate of everything else
+        sum_over_batch: bool = False,  # Eq. 12 as printed
+        own_optimizer: bool
+        | None = None,  # plain SGD at one rate for the centers; None: as the form does, released yes, paper no
     ):
         super().__init__(num_classes, embedding_dim, sum_over_batch)
         _check_options(weights, form, num_classes, own_optimizer)
-        self.weights, self.form, self.eps, self.centers_lr, self.own_optimizer = tuple(weights), form, eps, centers_lr, own_optimizer
+        self.weights, self.form, self.eps, self.centers_lr, self.own_optimizer = (
+            tuple(weights),
+            form,
+            eps,
+            centers_lr,
+            own_optimizer,
+        )
         self.centers = nn.Parameter(torch.randn(num_classes, embedding_dim))
 
-    def terms(self, x: Tensor, y: Tensor) -> dict[str, Tensor]: # softmax, a_in, a_out, norm
+    def terms(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # softmax, a_in, a_out, norm
         return {**super().terms(x, y), **_terms(self, x, y)}
+
     def term_weights(self, num_clips: int) -> dict[str, float]:
         return _named(self.weights, 1 / num_clips if self.form == "paper" else 0.01)
-    def total(self, terms: dict[str, Tensor], num_clips: int) -> Tensor: # L_S + L_R, added as Eq. 13 has it
-        return terms["softmax"] + super().total({k: v for k, v in terms.items() if k != "softmax"}, num_clips)
-    def parameter_groups(self, lr: float) -> list[dict]: return _parameter_groups(self, lr)
+
+    def total(
+        self, terms: dict[str, Tensor], num_clips: int
+    ) -> Tensor:  # L_S + L_R, added as Eq. 13 has it
+        return terms["softmax"] + super().total(
+            {k: v for k, v in terms.items() if k != "softmax"}, num_clips
+        )
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        return _parameter_groups(self, lr)
 
 # %% ../nbs/method/09_robust_decouple_loss.ipynb #3129b9a8
 def _terms(loss: RobustDecoupleLoss, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     "The three terms of L_R; softmax has looked at the labels."
     c = loss.centers
-    if loss.form == "released": return released_terms(x, c, y, checked=True)
+    if loss.form == "released":
+        return released_terms(x, c, y, checked=True)
     a_in, a_out = (f(x, c, y, checked=True) for f in (intra_angle_loss, inter_angle_loss))
     return {"a_in": a_in, "a_out": a_out, "norm": norm_loss(x, c, y, loss.eps, checked=True)}
 
+
 def _parameter_groups(loss: RobustDecoupleLoss, lr: float) -> list[dict]:
     "The classifier, and the centers by themselves: a weight decay would pull their norms to zero."
-    centers = {"name": "centers", "params": [loss.centers], "lr": lr if loss.centers_lr is None else loss.centers_lr, "weight_decay": 0.0}
-    if loss.form == "released" if loss.own_optimizer is None else loss.own_optimizer: # plain SGD of its own, at one rate for ever
+    centers = {
+        "name": "centers",
+        "params": [loss.centers],
+        "lr": lr if loss.centers_lr is None else loss.centers_lr,
+        "weight_decay": 0.0,
+    }
+    if (
+        loss.form == "released" if loss.own_optimizer is None else loss.own_optimizer
+    ):  # plain SGD of its own, at one rate for ever
         centers |= {"momentum": 0.0, "nesterov": False, "scheduled": False}
     return [{"name": "classifier", "params": list(loss.classifier.parameters()), "lr": lr}, centers]
 
 # %% ../nbs/method/09_robust_decouple_loss.ipynb #cfab2971
-def _kept(d: Tensor) -> Tensor: return d.clamp(1e-12, 1e12) # outside of this range the release stops the gradient
+def _kept(d: Tensor) -> Tensor:
+    return d.clamp(1e-12, 1e12)  # outside of this range the release stops the gradient
+
 
 def released_terms(
-    x: Tensor, # features [N, D]
-    c: Tensor, # centers [K, D]
-    y: Tensor, # labels [N], each in 0..K-1
-    checked: bool = False, # whether the labels have been looked at
-) -> dict[str, Tensor]: # a_in, a_out (with its minus sign), norm
+    x: Tensor,  # features [N, D]
+    c: Tensor,  # centers [K, D]
+    y: Tensor,  # labels [N], each in 0..K-1
+    checked: bool = False,  # whether the labels have been looked at
+) -> dict[str, Tensor]:  # a_in, a_out (with its minus sign), norm
     "The three terms as the released code computes them: pairs of the batch instead of classes."
     N, own = len(x), own_center(x, c, y, checked)
-    with torch.autocast(x.device.type, enabled=False): # 1 - cos in half precision would be noise
-        d2 = (1 - unit(x) @ unit(own).T).square() # entry [i, j]: sample i against the center of sample j
+    with torch.autocast(x.device.type, enabled=False):  # 1 - cos in half precision would be noise
+        d2 = (
+            1 - unit(x) @ unit(own).T
+        ).square()  # entry [i, j]: sample i against the center of sample j
     at_home = d2.diagonal()
     pairs = _kept((d2 - at_home).square()).sum() / (N * (N - 1)) if N > 1 else d2.new_zeros(())
-    return {"a_in": _kept(at_home.square()).mean(), "a_out": -pairs, "norm": _kept((1 - norm(x) / norm(own).clamp_min(1e-12)).square()).mean()}
+    return {
+        "a_in": _kept(at_home.square()).mean(),
+        "a_out": -pairs,
+        "norm": _kept((1 - norm(x) / norm(own).clamp_min(1e-12)).square()).mean(),
+    }
 
 # %% ../nbs/method/09_robust_decouple_loss.ipynb #6b1a5d69
 def released_rdl(
-    x: Tensor, # features [N, D]
-    c: Tensor, # centers [K, D]
-    y: Tensor, # labels [N], each in 0..K-1
-    weights: tuple[float | None, ...] = (1, None, None), # of a_in, a_out, norm; None: 0.01
-) -> Tensor: # scalar
+    x: Tensor,  # features [N, D]
+    c: Tensor,  # centers [K, D]
+    y: Tensor,  # labels [N], each in 0..K-1
+    weights: tuple[float | None, ...] = (1, None, None),  # of a_in, a_out, norm; None: 0.01
+) -> Tensor:  # scalar
     "L_R as the released code computes it."
     return weighted_sum(released_terms(x, c, y), _named(weights, 0.01))

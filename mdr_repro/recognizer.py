@@ -14,74 +14,110 @@ from torch.nn import functional as F
 
 # %% ../nbs/method/08_recognizer.ipynb #0a1b5c01
 def weighted_sum(
-    terms: dict[str, Tensor], # scalars
-    weights: dict[str, float], # of some of them; 1 where not named
-) -> Tensor: # scalar
+    terms: dict[str, Tensor],  # scalars
+    weights: dict[str, float],  # of some of them; 1 where not named
+) -> Tensor:  # scalar
     "The sum of weight times term; a term of weight 0 is left out, with its gradient and its NaN."
     unknown = [k for k in weights if k not in terms]
-    if unknown: raise ValueError(f"a weight for {unknown[0]!r}, which is no term; known: {', '.join(terms)}")
+    if unknown:
+        raise ValueError(
+            f"a weight for {unknown[0]!r}, which is no term; known: {', '.join(terms)}"
+        )
     total = torch.zeros_like(next(iter(terms.values())))
     for name, term in terms.items():
         weight = weights.get(name, 1)
-        if weight: total = total + (term if weight == 1 else weight * term)
+        if weight:
+            total = total + (term if weight == 1 else weight * term)
     return total
+
 
 def _check_sizes(**sizes):
     for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1: raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, not {value!r}")
+
 
 def _refuse_own_forward(cls: type):
-    if "forward" in vars(cls): raise TypeError(f"{cls.__name__} defines forward: define terms and term_weights, whose weighted sum it is")
+    if "forward" in vars(cls):
+        raise TypeError(
+            f"{cls.__name__} defines forward: define terms and term_weights, whose weighted sum it is"
+        )
 
 # %% ../nbs/method/08_recognizer.ipynb #ef98ae1e
 class Objective(nn.Module):
     "The loss side of a recognizer: from features [N, D] to a scalar while training, to logits [N, K] while testing."
-    def __init__(self,
-        num_classes: int, # K
-        embedding_dim: int, # D
+
+    def __init__(
+        self,
+        num_classes: int,  # K
+        embedding_dim: int,  # D
     ):
         super().__init__()
         _check_sizes(num_classes=num_classes, embedding_dim=embedding_dim)
         self.num_classes, self.embedding_dim = num_classes, embedding_dim
+
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         _refuse_own_forward(cls)
-    def logits(self, features: Tensor) -> Tensor: # [N, K]
+
+    def logits(self, features: Tensor) -> Tensor:  # [N, K]
         raise NotImplementedError(f"{type(self).__name__} must define logits(features)")
-    def terms(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]: # scalars, unweighted; "softmax" among them
+
+    def terms(
+        self, features: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:  # scalars, unweighted; "softmax" among them
         raise NotImplementedError(f"{type(self).__name__} must define terms(features, labels)")
-    def term_weights(self, num_clips: int) -> dict[str, float]: # for a batch of N clips; 1 where not named, 0: left out
+
+    def term_weights(
+        self, num_clips: int
+    ) -> dict[str, float]:  # for a batch of N clips; 1 where not named, 0: left out
         return {}
-    def total(self, terms: dict[str, Tensor], num_clips: int) -> Tensor: # scalar, the weighted sum
+
+    def total(self, terms: dict[str, Tensor], num_clips: int) -> Tensor:  # scalar, the weighted sum
         return weighted_sum(terms, self.term_weights(num_clips))
-    def forward(self, features: Tensor, labels: Tensor) -> Tensor: # scalar; not to be overridden
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:  # scalar; not to be overridden
         return self.total(self.terms(features, labels), len(features))
-    def parameter_groups(self, lr: float) -> list[dict]: # groups for a torch optimizer, each with "name", "params", "lr"
+
+    def parameter_groups(
+        self, lr: float
+    ) -> list[dict]:  # groups for a torch optimizer, each with "name", "params", "lr"
         return [{"name": "classifier", "params": list(self.parameters()), "lr": lr}]
 
 # %% ../nbs/method/08_recognizer.ipynb #933861cc
 def check_labels(
-    labels: Tensor, # y [N]
-    num_classes: int, # K
-) -> Tensor: # the labels, unchanged
+    labels: Tensor,  # y [N]
+    num_classes: int,  # K
+) -> Tensor:  # the labels, unchanged
     "Labels [N], each an integer in 0..K-1, or a ValueError that says which one is not (their values on a CPU only)."
-    if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be integers of shape [N], not {labels.dtype} of shape {list(labels.shape)}")
-    if len(labels) == 0: raise ValueError("an empty batch has no loss: give at least one clip")
-    if labels.is_cuda: return labels # to ask would make the GPU wait; a clip set's labels were checked when it was made, and cross entropy stops at a wrong one
+    if (
+        labels.dim() != 1
+        or labels.is_floating_point()
+        or labels.is_complex()
+        or labels.dtype == torch.bool
+    ):
+        raise ValueError(
+            f"labels must be integers of shape [N], not {labels.dtype} of shape {list(labels.shape)}"
+        )
+    if len(labels) == 0:
+        raise ValueError("an empty batch has no loss: give at least one clip")
+    if labels.is_cuda:
+        return labels  # to ask would make the GPU wait; a clip set's labels were checked when it was made, and cross entropy stops at a wrong one
     low, high = labels.aminmax()
     if low < 0 or high >= num_classes:
         i = int(((labels < 0) | (labels >= num_classes)).nonzero()[0])
-        raise ValueError(f"label {int(labels[i])} of clip {i} in the batch is outside 0..{num_classes - 1}; "
-                         f"the objective was built for num_classes={num_classes}")
+        raise ValueError(
+            f"label {int(labels[i])} of clip {i} in the batch is outside 0..{num_classes - 1}; "
+            f"the objective was built for num_classes={num_classes}"
+        )
     return labels
 
 # %% ../nbs/method/08_recognizer.ipynb #01e5d7a6
 def softmax_loss(
-    logits: Tensor, # [N, K]
-    labels: Tensor, # y [N], each in 0..K-1
-    sum_over_batch: bool = False, # Eq. 12 as printed; otherwise the mean
-) -> Tensor: # scalar
+    logits: Tensor,  # [N, K]
+    labels: Tensor,  # y [N], each in 0..K-1
+    sum_over_batch: bool = False,  # Eq. 12 as printed; otherwise the mean
+) -> Tensor:  # scalar
     "L_S, Eq. 12: minus the log of the softmax at the right class."
     labels = check_labels(labels, logits.shape[1])
     return F.cross_entropy(logits, labels.long(), reduction="sum" if sum_over_batch else "mean")
@@ -89,10 +125,12 @@ def softmax_loss(
 # %% ../nbs/method/08_recognizer.ipynb #5b8e3ea4
 class Softmax(Objective):
     "The softmax loss on a linear classifier (Eq. 12)."
-    def __init__(self,
-        num_classes: int, # K (the paper's M)
-        embedding_dim: int, # D
-        sum_over_batch: bool = False, # Eq. 12 as printed; otherwise the mean
+
+    def __init__(
+        self,
+        num_classes: int,  # K (the paper's M)
+        embedding_dim: int,  # D
+        sum_over_batch: bool = False,  # Eq. 12 as printed; otherwise the mean
     ):
         super().__init__(num_classes, embedding_dim)
         self.sum_over_batch = sum_over_batch
@@ -100,7 +138,7 @@ class Softmax(Objective):
         nn.init.normal_(self.classifier.weight, 0, sqrt(2 / num_classes))
         nn.init.zeros_(self.classifier.bias)
 
-    def logits(self, features: Tensor) -> Tensor: # [N, K]
+    def logits(self, features: Tensor) -> Tensor:  # [N, K]
         return self.classifier(features)
 
     def terms(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -109,21 +147,36 @@ class Softmax(Objective):
 # %% ../nbs/method/08_recognizer.ipynb #14421178
 class Recognizer(nn.Module):
     "A backbone and an objective joined: clips [N, C, T, V, M] -> logits [N, K]."
-    def __init__(self,
-        backbone: nn.Module, # clips -> features [N, D]; has `embedding_dim`
-        objective: Objective, # built for the same D
+
+    def __init__(
+        self,
+        backbone: nn.Module,  # clips -> features [N, D]; has `embedding_dim`
+        objective: Objective,  # built for the same D
     ):
         super().__init__()
         if backbone.embedding_dim != objective.embedding_dim:
-            raise ValueError(f"the backbone gives features of D={backbone.embedding_dim}, the objective wants D={objective.embedding_dim}; "
-                             f"build the objective with embedding_dim=backbone.embedding_dim")
+            raise ValueError(
+                f"the backbone gives features of D={backbone.embedding_dim}, the objective wants D={objective.embedding_dim}; "
+                f"build the objective with embedding_dim=backbone.embedding_dim"
+            )
         self.backbone, self.objective = backbone, objective
 
-    def embed(self, x: Tensor) -> Tensor: return self.backbone(x) # features [N, D]
-    def embed_with_terms(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]: # features, and weighted losses of the backbone's own
-        return self.backbone.forward_with_terms(x) if hasattr(self.backbone, "forward_with_terms") else (self.embed(x), {})
-    def forward(self, x: Tensor) -> Tensor: return self.objective.logits(self.embed(x)) # logits [N, K]
-    def loss(self, x: Tensor, y: Tensor) -> Tensor: # scalar
+    def embed(self, x: Tensor) -> Tensor:
+        return self.backbone(x)  # features [N, D]
+
+    def embed_with_terms(
+        self, x: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # features, and weighted losses of the backbone's own
+        return (
+            self.backbone.forward_with_terms(x)
+            if hasattr(self.backbone, "forward_with_terms")
+            else (self.embed(x), {})
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.objective.logits(self.embed(x))  # logits [N, K]
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:  # scalar
         features, terms = self.embed_with_terms(x)
         return sum(terms.values(), self.objective(features, y))
 

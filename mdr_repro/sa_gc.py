@@ -16,31 +16,43 @@ from .cvsta import conv1x1
 # %% ../nbs/method/03_self_attention_graph.ipynb #44588fcc
 class SAGC(nn.Module):
     "Self-attention based graph convolution, [N, C_in, T, V] -> [N, C_out, T, V]: a graph of its own in every frame (InfoGCN's SA-GC)."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # initial topology [K, V, V], entry [k, v, w] weighs joint v in the output at joint w; a head for each k
-        mid_channels: int | None = None, # D', of queries and keys; None: C_in / 8, at least one
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # initial topology [K, V, V], entry [k, v, w] weighs joint v in the output at joint w; a head for each k
+        mid_channels: int | None = None,  # D', of queries and keys; None: C_in / 8, at least one
     ):
         super().__init__()
-        if A.ndim != 3 or A.shape[1] != A.shape[2]: raise ValueError(f"a topology of shape {list(A.shape)} is none: give A [K, V, V], one matrix a head")
+        if A.ndim != 3 or A.shape[1] != A.shape[2]:
+            raise ValueError(
+                f"a topology of shape {list(A.shape)} is none: give A [K, V, V], one matrix a head"
+            )
         K, mid = len(A), mid_channels or max(in_channels // 8, 1)
-        self.topology = nn.Parameter(A.transpose(1, 2).clone()) # [K, w, v]: the row listens, as in the attention
+        self.topology = nn.Parameter(
+            A.transpose(1, 2).clone()
+        )  # [K, w, v]: the row listens, as in the attention
         self.norm = nn.LayerNorm(in_channels)
-        self.queries_keys = nn.Linear(in_channels, 2 * K * mid) # all W^Q, then all W^K
+        self.queries_keys = nn.Linear(in_channels, 2 * K * mid)  # all W^Q, then all W^K
         nn.init.normal_(self.queries_keys.weight)
-        self.transforms = nn.ModuleList(conv1x1(in_channels, out_channels) for _ in range(K)) # W_k
-        for W in self.transforms: nn.init.normal_(W.weight, 0, sqrt(2 / (K * in_channels * out_channels)))
+        self.transforms = nn.ModuleList(conv1x1(in_channels, out_channels) for _ in range(K))  # W_k
+        for W in self.transforms:
+            nn.init.normal_(W.weight, 0, sqrt(2 / (K * in_channels * out_channels)))
 
-    def attention(self, x: Tensor) -> Tensor: return _attention(self, x) # S [N, K, T, V, V], entry [.., w, v]
+    def attention(self, x: Tensor) -> Tensor:
+        return _attention(self, x)  # S [N, K, T, V, V], entry [.., w, v]
+
     def forward(self, x: Tensor) -> Tensor:
         G = self.topology[:, None] * self.attention(x)
-        return sum(W(torch.einsum("nctv,ntwv->nctw", x, G[:, k])) for k, W in enumerate(self.transforms))
+        return sum(
+            W(torch.einsum("nctv,ntwv->nctw", x, G[:, k])) for k, W in enumerate(self.transforms)
+        )
 
 # %% ../nbs/method/03_self_attention_graph.ipynb #8435aad8
-def _attention(gc: SAGC, x: Tensor) -> Tensor: # [N, K, T, V, V]
+def _attention(gc: SAGC, x: Tensor) -> Tensor:  # [N, K, T, V, V]
     "The softmax of every joint's query with every joint's key, frame by frame, head by head."
     N, _, T, V = x.shape
     both = gc.queries_keys(gc.norm(x.permute(0, 2, 3, 1))).view(N, T, V, 2, len(gc.topology), -1)
-    q, k = both.permute(3, 0, 4, 1, 2, 5) # each [N, K, T, V, D']
+    q, k = both.permute(3, 0, 4, 1, 2, 5)  # each [N, K, T, V, D']
     return (q @ k.transpose(-1, -2) / sqrt(q.shape[-1])).softmax(-1)

@@ -19,53 +19,90 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Skeleton:
     "Joints and the bones between them; `edges` are (parent, child) pairs, 0-based, distances are counted from `center`."
+
     name: str
     joints: tuple[str, ...]
     edges: tuple[tuple[int, int], ...]
     center: int
-    max_hop: int | None = None # distances beyond this many bones count as infinite; None: count them all
-    partition: str = "spatial" # the split that `adjacency()` makes when it is not told otherwise
+    max_hop: int | None = (
+        None  # distances beyond this many bones count as infinite; None: count them all
+    )
+    partition: str = "spatial"  # the split that `adjacency()` makes when it is not told otherwise
 
-    def __post_init__(self): _check(self)
+    def __post_init__(self):
+        _check(self)
 
     @classmethod
-    def from_json(cls, path: str | Path) -> "Skeleton": return _from_json(path) # {name, joints, edges, center}
-    @property
-    def num_joints(self) -> int: return len(self.joints) # V
-    @property
-    def bones(self) -> tuple[int, ...]: return _bones(self) # parent of every joint, the center's is itself
+    def from_json(cls, path: str | Path) -> "Skeleton":
+        return _from_json(path)  # {name, joints, edges, center}
 
-    def hops(self) -> np.ndarray: return _hops(self) # [V, V], number of bones between two joints
+    @property
+    def num_joints(self) -> int:
+        return len(self.joints)  # V
 
-    def adjacency(self, strategy: str | None = None) -> Tensor: # None: this skeleton's own `partition`
+    @property
+    def bones(self) -> tuple[int, ...]:
+        return _bones(self)  # parent of every joint, the center's is itself
+
+    def hops(self) -> np.ndarray:
+        return _hops(self)  # [V, V], number of bones between two joints
+
+    def adjacency(
+        self, strategy: str | None = None
+    ) -> Tensor:  # None: this skeleton's own `partition`
         "The neighbour subsets A_k of Eq. 2, float32 [K, V, V]; entry [k, i, j] weighs joint i in the output at joint j."
         return _adjacency(self, strategy or self.partition)
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #bf533bd8
 _strategies = ("spatial", "directed", "uniform")
 
+
 def _check(s: Skeleton) -> None:
     "Plain tuples in, or a ValueError that names the skeleton, the field and the mend."
-    def wrong(message): return ValueError(f"skeleton {s.name!r}: {message}")
-    if isinstance(s.joints, str) or not s.joints: raise wrong("write joints as a list of names")
-    try: joints, edges, center = tuple(str(j) for j in s.joints), tuple((index(a), index(b)) for a, b in s.edges), index(s.center)
-    except (TypeError, ValueError): raise wrong("write edges as [parent, child] pairs of joint numbers and the center as one number") from None
+
+    def wrong(message):
+        return ValueError(f"skeleton {s.name!r}: {message}")
+
+    if isinstance(s.joints, str) or not s.joints:
+        raise wrong("write joints as a list of names")
+    try:
+        joints, edges, center = (
+            tuple(str(j) for j in s.joints),
+            tuple((index(a), index(b)) for a, b in s.edges),
+            index(s.center),
+        )
+    except (TypeError, ValueError):
+        raise wrong(
+            "write edges as [parent, child] pairs of joint numbers and the center as one number"
+        ) from None
     v = len(joints)
-    if len(set(joints)) < v: raise wrong(f"two joints are called {next(j for j in joints if joints.count(j) > 1)!r}; give each its own name")
+    if len(set(joints)) < v:
+        raise wrong(
+            f"two joints are called {next(j for j in joints if joints.count(j) > 1)!r}; give each its own name"
+        )
     for e in edges:
-        if not all(0 <= j < v for j in e): raise wrong(f"edge {e} names a joint outside 0..{v - 1}; write joints by 0-based index")
-        if e[0] == e[1]: raise wrong(f"edge {e} joins a joint to itself; leave it out, every joint is its own neighbour already")
-    if not 0 <= center < v: raise wrong(f"center {center} is outside 0..{v - 1}; give the number of a joint")
-    if s.partition not in _strategies: raise wrong(f"unknown partition {s.partition!r}; known: {', '.join(_strategies)}")
-    if s.max_hop is not None and not (isinstance(s.max_hop, int) and s.max_hop > 0): raise wrong(f"max_hop {s.max_hop!r} is no number of bones; give 1 or more, or leave it out")
-    for field, value in dict(joints=joints, edges=edges, center=center).items(): object.__setattr__(s, field, value)
+        if not all(0 <= j < v for j in e):
+            raise wrong(f"edge {e} names a joint outside 0..{v - 1}; write joints by 0-based index")
+        if e[0] == e[1]:
+            raise wrong(
+                f"edge {e} joins a joint to itself; leave it out, every joint is its own neighbour already"
+            )
+    if not 0 <= center < v:
+        raise wrong(f"center {center} is outside 0..{v - 1}; give the number of a joint")
+    if s.partition not in _strategies:
+        raise wrong(f"unknown partition {s.partition!r}; known: {', '.join(_strategies)}")
+    if s.max_hop is not None and not (isinstance(s.max_hop, int) and s.max_hop > 0):
+        raise wrong(f"max_hop {s.max_hop!r} is no number of bones; give 1 or more, or leave it out")
+    for field, value in dict(joints=joints, edges=edges, center=center).items():
+        object.__setattr__(s, field, value)
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #a24fb3bf
-def _hops(skeleton: Skeleton) -> np.ndarray: # [V, V]
+def _hops(skeleton: Skeleton) -> np.ndarray:  # [V, V]
     "Bones on the shortest path between any two joints, inf where there is none or beyond `max_hop`."
     v = skeleton.num_joints
     link = np.eye(v)
-    for a, b in skeleton.edges: link[a, b] = link[b, a] = 1
+    for a, b in skeleton.edges:
+        link[a, b] = link[b, a] = 1
     hops, reached = np.full((v, v), np.inf), np.eye(v)
     for d in range(v if skeleton.max_hop is None else skeleton.max_hop + 1):
         hops[np.isinf(hops) & (reached > 0)] = d
@@ -73,33 +110,37 @@ def _hops(skeleton: Skeleton) -> np.ndarray: # [V, V]
     return hops
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #ff792c7d
-def _spatial(skeleton: Skeleton) -> np.ndarray: # [3, V, V]
+def _spatial(skeleton: Skeleton) -> np.ndarray:  # [3, V, V]
     "Root, centripetal and centrifugal links of ST-GCN, each column of their sum adding to one."
     hops = skeleton.hops()
     near = (hops <= 1).astype(float)
     weight = near / near.sum(0)
     to_center = hops[:, skeleton.center]
-    i, j = to_center[:, None], to_center[None, :] # the sending and the receiving joint
-    link = (hops == 1)
+    i, j = to_center[:, None], to_center[None, :]  # the sending and the receiving joint
+    link = hops == 1
     root, inward, outward = np.eye(len(near)), link & (i >= j), link & (i < j)
     return np.stack([root, inward, outward]) * weight
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #043972b8
-def _directed(skeleton: Skeleton) -> np.ndarray: # [3, V, V]
+def _directed(skeleton: Skeleton) -> np.ndarray:  # [3, V, V]
     "Self, parent-to-child and child-to-parent links, each normalised by itself (2s-AGCN's split)."
     v = skeleton.num_joints
     down = np.zeros((v, v))
-    for parent, child in skeleton.edges: down[parent, child] = 1
+    for parent, child in skeleton.edges:
+        down[parent, child] = 1
     subsets = [np.eye(v), down, down.T]
     return np.stack([a / np.maximum(a.sum(0), 1) for a in subsets])
 
-def _uniform(skeleton: Skeleton) -> np.ndarray: # [1, V, V]
+
+def _uniform(skeleton: Skeleton) -> np.ndarray:  # [1, V, V]
     "One subset: a joint and its neighbours, averaged."
     near = (skeleton.hops() <= 1).astype(float)
     return (near / near.sum(0))[None]
 
-def _adjacency(skeleton: Skeleton, strategy: str) -> Tensor: # float32 [K, V, V]
-    if strategy not in _strategies: raise ValueError(f"unknown strategy {strategy!r}; known: {', '.join(_strategies)}")
+
+def _adjacency(skeleton: Skeleton, strategy: str) -> Tensor:  # float32 [K, V, V]
+    if strategy not in _strategies:
+        raise ValueError(f"unknown strategy {strategy!r}; known: {', '.join(_strategies)}")
     split = {"spatial": _spatial, "directed": _directed, "uniform": _uniform}[strategy]
     return torch.tensor(split(skeleton), dtype=torch.float32)
 
@@ -111,67 +152,213 @@ def _bones(skeleton: Skeleton) -> tuple[int, ...]:
         here = queue.pop(0)
         for a, b in skeleton.edges:
             there = b if a == here else a if b == here else here
-            if there not in parent: parent[there] = here; queue.append(there)
+            if there not in parent:
+                parent[there] = here
+                queue.append(there)
     return tuple(parent.get(j, j) for j in range(skeleton.num_joints))
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #9a51fb19
 def _from_json(path: str | Path) -> Skeleton:
     "A skeleton from a file; ValueError that names the file and what is missing or wrong in it."
     try:
-        if not Path(path).is_file() or Path(path).stat().st_size > 2**20: raise ValueError("no plain file, or one of more than a MiB")
+        if not Path(path).is_file() or Path(path).stat().st_size > 2**20:
+            raise ValueError("no plain file, or one of more than a MiB")
         fields = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as e: raise ValueError(f"{path}: no readable skeleton JSON ({e}); write an object with name, joints, edges and center") from None
+    except (OSError, ValueError, RecursionError) as e:
+        raise ValueError(
+            f"{path}: no readable skeleton JSON ({e}); write an object with name, joints, edges and center"
+        ) from None
     need, may = ("name", "joints", "edges", "center"), ("max_hop", "partition")
-    if not isinstance(fields, dict): raise ValueError(f"{path}: not a skeleton; write an object with {', '.join(need)}")
-    missing, unknown = [k for k in need if k not in fields], [k for k in fields if k not in need + may]
-    if missing: raise ValueError(f"{path}: skeleton lacks {', '.join(missing)}; give name, joints, edges (parent, child) and center")
-    if unknown: raise ValueError(f"{path}: unknown field {unknown[0]!r}; known: {', '.join(need + may)}")
-    try: return Skeleton(**fields)
-    except ValueError as e: raise ValueError(f"{path}: {e}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: not a skeleton; write an object with {', '.join(need)}")
+    missing, unknown = (
+        [k for k in need if k not in fields],
+        [k for k in fields if k not in need + may],
+    )
+    if missing:
+        raise ValueError(
+            f"{path}: skeleton lacks {', '.join(missing)}; give name, joints, edges (parent, child) and center"
+        )
+    if unknown:
+        raise ValueError(f"{path}: unknown field {unknown[0]!r}; known: {', '.join(need + may)}")
+    try:
+        return Skeleton(**fields)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #c93c7920
-_coco = ("nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow "
-         "left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle").split()
-_body25 = ("nose neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist mid_hip right_hip right_knee right_ankle "
-           "left_hip left_knee left_ankle right_eye left_eye right_ear left_ear left_big_toe left_small_toe left_heel "
-           "right_big_toe right_small_toe right_heel").split()
-_ntu = ("spine_base spine_mid neck head left_shoulder left_elbow left_wrist left_hand right_shoulder right_elbow right_wrist right_hand "
-        "left_hip left_knee left_ankle left_foot right_hip right_knee right_ankle right_foot spine_shoulder "
-        "left_hand_tip left_thumb right_hand_tip right_thumb").split()
-_kinect = ("hip_center spine shoulder_center head left_shoulder left_elbow left_wrist left_hand right_shoulder right_elbow right_wrist "
-           "right_hand left_hip left_knee left_ankle left_foot right_hip right_knee right_ankle right_foot").split()
-_penn = ("head left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist left_hip right_hip left_knee right_knee "
-         "left_ankle right_ankle").split()
+_coco = (
+    "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow "
+    "left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle"
+).split()
+_body25 = (
+    "nose neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist mid_hip right_hip right_knee right_ankle "
+    "left_hip left_knee left_ankle right_eye left_eye right_ear left_ear left_big_toe left_small_toe left_heel "
+    "right_big_toe right_small_toe right_heel"
+).split()
+_ntu = (
+    "spine_base spine_mid neck head left_shoulder left_elbow left_wrist left_hand right_shoulder right_elbow right_wrist right_hand "
+    "left_hip left_knee left_ankle left_foot right_hip right_knee right_ankle right_foot spine_shoulder "
+    "left_hand_tip left_thumb right_hand_tip right_thumb"
+).split()
+_kinect = (
+    "hip_center spine shoulder_center head left_shoulder left_elbow left_wrist left_hand right_shoulder right_elbow right_wrist "
+    "right_hand left_hip left_knee left_ankle left_foot right_hip right_knee right_ankle right_foot"
+).split()
+_penn = (
+    "head left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist left_hip right_hip left_knee right_knee "
+    "left_ankle right_ankle"
+).split()
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #eaac849e
-_coco_edges = ((0, 1), (0, 2), (1, 3), (2, 4), (0, 5), (0, 6), (5, 7), (7, 9), (6, 8), (8, 10),
-               (5, 11), (6, 12), (11, 13), (13, 15), (12, 14), (14, 16))
-_body25_edges = ((8, 1), (1, 0), (0, 15), (0, 16), (15, 17), (16, 18), (1, 2), (2, 3), (3, 4), (1, 5), (5, 6), (6, 7),
-                 (8, 9), (9, 10), (10, 11), (11, 24), (11, 22), (22, 23), (8, 12), (12, 13), (13, 14), (14, 21), (14, 19), (19, 20))
-_ntu_edges = ((20, 1), (1, 0), (20, 2), (2, 3), (20, 4), (4, 5), (5, 6), (6, 7), (7, 22), (22, 21), (20, 8), (8, 9), (9, 10), (10, 11),
-              (11, 24), (24, 23), (0, 12), (12, 13), (13, 14), (14, 15), (0, 16), (16, 17), (17, 18), (18, 19))
-_kinect_edges = ((0, 1), (1, 2), (2, 3), (2, 4), (4, 5), (5, 6), (6, 7), (2, 8), (8, 9), (9, 10), (10, 11),
-                 (0, 12), (12, 13), (13, 14), (14, 15), (0, 16), (16, 17), (17, 18), (18, 19))
-_penn_edges = ((0, 1), (0, 2), (1, 3), (3, 5), (2, 4), (4, 6), (1, 7), (2, 8), (7, 9), (9, 11), (8, 10), (10, 12))
+_coco_edges = (
+    (0, 1),
+    (0, 2),
+    (1, 3),
+    (2, 4),
+    (0, 5),
+    (0, 6),
+    (5, 7),
+    (7, 9),
+    (6, 8),
+    (8, 10),
+    (5, 11),
+    (6, 12),
+    (11, 13),
+    (13, 15),
+    (12, 14),
+    (14, 16),
+)
+_body25_edges = (
+    (8, 1),
+    (1, 0),
+    (0, 15),
+    (0, 16),
+    (15, 17),
+    (16, 18),
+    (1, 2),
+    (2, 3),
+    (3, 4),
+    (1, 5),
+    (5, 6),
+    (6, 7),
+    (8, 9),
+    (9, 10),
+    (10, 11),
+    (11, 24),
+    (11, 22),
+    (22, 23),
+    (8, 12),
+    (12, 13),
+    (13, 14),
+    (14, 21),
+    (14, 19),
+    (19, 20),
+)
+_ntu_edges = (
+    (20, 1),
+    (1, 0),
+    (20, 2),
+    (2, 3),
+    (20, 4),
+    (4, 5),
+    (5, 6),
+    (6, 7),
+    (7, 22),
+    (22, 21),
+    (20, 8),
+    (8, 9),
+    (9, 10),
+    (10, 11),
+    (11, 24),
+    (24, 23),
+    (0, 12),
+    (12, 13),
+    (13, 14),
+    (14, 15),
+    (0, 16),
+    (16, 17),
+    (17, 18),
+    (18, 19),
+)
+_kinect_edges = (
+    (0, 1),
+    (1, 2),
+    (2, 3),
+    (2, 4),
+    (4, 5),
+    (5, 6),
+    (6, 7),
+    (2, 8),
+    (8, 9),
+    (9, 10),
+    (10, 11),
+    (0, 12),
+    (12, 13),
+    (13, 14),
+    (14, 15),
+    (0, 16),
+    (16, 17),
+    (17, 18),
+    (18, 19),
+)
+_penn_edges = (
+    (0, 1),
+    (0, 2),
+    (1, 3),
+    (3, 5),
+    (2, 4),
+    (4, 6),
+    (1, 7),
+    (2, 8),
+    (7, 9),
+    (9, 11),
+    (8, 10),
+    (10, 12),
+)
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #6aaa1c5a
-_skeletons = {s.name: s for s in (
-    Skeleton("coco17", _coco, _coco_edges, 0),
-    Skeleton("body25", _body25, _body25_edges, 8),
-    Skeleton("ntu25", _ntu, _ntu_edges, 20),
-    Skeleton("kinect20", _kinect, _kinect_edges, 0),
-    Skeleton("penn13", _penn, _penn_edges, 0),
-    # what the authors' release builds: see "The released graphs"
-    Skeleton("coco17_released", _coco, [((a - 1) % 17, (b - 1) % 17) for a, b in _coco_edges], 0, max_hop=1),
-    Skeleton("body25_released", _body25, _body25_edges, 8, max_hop=1),
-    Skeleton("ntu25_released", _ntu, _ntu_edges, 20, partition="directed"),
-    # the release has no such layouts: its two mistakes on FineGym99's graph, made on these, to measure there what they cost
-    Skeleton("kinect20_released", _kinect, [((a - 1) % 20, (b - 1) % 20) for a, b in _kinect_edges], 0, max_hop=1),
-    Skeleton("penn13_released", _penn, [((a - 1) % 13, (b - 1) % 13) for a, b in _penn_edges], 0, max_hop=1))}
+_skeletons = {
+    s.name: s
+    for s in (
+        Skeleton("coco17", _coco, _coco_edges, 0),
+        Skeleton("body25", _body25, _body25_edges, 8),
+        Skeleton("ntu25", _ntu, _ntu_edges, 20),
+        Skeleton("kinect20", _kinect, _kinect_edges, 0),
+        Skeleton("penn13", _penn, _penn_edges, 0),
+        # what the authors' release builds: see "The released graphs"
+        Skeleton(
+            "coco17_released",
+            _coco,
+            [((a - 1) % 17, (b - 1) % 17) for a, b in _coco_edges],
+            0,
+            max_hop=1,
+        ),
+        Skeleton("body25_released", _body25, _body25_edges, 8, max_hop=1),
+        Skeleton("ntu25_released", _ntu, _ntu_edges, 20, partition="directed"),
+        # the release has no such layouts: its two mistakes on FineGym99's graph, made on these, to measure there what they cost
+        Skeleton(
+            "kinect20_released",
+            _kinect,
+            [((a - 1) % 20, (b - 1) % 20) for a, b in _kinect_edges],
+            0,
+            max_hop=1,
+        ),
+        Skeleton(
+            "penn13_released",
+            _penn,
+            [((a - 1) % 13, (b - 1) % 13) for a, b in _penn_edges],
+            0,
+            max_hop=1,
+        ),
+    )
+}
+
 
 def get_skeleton(
-    name: str, # coco17, body25, ntu25, kinect20, penn13 or one of the *_released
+    name: str,  # coco17, body25, ntu25, kinect20, penn13 or one of the *_released
 ) -> Skeleton:
     "A built-in skeleton by name; ValueError lists the known ones."
-    if name not in _skeletons: raise ValueError(f"unknown skeleton {name!r}; known: {', '.join(_skeletons)}")
+    if name not in _skeletons:
+        raise ValueError(f"unknown skeleton {name!r}; known: {', '.join(_skeletons)}")
     return _skeletons[name]

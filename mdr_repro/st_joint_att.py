@@ -17,24 +17,37 @@ from .cvsta import conv1x1
 # %% ../nbs/method/06_st_joint_attention.ipynb #83f54914
 class STJointAtt(nn.Module):
     "Spatial Temporal Joint Attention, [N, C, T, V] -> [N, C, T, V] (Song et al., TPAMI 2022; Table III, setting B)."
-    def __init__(self,
-        channels: int, # C, in and out
-        reduction: int = 2, # r; at least one channel is left of C / r
-        activation: Callable[[Tensor], Tensor] = F.silu, # phi: swish in EfficientGCN
+
+    def __init__(
+        self,
+        channels: int,  # C, in and out
+        reduction: int = 2,  # r; at least one channel is left of C / r
+        activation: Callable[[Tensor], Tensor] = F.silu,  # phi: swish in EfficientGCN
     ):
         super().__init__()
-        if not isinstance(reduction, int) or reduction < 1: raise ValueError(f"reduction={reduction!r} must be a whole number, 1 or more; published: 2 and 4")
+        if not isinstance(reduction, int) or reduction < 1:
+            raise ValueError(
+                f"reduction={reduction!r} must be a whole number, 1 or more; published: 2 and 4"
+            )
         inner = max(channels // reduction, 1)
-        self.W, self.norm_W = conv1x1(channels, inner), nn.BatchNorm2d(inner) # frames and joints share both
+        self.W, self.norm_W = (
+            conv1x1(channels, inner),
+            nn.BatchNorm2d(inner),
+        )  # frames and joints share both
         self.W_T, self.W_V = conv1x1(inner, channels), conv1x1(inner, channels)
         self.norm, self.activation = nn.BatchNorm2d(channels), activation
 
     def vectors(self, x: Tensor) -> tuple[Tensor, Tensor]:
         "Weights of the frames [N, C, T, 1] and of the joints [N, C, 1, V], each in 0..1."
-        row = torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], 2) # [N, C, T + V, 1]
+        row = torch.cat(
+            [x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], 2
+        )  # [N, C, T + V, 1]
         f_T, f_V = F.hardswish(self.norm_W(self.W(row))).split([x.shape[2], x.shape[3]], 2)
         return torch.sigmoid(self.W_T(f_T)), torch.sigmoid(self.W_V(f_V)).transpose(2, 3)
-    def saliency(self, x: Tensor) -> Tensor: # a [N, C, T, V]
+
+    def saliency(self, x: Tensor) -> Tensor:  # a [N, C, T, V]
         a_T, a_V = self.vectors(x)
         return a_T * a_V
-    def forward(self, x: Tensor) -> Tensor: return self.activation(self.norm(self.saliency(x) * x) + x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(self.saliency(x) * x) + x)

@@ -17,14 +17,24 @@ from .cvsta import channels_first, conv1x1, joint_conv, joint_norm
 
 # %% ../nbs/method/05_temporal_convolution.ipynb #c1330e59
 def temporal_conv(
-    channels: int, # C, in and out
-    kernel_size: int, # kappa: frames, odd
-    stride: int = 1, # s
-    dilation: int = 1, # d
-) -> nn.Conv2d: # [N, C, T, V] -> [N, C, ceil(T / s), V]
+    channels: int,  # C, in and out
+    kernel_size: int,  # kappa: frames, odd
+    stride: int = 1,  # s
+    dilation: int = 1,  # d
+) -> nn.Conv2d:  # [N, C, T, V] -> [N, C, ceil(T / s), V]
     "A convolution over frames, each joint by itself, padded so that T frames become ceil(T / stride)."
-    if kernel_size % 2 == 0: raise ValueError(f"kernel_size={kernel_size}: an even kernel has no middle frame; take an odd one")
-    conv = nn.Conv2d(channels, channels, (kernel_size, 1), (stride, 1), (dilation * (kernel_size - 1) // 2, 0), (dilation, 1))
+    if kernel_size % 2 == 0:
+        raise ValueError(
+            f"kernel_size={kernel_size}: an even kernel has no middle frame; take an odd one"
+        )
+    conv = nn.Conv2d(
+        channels,
+        channels,
+        (kernel_size, 1),
+        (stride, 1),
+        (dilation * (kernel_size - 1) // 2, 0),
+        (dilation, 1),
+    )
     nn.init.kaiming_normal_(conv.weight, mode="fan_out")
     nn.init.zeros_(conv.bias)
     return conv
@@ -36,6 +46,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
     nn.init.normal_(norm.weight, 1.0, 0.02)
     return norm
 
+
 def _reduce(in_channels: int, channels: int) -> tuple[nn.Module, ...]:
     "ReLU BN W, the start of the first three branches."
     return conv1x1(in_channels, channels), _norm(channels), nn.ReLU()
@@ -43,59 +54,90 @@ def _reduce(in_channels: int, channels: int) -> tuple[nn.Module, ...]:
 # %% ../nbs/method/05_temporal_convolution.ipynb #5787601c
 class MultiScaleTemporalConv(nn.Module):
     "Four branches of C_out / 4 channels: two dilated convolutions, a max-pool, a 1x1. [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out, a multiple of the number of branches
-        kernel_size: int | tuple[int, ...] = 3, # kappa: frames; several: one for each dilation
-        stride: int = 1, # s
-        dilations: tuple[int, ...] = (1, 2), # d of each convolution; two more branches follow them
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out, a multiple of the number of branches
+        kernel_size: int | tuple[int, ...] = 3,  # kappa: frames; several: one for each dilation
+        stride: int = 1,  # s
+        dilations: tuple[int, ...] = (1, 2),  # d of each convolution; two more branches follow them
     ):
         super().__init__()
         kernels = (kernel_size,) * len(dilations) if isinstance(kernel_size, int) else kernel_size
         if len(kernels) != len(dilations):
-            raise ValueError(f"{len(kernels)} kernel sizes and {len(dilations)} dilations: give one of each for every branch")
+            raise ValueError(
+                f"{len(kernels)} kernel sizes and {len(dilations)} dilations: give one of each for every branch"
+            )
         branches = len(dilations) + 2
-        if out_channels % branches: raise ValueError(f"out_channels={out_channels} must be a multiple of {branches}, the number of branches that share them")
+        if out_channels % branches:
+            raise ValueError(
+                f"out_channels={out_channels} must be a multiple of {branches}, the number of branches that share them"
+            )
         c = out_channels // branches
-        self.branches = nn.ModuleList(nn.Sequential(*_reduce(in_channels, c), temporal_conv(c, kappa, stride, d), _norm(c))
-                                      for kappa, d in zip(kernels, dilations))
-        self.branches.append(nn.Sequential(*_reduce(in_channels, c), nn.MaxPool2d((3, 1), (stride, 1), (1, 0)), _norm(c)))
+        self.branches = nn.ModuleList(
+            nn.Sequential(*_reduce(in_channels, c), temporal_conv(c, kappa, stride, d), _norm(c))
+            for kappa, d in zip(kernels, dilations)
+        )
+        self.branches.append(
+            nn.Sequential(
+                *_reduce(in_channels, c), nn.MaxPool2d((3, 1), (stride, 1), (1, 0)), _norm(c)
+            )
+        )
         self.branches.append(nn.Sequential(conv1x1(in_channels, c), _norm(c)))
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         *others, pointwise = self.branches
-        return torch.cat([b(x) for b in others] + [pointwise(x[:, :, ::self.stride])], dim=1)
+        return torch.cat([b(x) for b in others] + [pointwise(x[:, :, :: self.stride])], dim=1)
 
 # %% ../nbs/method/05_temporal_convolution.ipynb #9912a7eb
 class TCB(nn.Module):
     "Kernels 3, 5, ..., 2m+1: a multi-scale convolution each, summed, or branches of one. [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    literal = False # True: branch by branch; False: the same function, faster (below)
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        kernels: int = 2, # m (k in Table VI)
-        stride: int = 1, # s
-        temporal: str = "sum", # of m blocks; "branches": kernel 2 mu + 1 at dilation mu, all in one block
+
+    literal = False  # True: branch by branch; False: the same function, faster (below)
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        kernels: int = 2,  # m (k in Table VI)
+        stride: int = 1,  # s
+        temporal: str = "sum",  # of m blocks; "branches": kernel 2 mu + 1 at dilation mu, all in one block
     ):
         super().__init__()
-        if kernels < 1: raise ValueError(f"kernels={kernels}: a temporal block needs at least one")
-        if temporal not in ("sum", "branches"): raise ValueError(f"unknown temporal {temporal!r}; known: sum, branches")
+        if kernels < 1:
+            raise ValueError(f"kernels={kernels}: a temporal block needs at least one")
+        if temporal not in ("sum", "branches"):
+            raise ValueError(f"unknown temporal {temporal!r}; known: sum, branches")
         sizes = [2 * m + 1 for m in range(1, kernels + 1)]
-        blocks = [(size, (1, 2)) for size in sizes] if temporal == "sum" else [(tuple(sizes), tuple(range(1, kernels + 1)))]
-        self.scales = nn.ModuleList(MultiScaleTemporalConv(in_channels, out_channels, size, stride, dilations) for size, dilations in blocks)
+        blocks = (
+            [(size, (1, 2)) for size in sizes]
+            if temporal == "sum"
+            else [(tuple(sizes), tuple(range(1, kernels + 1)))]
+        )
+        self.scales = nn.ModuleList(
+            MultiScaleTemporalConv(in_channels, out_channels, size, stride, dilations)
+            for size, dilations in blocks
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return reduce(add, (scale(x) for scale in self.scales)) if self.literal else joint_temporal(self.scales, x)
+        return (
+            reduce(add, (scale(x) for scale in self.scales))
+            if self.literal
+            else joint_temporal(self.scales, x)
+        )
 
 # %% ../nbs/method/05_temporal_convolution.ipynb #cce8b2d5
 def joint_temporal(
-    scales: Sequence[MultiScaleTemporalConv], # of the same widths, stride and dilations
-    x: Tensor, # [N, C_in, T, V]
-) -> Tensor: # [N, C_out, ceil(T / stride), V]
+    scales: Sequence[MultiScaleTemporalConv],  # of the same widths, stride and dilations
+    x: Tensor,  # [N, C_in, T, V]
+) -> Tensor:  # [N, C_out, ceil(T / stride), V]
     "The sum of multi-scale convolutions, branches joined over all kernel sizes."
     x, m, s = channels_first(x), len(scales), scales[0].stride
-    branches = [[scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))] # by kind, then by kernel size
+    branches = [
+        [scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))
+    ]  # by kind, then by kernel size
     reduced, pointwise, every = sum(branches[:-1], []), branches[-1], sum(branches, [])
     z = joint_norm(joint_conv(x, *[b[0] for b in reduced]), *[b[1] for b in reduced]).relu_()
     c, convolved = pointwise[0][0].out_channels, sum(branches[:-2], [])

@@ -2239,7 +2239,9 @@ def run_folder(weights=None, result=None, files=None, **others):
 
     def write(folder):
         from dataclasses import asdict
+
         from safetensors.torch import save
+
         from mdr_repro.skeleton import get_skeleton
         from mdr_repro.training.trainer import build_recognizer
 
@@ -2805,8 +2807,8 @@ def open_skeleton(path):
 
 
 def open_weights(path):
-    from mdr_repro.skeleton import get_skeleton
     from mdr_repro.models.published_weights import load_released
+    from mdr_repro.skeleton import get_skeleton
 
     return load_released(path, "st_gcn", get_skeleton("coco17"))
 
@@ -2820,6 +2822,7 @@ def open_run(path):
 def open_work(path):
     "As the command line does it; its line of error is raised."
     from contextlib import redirect_stderr, redirect_stdout
+
     from mdr_repro.use.command_line import main
 
     Path("settings.ini").touch()
@@ -2895,7 +2898,6 @@ def outcome(opens: str, write, folder: Path) -> dict:
 
 def warm(folder: Path) -> None:
     "Import, and open one good input of each form, so that a child's memory is that of its input."
-    import mdr_repro.use.command_line, mdr_repro.readers.conversion  # noqa: E401
 
     (folder / "run").mkdir()
     open_run(run_folder()(folder / "run"))

@@ -10,7 +10,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mdr_repro.measuring.statistics import POCOCK, paired_test, two_looks_p
+from mdr_repro.paper.sentences import HEADING, NOT_TESTABLE, STATEMENTS, sentences, unplaced
+from mdr_repro.paper.tables import (
+    CLAIMS,
+    FIGURES,
+    LOWER_IS_BETTER,
+    MARGIN,
+    TABLES,
+    Claim,
+    Place,
+    paper_text,
+    plain,
+)
 from mdr_repro.study import verdicts as claims
+from mdr_repro.study.profiles import get_profile
 from mdr_repro.study.verdicts import (
     SECTIONS,
     VERDICTS,
@@ -29,20 +43,6 @@ from mdr_repro.study.verdicts import (
     without_verdict,
     write_claims,
 )
-from mdr_repro.paper.tables import (
-    CLAIMS,
-    FIGURES,
-    LOWER_IS_BETTER,
-    MARGIN,
-    TABLES,
-    Claim,
-    Place,
-    paper_text,
-    plain,
-)
-from mdr_repro.study.profiles import get_profile
-from mdr_repro.paper.sentences import HEADING, NOT_TESTABLE, STATEMENTS, sentences, unplaced
-from mdr_repro.measuring.statistics import POCOCK, paired_test, two_looks_p
 
 text = paper_text()
 needs_paper = pytest.mark.skipif(text is None, reason="the paper's text (shared/paper) is not here")
@@ -82,7 +82,7 @@ def test_a_claim_points_at_cells(claim):
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
 def test_an_experiment_measures_the_cells_of_a_claim(claim):
     "Where an experiment declares its cells, those of the claim are among them."
-    from mdr_repro.study.measure import EXPERIMENTS, experiment_cells
+    from mdr_repro.study.cells import EXPERIMENTS, experiment_cells
 
     if claim.table not in EXPERIMENTS or claim.better[0].column in ("Params", "FLOPs"):
         pytest.skip("no cells are declared for it: not trained yet, or counted (see `sizes`)")

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from mdr_repro.use.command_line import main, make_parser, train_specs
 from mdr_repro.clips.batches import batches
 from mdr_repro.clips.sampling import Sampling
 from mdr_repro.clips.sources import open_clips
 from mdr_repro.models.st_gcn import STGCN
 from mdr_repro.skeleton import get_skeleton
+from mdr_repro.use.command_line import main, make_parser, train_specs
 
 TINY = [
     "train",

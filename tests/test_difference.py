@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from mdr_repro.use.command_line import main
+from mdr_repro.measuring.statistics import mean_interval
 from mdr_repro.report.difference import SECTIONS, difference, explained
 from mdr_repro.training.run_spec import RunSpec, Schedule
-from mdr_repro.measuring.statistics import mean_interval
+from mdr_repro.use.command_line import main
 
 BASE = RunSpec("clips.npz", "ef" * 32, Schedule(12))
 ROWS = {"softmax": (50.0, 52.0, 54.0), "a_in": (55.0, 57.0, 59.0), "a_out": (56.0, 58.0, 63.0)}

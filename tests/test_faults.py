@@ -31,7 +31,6 @@ from test_training import (
     wait_for,
 )  # noqa: F401 (fixtures)
 
-from mdr_repro.use.command_line import main
 from mdr_repro.clips.batches import batch_sizes
 from mdr_repro.models import backbones
 from mdr_repro.recognizer import Recognizer, Softmax
@@ -40,6 +39,7 @@ from mdr_repro.training import trainer
 from mdr_repro.training.run_spec import RunSpec, Schedule, WriteError, write_atomic
 from mdr_repro.training.run_store import RunStore, StoreError
 from mdr_repro.training.trainer import OutOfMemory, TrainingError, blocks, recomputing
+from mdr_repro.use.command_line import main
 
 OUT_OF_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

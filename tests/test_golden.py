@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from mdr_repro.models import backbones, build_backbone
+from mdr_repro.models.published_weights import SYSTEMS, system_table
+from mdr_repro.skeleton import get_skeleton
 from mdr_repro.study.cells import EXPERIMENTS, cell_specs, experiment_cells
 from mdr_repro.study.profiles import PROFILES
-from mdr_repro.skeleton import get_skeleton
-from mdr_repro.models.published_weights import SYSTEMS, system_table
-from mdr_repro.training.run_store import read_record
 from mdr_repro.training.run_spec import RunSpec
+from mdr_repro.training.run_store import read_record
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = json.loads((ROOT / "tests" / "golden.json").read_text())

@@ -8,10 +8,10 @@ from mdr_repro.clips.batches import batches
 from mdr_repro.clips.sampling import Sampling
 from mdr_repro.clips.sources import open_clips
 from mdr_repro.losses import build_objective, objectives
+from mdr_repro.measuring.efficiency import count_macs, count_parameters
 from mdr_repro.models.parts import GCN, RefinedGraphConv
 from mdr_repro.recognizer import Recognizer
 from mdr_repro.skeleton import get_skeleton
-from mdr_repro.measuring.efficiency import count_macs, count_parameters
 
 NAMES = sorted(models.backbones)
 SKELETONS = ("coco17", "kinect20", "ntu25", "penn13")
@@ -76,8 +76,8 @@ def tiny(name, skeleton, in_channels=3, num_persons=1, **options):
 
 
 def test_the_paper_s_systems_are_there():
-    from mdr_repro.study.cells import LOSSES, SYSTEMS
     from mdr_repro.paper.tables import TABLES
+    from mdr_repro.study.cells import LOSSES, SYSTEMS
 
     assert set(SYSTEMS.values()) == set(NAMES)
     named = {row.name for id in ("table_09", "table_10", "table_11") for row in TABLES[id].rows}

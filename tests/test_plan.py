@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from mdr_repro.use.command_line import main
 from mdr_repro.clips.sources import source_checksum
+from mdr_repro.measuring.efficiency import count_macs
 from mdr_repro.models import build_backbone
+from mdr_repro.paper.tables import TABLES
 from mdr_repro.study.cells import (
     EXPERIMENTS,
     SYSTEMS,
@@ -19,7 +20,6 @@ from mdr_repro.study.cells import (
     experiment_cells,
     experiment_specs,
 )
-from mdr_repro.paper.tables import TABLES
 from mdr_repro.study.plan import (
     Place,
     clip_macs,
@@ -38,9 +38,9 @@ from mdr_repro.study.plan import (
     steps_file,
 )
 from mdr_repro.study.profiles import get_profile
-from mdr_repro.measuring.efficiency import count_macs
 from mdr_repro.training.run_spec import Schedule
 from mdr_repro.training.run_store import RunStore
+from mdr_repro.use.command_line import main
 
 ALL = list(EXPERIMENTS)
 

@@ -19,11 +19,11 @@ from mdr_repro.clips.sampling import Sampling, frame_positions
 from mdr_repro.clips.sources import open_clips, source_checksum
 from mdr_repro.clips.synthetic_clips import synthetic_clips
 from mdr_repro.measuring.attention import attention_maps, first_time
-from mdr_repro.use.clip_page import clip_page, page_html, pick_clip, show
-from mdr_repro.use.prediction import find_run, predict, predictions
 from mdr_repro.training.evaluation import evaluate, fuse
 from mdr_repro.training.run_spec import RunSpec, Schedule
 from mdr_repro.training.run_store import RunStore, StoreError
+from mdr_repro.use.clip_page import clip_page, page_html, pick_clip, show
+from mdr_repro.use.prediction import find_run, predict, predictions
 
 WIDTHS = (8, 8, 16, 16)
 

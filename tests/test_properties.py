@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mdr_repro.clips.clip_set import SPLITS, ClipSet, DataError
+from mdr_repro.clips.sampling import Sampling
 from mdr_repro.readers.gathering import Gathering, trimmed
 from mdr_repro.readers.pickles import load_pickle
-from mdr_repro.clips.sampling import Sampling
 from mdr_repro.skeleton import Skeleton
 from mdr_repro.training.run_spec import RunSpec, Schedule
 

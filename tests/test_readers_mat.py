@@ -10,11 +10,11 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from mdr_repro.readers import penn_action, utd_mhad
 from mdr_repro.clips.clip_set import ClipSet, DataError, find_reader
+from mdr_repro.clips.sources import open_clips
+from mdr_repro.readers import penn_action, utd_mhad
 from mdr_repro.readers.conversion import PUBLIC, convert
 from mdr_repro.readers.gathering import read_mat
-from mdr_repro.clips.sources import open_clips
 from mdr_repro.skeleton import get_skeleton
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

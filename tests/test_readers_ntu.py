@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mdr_repro.clips.clip_set import ClipSet, DataError
+from mdr_repro.clips.sampling import Sampling, frame_positions, origins, sample_frames
 from mdr_repro.readers.ntu import (
     Track,
     ntu_actions,
@@ -20,7 +21,6 @@ from mdr_repro.readers.ntu import (
     two_places,
 )
 from mdr_repro.readers.ntu_arrays import row_blocks
-from mdr_repro.clips.sampling import Sampling, frame_positions, origins, sample_frames
 
 ID = 72057594037931101  # larger than float64 can tell apart
 NAME = "S001C001P001R001A001"

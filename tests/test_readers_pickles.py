@@ -8,10 +8,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mdr_repro.readers import fsd10, pyskl  # noqa: F401  they register their readers
 from mdr_repro.clips.clip_set import ClipSet, DataError
-from mdr_repro.readers.pickles import load_pickle
 from mdr_repro.clips.sources import open_clips
+from mdr_repro.readers import fsd10, pyskl  # noqa: F401  they register their readers
+from mdr_repro.readers.pickles import load_pickle
 from mdr_repro.study.profiles import get_profile
 
 RNG = np.random.default_rng(7)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mdr_repro.readers import kinder_gator, nw_ucla
 from mdr_repro.clips.clip_set import ClipSet, DataError, find_reader
 from mdr_repro.clips.sources import open_clips, source_checksum
+from mdr_repro.readers import kinder_gator, nw_ucla
 from mdr_repro.skeleton import get_skeleton
 
 

@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mdr_repro.report import report as report_module
+from mdr_repro.measuring.statistics import mean_interval
 from mdr_repro.paper.tables import CLAIMS, FIGURES, TABLES, printed_value
+from mdr_repro.report import report as report_module
 from mdr_repro.report.report import write_report
 from mdr_repro.report.report_page import symbols
-from mdr_repro.measuring.statistics import mean_interval
 
 VOID = {"meta", "img"}
 

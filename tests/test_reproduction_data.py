@@ -13,19 +13,8 @@ import pytest
 
 from mdr_repro.clips.clip_set import DataError
 from mdr_repro.clips.sampling import Sampling
-from mdr_repro.study import measure as experiments
-from mdr_repro.study.cells import cell_specs
-from mdr_repro.study.measure import (
-    EXPERIMENTS,
-    data_folder,
-    experiment_cells,
-    experiment_specs,
-    keep_records,
-    measure,
-    open_store,
-    provenance,
-    train_missing,
-)
+from mdr_repro.measuring.paired_clips import seeds_and_clips, two_networks
+from mdr_repro.measuring.published_scores import read_scores
 from mdr_repro.paper.tables import (
     CLAIMS,
     FIGURES,
@@ -36,10 +25,12 @@ from mdr_repro.paper.tables import (
     printed_value,
     tables_in_text,
 )
+from mdr_repro.study import measure as experiments
+from mdr_repro.study.cells import EXPERIMENTS, cell_specs, experiment_cells, experiment_specs
+from mdr_repro.study.measure import keep_records, measure, open_store, train_missing
 from mdr_repro.study.plan import work
 from mdr_repro.study.profiles import SLOTS, Profile, Slot, get_profile
-from mdr_repro.measuring.published_scores import read_scores
-from mdr_repro.measuring.paired_clips import seeds_and_clips, two_networks
+from mdr_repro.study.results import data_folder, provenance
 from mdr_repro.training.run_spec import Schedule
 from mdr_repro.training.run_store import NoWeights, RunStore, StoreError, read_record, write_record
 from mdr_repro.training.trainer import signed

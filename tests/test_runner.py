@@ -13,12 +13,12 @@ from shutil import rmtree
 import psutil
 import pytest
 
-from mdr_repro.use.command_line import main
+from mdr_repro.study import runner
 from mdr_repro.study.cells import EXPERIMENTS, experiment_specs
 from mdr_repro.study.measure import keep_records, open_store
-from mdr_repro.study import runner
 from mdr_repro.study.profiles import PROFILES
 from mdr_repro.study.runner import NO_TIME, RunnerError, papermill_command, reproduce
+from mdr_repro.use.command_line import main
 
 WRITE = "folder = Path(results_root, profile); folder.mkdir(parents=True, exist_ok=True); (folder / 'seeds.json').write_text(json.dumps(seeds))"
 

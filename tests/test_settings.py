@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mdr_repro.clips.sources import read_modifiers
+from mdr_repro.paper.settings import RELEASE_SETTINGS, STATED_SETTINGS, Setting, unread
 from mdr_repro.study.cells import as_the_profile, experiment_cells, released_changes
 from mdr_repro.study.profiles import (
     ORIGINS,
@@ -15,7 +16,6 @@ from mdr_repro.study.profiles import (
     settings_table,
     slot_settings,
 )
-from mdr_repro.paper.settings import RELEASE_SETTINGS, STATED_SETTINGS, Setting, unread
 
 PAPER = get_profile("paper")
 SLOTS = list(PAPER.slots)

@@ -5,11 +5,11 @@ import math
 
 import pytest
 
-from mdr_repro.use.command_line import main
 from mdr_repro.clips.clip_set import DataError
-from mdr_repro.study.plan import gather, make_plan, measured_steps, step_network, timed_steps
 from mdr_repro.measuring import speed
+from mdr_repro.study.plan import gather, make_plan, measured_steps, step_network, timed_steps
 from mdr_repro.training.run_store import RunStore
+from mdr_repro.use.command_line import main
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,7 @@ def test_a_bench_of_the_papers_form_is_the_network_that_profiles_train(record):
 
 def test_the_fast_forms_operations_are_counted_where_bodies_take_turns(monkeypatch):
     import torch
+
     from mdr_repro.fast import temporal as temporal_block
     from mdr_repro.mdrgcn import literal_form
 

@@ -21,7 +21,8 @@ from mdr_repro.losses import objectives, register_objective
 from mdr_repro.models import backbones, register_backbone
 from mdr_repro.recognizer import Softmax
 from mdr_repro.skeleton import get_skeleton
-from mdr_repro.training import run_store as store_module, trainer
+from mdr_repro.training import run_store as store_module
+from mdr_repro.training import trainer
 from mdr_repro.training.run_spec import RunSpec, Schedule, WriteError
 from mdr_repro.training.run_store import RunStore, StoreError
 from mdr_repro.training.trainer import TrainingError

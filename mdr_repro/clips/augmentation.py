@@ -17,15 +17,19 @@ from ..skeleton import Skeleton
 
 # %% ../../nbs/clips/04_augmentation.ipynb #30aada54
 def rotation(
-    angles: Tensor, # radians: about x, y, z [..., 3], or in the plane [..., 1]
-) -> Tensor: # [..., 3, 3] or [..., 2, 2]
+    angles: Tensor,  # radians: about x, y, z [..., 3], or in the plane [..., 1]
+) -> Tensor:  # [..., 3, 3] or [..., 2, 2]
     "R_z R_y R_x in space, one turn in the plane."
     c, s = angles.cos().unbind(-1), angles.sin().unbind(-1)
-    if angles.shape[-1] == 1: rows = (c[0], -s[0]), (s[0], c[0])
+    if angles.shape[-1] == 1:
+        rows = (c[0], -s[0]), (s[0], c[0])
     else:
         (cx, cy, cz), (sx, sy, sz) = c, s
-        rows = ((cy * cz, sx * sy * cz - cx * sz, cx * sy * cz + sx * sz),
-                (cy * sz, sx * sy * sz + cx * cz, cx * sy * sz - sx * cz), (-sy, sx * cy, cx * cy))
+        rows = (
+            (cy * cz, sx * sy * cz - cx * sz, cx * sy * cz + sx * sz),
+            (cy * sz, sx * sy * sz + cx * cz, cx * sy * sz - sx * cz),
+            (-sy, sx * cy, cx * cy),
+        )
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 # %% ../../nbs/clips/04_augmentation.ipynb #e403cfee
@@ -33,92 +37,126 @@ MOVE_ANGLES = tuple(math.radians(a) for a in (-10, -5, 0, 5, 10))
 MOVE_SCALES = (0.9, 1.0, 1.1)
 MOVE_SHIFTS = (-0.2, -0.1, 0.0, 0.1, 0.2)
 
-def _drift(values: tuple[float, ...], n: int, t: int, generator: torch.Generator | None, device) -> Tensor: # float64 [n, t]
+
+def _drift(
+    values: tuple[float, ...], n: int, t: int, generator: torch.Generator | None, device
+) -> Tensor:  # float64 [n, t]
     "Two of the values for each clip, and the line from one to the other over its frames."
     table = send(torch.tensor(values, dtype=torch.float64), device)
     ends = table[(draw_uniform((n, 2), generator, device) * len(values)).long()]
-    return torch.lerp(ends[:, :1], ends[:, 1:], torch.linspace(0, 1, t, dtype=torch.float64, device=device))
+    return torch.lerp(
+        ends[:, :1], ends[:, 1:], torch.linspace(0, 1, t, dtype=torch.float64, device=device)
+    )
+
 
 def draw_move(
-    n: int, t: int, # clips, frames
-    dims: int, # 2 or 3
-    generator: torch.Generator | None, device: torch.device | str,
-) -> tuple[Tensor, Tensor]: # A [n, t, dims, dims], b [n, t, dims], float64
+    n: int,
+    t: int,  # clips, frames
+    dims: int,  # 2 or 3
+    generator: torch.Generator | None,
+    device: torch.device | str,
+) -> tuple[Tensor, Tensor]:  # A [n, t, dims, dims], b [n, t, dims], float64
     "The random move of ST-GCN."
-    angle, scale, *shift = (_drift(values, n, t, generator, device) for values in (MOVE_ANGLES, MOVE_SCALES, MOVE_SHIFTS, MOVE_SHIFTS))
+    angle, scale, *shift = (
+        _drift(values, n, t, generator, device)
+        for values in (MOVE_ANGLES, MOVE_SCALES, MOVE_SHIFTS, MOVE_SHIFTS)
+    )
     a = torch.eye(dims, dtype=torch.float64, device=device).repeat(n, t, 1, 1)
     a[..., :2, :2] = rotation(angle[..., None]) * scale[..., None, None]
     return a, torch.nn.functional.pad(torch.stack(shift, -1), (0, dims - 2))
 
 # %% ../../nbs/clips/04_augmentation.ipynb #b7d00003
 def draw_turn(
-    n: int, # clips
+    n: int,  # clips
     sampling: Sampling,
-    dims: int, # 2 or 3
-    generator: torch.Generator | None, device: torch.device | str,
-) -> Tensor: # [n, 1, dims, dims], float64
+    dims: int,  # 2 or 3
+    generator: torch.Generator | None,
+    device: torch.device | str,
+) -> Tensor:  # [n, 1, dims, dims], float64
     "One rotation for each clip, about the axes of `rotate_axis`."
     s = sampling
     if s.rotate_axis == "xy":
         most = round(math.degrees(s.rotate))
-        degrees = draw_uniform((n, 1, 2), generator, device, -most, most + 1).floor() # -most..most, each as likely
+        degrees = draw_uniform(
+            (n, 1, 2), generator, device, -most, most + 1
+        ).floor()  # -most..most, each as likely
         about_x, about_y = (degrees * math.pi / 180).unbind(-1)
         zero = torch.zeros_like(about_x)
-        return rotation(torch.stack([about_x, zero, zero], -1)) @ rotation(torch.stack([zero, about_y, zero], -1))
+        return rotation(torch.stack([about_x, zero, zero], -1)) @ rotation(
+            torch.stack([zero, about_y, zero], -1)
+        )
     angles = draw_uniform((n, 1, 3 if dims == 3 else 1), generator, device, -s.rotate, s.rotate)
-    if s.rotate_axis == "vertical": angles[..., ::2] = 0 # y points up
+    if s.rotate_axis == "vertical":
+        angles[..., ::2] = 0  # y points up
     return rotation(angles)
 
 # %% ../../nbs/clips/04_augmentation.ipynb #c1c3f8a6
 def draw_maps(
-    n: int, # clips
+    n: int,  # clips
     sampling: Sampling,
-    dims: int, # 2 or 3
+    dims: int,  # 2 or 3
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
-) -> tuple[Tensor, Tensor | None] | None: # A [n, T or 1, dims, dims], b [n, T or 1, dims] (None: no shift), float64; None: nothing to do
+) -> (
+    tuple[Tensor, Tensor | None] | None
+):  # A [n, T or 1, dims, dims], b [n, T or 1, dims] (None: no shift), float64; None: nothing to do
     "One random map p -> A p + b for each clip, or for each frame: rotation, then scale, then drift."
     s = sampling
     if s.rotate and s.rotate_axis != "all" and dims == 2:
-        raise ValueError(f"Sampling: rotate_axis {s.rotate_axis!r} needs 3-D clips; 2-D clips turn in their plane, use 'all'")
-    if not (s.rotate or s.scale or s.move): return None
+        raise ValueError(
+            f"Sampling: rotate_axis {s.rotate_axis!r} needs 3-D clips; 2-D clips turn in their plane, use 'all'"
+        )
+    if not (s.rotate or s.scale or s.move):
+        return None
     a, b = torch.eye(dims, dtype=torch.float64, device=device).expand(n, 1, dims, dims), None
-    if s.rotate: a = draw_turn(n, s, dims, generator, device)
-    if s.scale: a = a * draw_uniform((n, 1, 1, 1), generator, device, 1 - s.scale, 1 + s.scale)
+    if s.rotate:
+        a = draw_turn(n, s, dims, generator, device)
+    if s.scale:
+        a = a * draw_uniform((n, 1, 1, 1), generator, device, 1 - s.scale, 1 + s.scale)
     if s.move:
         drift, b = draw_move(n, s.num_frames, dims, generator, device)
-        a = (drift.flatten(1, 2) @ a[:, 0]).view_as(drift) # one product a clip, not one a frame
+        a = (drift.flatten(1, 2) @ a[:, 0]).view_as(drift)  # one product a clip, not one a frame
     return a, b
 
 # %% ../../nbs/clips/04_augmentation.ipynb #c5828af3
 def move_joints(
-    x: Tensor, # clips [N, C, T, V, M]; the positions of missing joints are zero
-    there: Tensor | None, # joints that are not missing, bool [N, 1, T, V, M]; None: all
-    a: Tensor, # [N, T or 1, dims, dims]
-    b: Tensor | None = None, # [N, T or 1, dims]; None: no shift
-) -> Tensor: # [N, C, T, V, M]
+    x: Tensor,  # clips [N, C, T, V, M]; the positions of missing joints are zero
+    there: Tensor | None,  # joints that are not missing, bool [N, 1, T, V, M]; None: all
+    a: Tensor,  # [N, T or 1, dims, dims]
+    b: Tensor | None = None,  # [N, T or 1, dims]; None: no shift
+) -> Tensor:  # [N, C, T, V, M]
     "p -> A p + b for every joint that is there; scores and missing joints stay as they are."
-    dims, columns = a.shape[-1], a.to(x).permute(3, 0, 2, 1)[..., None, None].contiguous() # [dims, N, dims, T or 1, 1, 1]
+    dims, columns = (
+        a.shape[-1],
+        a.to(x).permute(3, 0, 2, 1)[..., None, None].contiguous(),
+    )  # [dims, N, dims, T or 1, 1, 1]
     moved = x[:, :1] * columns[0]
-    for j in range(1, dims): moved.addcmul_(x[:, j:j + 1], columns[j])
+    for j in range(1, dims):
+        moved.addcmul_(x[:, j : j + 1], columns[j])
     if b is not None:
         b = b.to(x).transpose(1, 2)[..., None, None]
         moved = moved.add_(b) if there is None else moved.addcmul_(b, there.to(x))
     return moved if dims == x.shape[1] else torch.cat([moved, x[:, dims:]], 1)
 
 # %% ../../nbs/clips/04_augmentation.ipynb #77a6215b
-def mirror_joints(skeleton: Skeleton) -> Tensor: # int64 [V]
+def mirror_joints(skeleton: Skeleton) -> Tensor:  # int64 [V]
     "The joint on the other side, for every joint; one on the midline is its own."
     other = {"left": "right", "right": "left"}
-    names = ["_".join(other.get(word, word) for word in joint.split("_")) for joint in skeleton.joints]
+    names = [
+        "_".join(other.get(word, word) for word in joint.split("_")) for joint in skeleton.joints
+    ]
     lonely = [name for name in names if name not in skeleton.joints]
-    if lonely: raise ValueError(f"skeleton {skeleton.name!r} has no joint {lonely[0]!r}, so its sides cannot be swapped; set mirror to 0")
+    if lonely:
+        raise ValueError(
+            f"skeleton {skeleton.name!r} has no joint {lonely[0]!r}, so its sides cannot be swapped; set mirror to 0"
+        )
     return torch.tensor([skeleton.joints.index(name) for name in names])
 
+
 def take_joints(
-    x: Tensor, # clips or their mask [N, C, T, V, M]
-    joint: Tensor, # int64 [V] for all clips, or [N, V]
-) -> Tensor: # [N, C, T, V, M]
+    x: Tensor,  # clips or their mask [N, C, T, V, M]
+    joint: Tensor,  # int64 [V] for all clips, or [N, V]
+) -> Tensor:  # [N, C, T, V, M]
     "In the place of each joint another one of the same body."
     n, c, t, v, m = x.shape
     place = joint[..., None] * m + torch.arange(m, device=x.device)
@@ -126,47 +164,53 @@ def take_joints(
 
 # %% ../../nbs/clips/04_augmentation.ipynb #91c5a3f2
 def mirror(
-    x: Tensor, # clips [N, C, T, V, M]
-    there: Tensor | None, # bool [N, 1, T, V, M]; None: all
-    which: Tensor, # the clips to mirror, bool [N]
+    x: Tensor,  # clips [N, C, T, V, M]
+    there: Tensor | None,  # bool [N, 1, T, V, M]; None: all
+    which: Tensor,  # the clips to mirror, bool [N]
     skeleton: Skeleton,
-) -> tuple[Tensor, Tensor | None]: # x and there
+) -> tuple[Tensor, Tensor | None]:  # x and there
     "Swap left and right about x = 0; a joint takes its score along."
     own, pair = torch.arange(x.shape[3], device=x.device), send(mirror_joints(skeleton), x.device)
     joint = torch.where(which[:, None], pair, own)
     x, there = take_joints(x, joint), None if there is None else take_joints(there, joint)
-    x[:, 0] *= torch.where(which, -1., 1.).to(x)[:, None, None, None]
+    x[:, 0] *= torch.where(which, -1.0, 1.0).to(x)[:, None, None, None]
     return x, there
 
 # %% ../../nbs/clips/04_augmentation.ipynb #cb957447
 def augment(
-    x: Tensor, # clips [N, C, T, V, M]
-    there: Tensor | None, # joints that are not missing, bool [N, 1, T, V, M]; None: all
+    x: Tensor,  # clips [N, C, T, V, M]
+    there: Tensor | None,  # joints that are not missing, bool [N, 1, T, V, M]; None: all
     sampling: Sampling,
     skeleton: Skeleton,
-    dims: int, # channels that are positions
-    generator: torch.Generator | None = None, # None: torch's own
-) -> tuple[Tensor, Tensor | None]: # x and there
+    dims: int,  # channels that are positions
+    generator: torch.Generator | None = None,  # None: torch's own
+) -> tuple[Tensor, Tensor | None]:  # x and there
     "Mirror, rotate, scale and move a batch, as far as its `sampling` asks for it."
-    if sampling.mirror: x, there = mirror(x, there, draw_uniform(len(x), generator, x.device) < sampling.mirror, skeleton)
+    if sampling.mirror:
+        x, there = mirror(
+            x, there, draw_uniform(len(x), generator, x.device) < sampling.mirror, skeleton
+        )
     maps = draw_maps(len(x), sampling, dims, generator, x.device)
     return (x if maps is None else move_joints(x, there, *maps)), there
 
 # %% ../../nbs/clips/04_augmentation.ipynb #b7d00006
 def stretch_axes(
-    x: Tensor, # clips [N, C, T + all frames, V, M]
-    there: Tensor | None, # joints that are not missing, bool [N, 1, T + all, V, M]; None: all
-    num_frames: int, # T, the frames that are kept; extremes are those of the frames behind them
-    dims: int, # channels that are positions
-) -> tuple[Tensor, Tensor | None]: # x [N, C, T, V, M] and there
+    x: Tensor,  # clips [N, C, T + all frames, V, M]
+    there: Tensor | None,  # joints that are not missing, bool [N, 1, T + all, V, M]; None: all
+    num_frames: int,  # T, the frames that are kept; extremes are those of the frames behind them
+    dims: int,  # channels that are positions
+) -> tuple[Tensor, Tensor | None]:  # x [N, C, T, V, M] and there
     "Each axis of a clip to -1..1 by its own extremes over all joints of all frames."
     place, known = x[:, :dims, num_frames:], None if there is None else there[:, :, num_frames:]
-    low, high = (place if known is None else place.where(known, fill) for fill in (math.inf, -math.inf))
-    low, high = low.amin((2, 3, 4), True), high.amax((2, 3, 4), True) # [N, dims, 1, 1, 1]
+    low, high = (
+        place if known is None else place.where(known, fill) for fill in (math.inf, -math.inf)
+    )
+    low, high = low.amin((2, 3, 4), True), high.amax((2, 3, 4), True)  # [N, dims, 1, 1, 1]
     extent = high - low
     factor = torch.where(extent > 0, 2 / extent, 0)
-    middle = ((high + low) / 2).nan_to_num(0) # a clip without a joint: inf - inf
+    middle = ((high + low) / 2).nan_to_num(0)  # a clip without a joint: inf - inf
     x, there = x[:, :, :num_frames].clone(), None if there is None else there[:, :, :num_frames]
     x[:, :dims] = (x[:, :dims] - middle) * factor
-    if there is not None: x[:, :dims].mul_(there.to(x))
+    if there is not None:
+        x[:, :dims].mul_(there.to(x))
     return x, there

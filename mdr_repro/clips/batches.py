@@ -20,25 +20,33 @@ from .sampling import Sampling, Survey, frame_positions, sample_frames, survey
 # %% ../../nbs/clips/07_batches.ipynb #78b533e4
 def make_joints(
     clips: ClipSet,
-    index: Tensor, # which clips, int64 [N]
+    index: Tensor,  # which clips, int64 [N]
     sampling: Sampling,
-    training: bool = False, # random frames and augmentation
-    generator: torch.Generator | None = None, # None: torch's own
-    known: Survey | None = None, # `survey(clips, sampling)`, where it is known already
-) -> tuple[Tensor, Tensor | None, Tensor]: # x [N, C, T, V, M]; which joints are there, bool [N, 1, T, V, M] (None: all); positions [N, T]
+    training: bool = False,  # random frames and augmentation
+    generator: torch.Generator | None = None,  # None: torch's own
+    known: Survey | None = None,  # `survey(clips, sampling)`, where it is known already
+) -> tuple[
+    Tensor, Tensor | None, Tensor
+]:  # x [N, C, T, V, M]; which joints are there, bool [N, 1, T, V, M] (None: all); positions [N, T]
     "Sample frames, centre and augment them: the joint stream."
     s, known = sampling, survey(clips, sampling) if known is None else known
     length = clips.lengths[index]
     taken = position = frame_positions(length, s, training, generator)
-    if s.stretch: position = torch.cat([taken, _every_frame(length, known.longest).to(taken)], 1)
+    if s.stretch:
+        position = torch.cat([taken, _every_frame(length, known.longest).to(taken)], 1)
     x, there = sample_frames(clips, index, position, known.origin, known.whole)
-    if s.center == "released": there = None # the release knows no missing joint
-    if training: x, there = augment(x, there, s, clips.skeleton, clips.dims, generator)
-    if s.center == "released": x = x - x[:, :, :, clips.center, None] # every channel, every joint, every person by itself
-    if s.stretch: x, there = stretch_axes(x, there, s.num_frames, clips.dims)
+    if s.center == "released":
+        there = None  # the release knows no missing joint
+    if training:
+        x, there = augment(x, there, s, clips.skeleton, clips.dims, generator)
+    if s.center == "released":
+        x = x - x[:, :, :, clips.center, None]  # every channel, every joint, every person by itself
+    if s.stretch:
+        x, there = stretch_axes(x, there, s.num_frames, clips.dims)
     return x, there, taken
 
-def _every_frame(length: Tensor, longest: int) -> Tensor: # int64 [N, longest]
+
+def _every_frame(length: Tensor, longest: int) -> Tensor:  # int64 [N, longest]
     "All frames of each clip, its last one repeated; asking for the longest of a batch is free on the CPU only."
     longest = int(length.max()) if length.device.type == "cpu" else longest
     return torch.minimum(torch.arange(longest, device=length.device), length[:, None] - 1)
@@ -46,26 +54,32 @@ def _every_frame(length: Tensor, longest: int) -> Tensor: # int64 [N, longest]
 # %% ../../nbs/clips/07_batches.ipynb #b7d00008
 def make_streams(
     clips: ClipSet,
-    index: Tensor, # which clips, int64 [N]
+    index: Tensor,  # which clips, int64 [N]
     sampling: Sampling,
-    wanted: Sequence[str] = modalities, # some of joint, bone, joint_motion, bone_motion
-    training: bool = False, # random frames and augmentation
-    generator: torch.Generator | None = None, # None: torch's own
-    known: Survey | None = None, # `survey(clips, sampling)`, where it is known already
-) -> dict[str, Tensor]: # each x [N, C, T, V, M]
+    wanted: Sequence[str] = modalities,  # some of joint, bone, joint_motion, bone_motion
+    training: bool = False,  # random frames and augmentation
+    generator: torch.Generator | None = None,  # None: torch's own
+    known: Survey | None = None,  # `survey(clips, sampling)`, where it is known already
+) -> dict[str, Tensor]:  # each x [N, C, T, V, M]
     "Sample frames, augment them, turn them into modalities, all of the same draw."
     x, there, _ = make_joints(clips, index, sampling, training, generator, known)
     return to_streams(x, clips.skeleton, wanted, there, difference_dims(clips, sampling))
+
 
 def difference_dims(clips: ClipSet, sampling: Sampling) -> int:
     "Channels of which bones and motions are differences: the positions, in the release's centring the score as well."
     return clips.in_channels if sampling.center == "released" else clips.dims
 
+
 def make_batch(
-    clips: ClipSet, index: Tensor, sampling: Sampling,
-    modality: str = "joint", # joint, bone, joint_motion, bone_motion
-    training: bool = False, generator: torch.Generator | None = None, known: Survey | None = None,
-) -> Tensor: # x [N, C, T, V, M]
+    clips: ClipSet,
+    index: Tensor,
+    sampling: Sampling,
+    modality: str = "joint",  # joint, bone, joint_motion, bone_motion
+    training: bool = False,
+    generator: torch.Generator | None = None,
+    known: Survey | None = None,
+) -> Tensor:  # x [N, C, T, V, M]
     "`make_streams` of one modality."
     return make_streams(clips, index, sampling, (modality,), training, generator, known)[modality]
 
@@ -73,60 +87,85 @@ def make_batch(
 def batch_sizes(
     num_clips: int,
     batch_size: int,
-    last_batch: str | None = None, # of a pass: "keep", "drop" or "join", as in Schedule; None: every clip
+    last_batch: str
+    | None = None,  # of a pass: "keep", "drop" or "join", as in Schedule; None: every clip
 ) -> list[int]:
     "How many clips each batch of a pass holds."
-    if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; give at least 1")
-    if last_batch not in (None, "keep", "drop", "join"): raise ValueError(f"unknown last_batch {last_batch!r}; known: keep, drop, join")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; give at least 1")
+    if last_batch not in (None, "keep", "drop", "join"):
+        raise ValueError(f"unknown last_batch {last_batch!r}; known: keep, drop, join")
     full, rest = divmod(num_clips, batch_size)
     sizes = [batch_size] * full
-    if not rest: return sizes
-    if last_batch == "drop" or last_batch == "keep" and rest == 1:
-        if not full: raise ValueError(f"{num_clips} clips do not fill a batch of {batch_size}, and last_batch={last_batch!r} leaves them out; give a smaller batch, or last_batch='join'")
+    if not rest:
         return sizes
-    if last_batch == "join" and full and (rest == 1 or 2 * rest < batch_size): return [*sizes[:-1], batch_size + rest]
+    if last_batch == "drop" or last_batch == "keep" and rest == 1:
+        if not full:
+            raise ValueError(
+                f"{num_clips} clips do not fill a batch of {batch_size}, and last_batch={last_batch!r} leaves them out; give a smaller batch, or last_batch='join'"
+            )
+        return sizes
+    if last_batch == "join" and full and (rest == 1 or 2 * rest < batch_size):
+        return [*sizes[:-1], batch_size + rest]
     return [*sizes, rest]
+
 
 def num_batches(clips: ClipSet, split: str, batch_size: int, last_batch: str | None = None) -> int:
     "How many batches `batches` yields."
     return len(batch_sizes(len(clips.indices(split)), batch_size, last_batch))
 
 # %% ../../nbs/clips/07_batches.ipynb #0a1b5c10
-def _order(clips: ClipSet, split: str, shuffle: bool, generator: torch.Generator | None) -> Tensor: # int64 [n]
+def _order(
+    clips: ClipSet, split: str, shuffle: bool, generator: torch.Generator | None
+) -> Tensor:  # int64 [n]
     "The clips of a split, shuffled or as they stand."
     order = clips.indices(split)
-    if not len(order): raise ValueError(f"{clips.meta['name']} has no clip in split {split!r}")
-    if not shuffle: return order
+    if not len(order):
+        raise ValueError(f"{clips.meta['name']} has no clip in split {split!r}")
+    if not shuffle:
+        return order
     device = "cpu" if generator is None else generator.device
     return order[torch.randperm(len(order), generator=generator, device=device).to(order.device)]
 
 # %% ../../nbs/clips/07_batches.ipynb #60aacd94
 def stream_batches(
     clips: ClipSet,
-    split: str, # train, test or val
+    split: str,  # train, test or val
     batch_size: int,
     sampling: Sampling,
-    wanted: Sequence[str] = modalities, # some of joint, bone, joint_motion, bone_motion
-    training: bool | None = None, # shuffled, random frames, augmented; None: where split is "train"
-    generator: torch.Generator | None = None, # the only source of chance; None: torch's own
-    device: torch.device | str | None = None, # None: where the clips are
-    last_batch: str | None = None, # where it is not full: keep, drop or join; None: every clip
-) -> Iterator[tuple[dict[str, Tensor], Tensor]]: # each x float32 [N, C, T, V, M], y int64 [N]
+    wanted: Sequence[str] = modalities,  # some of joint, bone, joint_motion, bone_motion
+    training: bool
+    | None = None,  # shuffled, random frames, augmented; None: where split is "train"
+    generator: torch.Generator | None = None,  # the only source of chance; None: torch's own
+    device: torch.device | str | None = None,  # None: where the clips are
+    last_batch: str | None = None,  # where it is not full: keep, drop or join; None: every clip
+) -> Iterator[tuple[dict[str, Tensor], Tensor]]:  # each x float32 [N, C, T, V, M], y int64 [N]
     "Every clip of a split once, but for those that `last_batch` leaves out, in batches made on the device."
     training = split == "train" if training is None else training
     clips = clips if device is None else clips.to(device)
     order, known = _order(clips, split, training, generator), survey(clips, sampling)
     sizes = batch_sizes(len(order), batch_size, last_batch)
-    for index in order[:sum(sizes)].split(sizes):
-        yield make_streams(clips, index, sampling, wanted, training, generator, known), clips.labels[index]
+    for index in order[: sum(sizes)].split(sizes):
+        yield (
+            make_streams(clips, index, sampling, wanted, training, generator, known),
+            clips.labels[index],
+        )
 
 # %% ../../nbs/clips/07_batches.ipynb #7fa81c64
 def batches(
-    clips: ClipSet, split: str, batch_size: int, sampling: Sampling,
-    modality: str = "joint", # joint, bone, joint_motion, bone_motion
-    training: bool | None = None, generator: torch.Generator | None = None, device: torch.device | str | None = None,
-    last_batch: str | None = None, # where it is not full: keep, drop or join; None: every clip
-) -> Iterator[tuple[Tensor, Tensor]]: # x float32 [N, C, T, V, M], y int64 [N]
+    clips: ClipSet,
+    split: str,
+    batch_size: int,
+    sampling: Sampling,
+    modality: str = "joint",  # joint, bone, joint_motion, bone_motion
+    training: bool | None = None,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+    last_batch: str | None = None,  # where it is not full: keep, drop or join; None: every clip
+) -> Iterator[tuple[Tensor, Tensor]]:  # x float32 [N, C, T, V, M], y int64 [N]
     "`stream_batches` of one modality: what a network is trained on."
-    pairs = stream_batches(clips, split, batch_size, sampling, (modality,), training, generator, device, last_batch)
-    for x, y in pairs: yield x[modality], y
+    pairs = stream_batches(
+        clips, split, batch_size, sampling, (modality,), training, generator, device, last_batch
+    )
+    for x, y in pairs:
+        yield x[modality], y

@@ -20,55 +20,78 @@ from .clip_set import ClipSet, DataError, find_reader
 # %% ../../nbs/clips/10_cache.ipynb #ffc95d88
 def cache_folder() -> Path:
     "Where converted clips are kept."
-    with warnings.catch_warnings(): # in a notebook without widgets it warns, with a path of this machine
+    with (
+        warnings.catch_warnings()
+    ):  # in a notebook without widgets it warns, with a path of this machine
         warnings.simplefilter("ignore")
         import pooch
     return Path(os.environ.get("MDR_REPRO_CACHE") or pooch.os_cache("mdr_repro"))
 
-def text_checksum(*parts) -> str: return hashlib.sha256(json.dumps(parts).encode()).hexdigest() # of what JSON can write
 
-def file_checksum(path: str | Path) -> str: # sha256 hex, as sha256sum prints it
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+def text_checksum(*parts) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()  # of what JSON can write
 
-def reading_code() -> str: # sha256 hex
+
+def file_checksum(path: str | Path) -> str:  # sha256 hex, as sha256sum prints it
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def reading_code() -> str:  # sha256 hex
     "Of the modules that read clips."
     digest = hashlib.sha256()
     package = Path(mdr_repro.__file__).parent
-    for path in [package / "skeleton.py", *sorted(package.glob("clips/*.py")), *sorted(package.glob("readers/*.py"))]: digest.update(path.read_bytes())
+    for path in [
+        package / "skeleton.py",
+        *sorted(package.glob("clips/*.py")),
+        *sorted(package.glob("readers/*.py")),
+    ]:
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 # %% ../../nbs/clips/10_cache.ipynb #2489ad07
-_direct = ("own", "named") # forms that open at once
+_direct = ("own", "named")  # forms that open at once
+
 
 def _sound(file: Path) -> bool:
     "Whether a kept file is the one that was written."
     said = file.with_suffix(".sha256")
     return file.exists() and said.exists() and said.read_text() == file_checksum(file)
 
+
 def _convert(path: Path, file: Path) -> None:
     "Read the clips, keep them, and let older ones of the same place go."
     clips = ClipSet.load(path)
     for old in file.parent.glob(f"{file.name.rpartition('-')[0]}-*"):
-        if old.suffix != ".lock": old.unlink(missing_ok=True)
+        if old.suffix != ".lock":
+            old.unlink(missing_ok=True)
     clips.save(file)
     file.with_suffix(".sha256").write_text(file_checksum(file))
 
 # %% ../../nbs/clips/10_cache.ipynb #0e217f9f
 def kept(
-    path: Path, # file or folder that holds clips
-    stamp: tuple, # changes with its content
-) -> Path: # itself, or a file in this package's own form with the same clips
+    path: Path,  # file or folder that holds clips
+    stamp: tuple,  # changes with its content
+) -> Path:  # itself, or a file in this package's own form with the same clips
     "Where the clips of a path open fastest; DataError if they cannot be read."
     try:
-        if find_reader(path) in _direct: return path
-    except DataError as e: raise DataError(f"{path}: {e}") from None
+        if find_reader(path) in _direct:
+            return path
+    except DataError as e:
+        raise DataError(f"{path}: {e}") from None
     place = "".join(c if c.isalnum() else "_" for c in path.stem)[:40]
-    file = cache_folder() / f"{place}-{text_checksum(str(path))[:12]}-{text_checksum(stamp, reading_code())[:12]}.npz"
+    file = (
+        cache_folder()
+        / f"{place}-{text_checksum(str(path))[:12]}-{text_checksum(stamp, reading_code())[:12]}.npz"
+    )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_name(f"{file.name.rpartition('-')[0]}.lock")):
-            if not _sound(file): _convert(path, file)
+            if not _sound(file):
+                _convert(path, file)
         return file
     except OSError as e:
-        warnings.warn(f"{cache_folder()}: converted clips cannot be kept there ({e.strerror or e}), so {path} is read anew in every process; name another folder with the environment variable MDR_REPRO_CACHE, or convert it by hand (mdr-repro data convert)")
+        warnings.warn(
+            f"{cache_folder()}: converted clips cannot be kept there ({e.strerror or e}), so {path} is read anew in every process; name another folder with the environment variable MDR_REPRO_CACHE, or convert it by hand (mdr-repro data convert)"
+        )
         return path

@@ -30,54 +30,105 @@ from ..skeleton import Skeleton, get_skeleton
 class DataError(ValueError):
     "Clips that cannot be used; the sentence names the file, the clip, the field and the mend."
 
+
 SPLITS = {"train": 0, "test": 1, "val": 2}
-DIMS = {"xyz": 3, "xys": 2, "xy": 2} # how many of a joint's channels are positions; s is the pose estimator's score
+DIMS = {
+    "xyz": 3,
+    "xys": 2,
+    "xy": 2,
+}  # how many of a joint's channels are positions; s is the pose estimator's score
 
 # %% ../../nbs/clips/01_clip_set.ipynb #9944e648
 @dataclass(frozen=True, eq=False, repr=False)
 class _Clips:
-    frames: Tensor # float32 [sum_T, M, V, C]; a joint whose positions are all zero is missing
-    offsets: Tensor # int64 [N+1]; clip i is frames[offsets[i]:offsets[i+1]]
-    labels: Tensor # int64 [N], 0..K-1
-    split: Tensor # int64 [N], values of SPLITS
-    names: tuple[str, ...] # N unique clip names
-    class_names: tuple[str, ...] # K names
-    skeleton: Skeleton # V joints
-    meta: dict # name, coordinates (a key of DIMS), perhaps centered_on (a joint's name), ...; a tensor in it holds one number a clip, [N]
+    frames: Tensor  # float32 [sum_T, M, V, C]; a joint whose positions are all zero is missing
+    offsets: Tensor  # int64 [N+1]; clip i is frames[offsets[i]:offsets[i+1]]
+    labels: Tensor  # int64 [N], 0..K-1
+    split: Tensor  # int64 [N], values of SPLITS
+    names: tuple[str, ...]  # N unique clip names
+    class_names: tuple[str, ...]  # K names
+    skeleton: Skeleton  # V joints
+    meta: dict  # name, coordinates (a key of DIMS), perhaps centered_on (a joint's name), ...; a tensor in it holds one number a clip, [N]
 
-    def __post_init__(self): object.__setattr__(self, "meta", _tidy(self.meta)); _check(self)
-    def __len__(self) -> int: return len(self.labels) # N
+    def __post_init__(self):
+        object.__setattr__(self, "meta", _tidy(self.meta))
+        _check(self)
+
+    def __len__(self) -> int:
+        return len(self.labels)  # N
+
     @property
-    def num_classes(self) -> int: return len(self.class_names) # K
+    def num_classes(self) -> int:
+        return len(self.class_names)  # K
+
     @property
-    def num_persons(self) -> int: return self.frames.shape[1] # M
+    def num_persons(self) -> int:
+        return self.frames.shape[1]  # M
+
     @property
-    def in_channels(self) -> int: return self.frames.shape[3] # C
+    def in_channels(self) -> int:
+        return self.frames.shape[3]  # C
+
     @property
-    def dims(self) -> int: return DIMS[self.meta["coordinates"]] # how many of the C channels are positions
-    center = property(lambda self: self.skeleton.joints.index(self.meta["centered_on"]) if "centered_on" in self.meta else self.skeleton.center) # joint that clips are measured from
+    def dims(self) -> int:
+        return DIMS[self.meta["coordinates"]]  # how many of the C channels are positions
+
+    center = property(
+        lambda self: (
+            self.skeleton.joints.index(self.meta["centered_on"])
+            if "centered_on" in self.meta
+            else self.skeleton.center
+        )
+    )  # joint that clips are measured from
+
     @property
-    def lengths(self) -> Tensor: return self.offsets.diff() # frames of each clip, [N]
+    def lengths(self) -> Tensor:
+        return self.offsets.diff()  # frames of each clip, [N]
 
 # %% ../../nbs/clips/01_clip_set.ipynb #9da67a0b
 class ClipSet(_Clips):
     "N labelled clips of one skeleton, their frames one clip after another, so that none is padded."
-    def clip(self, i: int) -> Tensor: return self.frames[self.offsets[i]:self.offsets[i + 1]] # [T, M, V, C]
-    def indices(self, split: str) -> Tensor: return _indices(self, split) # which clips are "train", "test" or "val"
-    def select(self, index: Tensor | Sequence[int]) -> "ClipSet": return _select(self, index) # those clips, in that order
-    def hold_out(self, subjects: Sequence[int], every: int = 0) -> "ClipSet": return _hold_every(_hold_out(self, subjects), every) # their training clips, and every n-th of each class, become "val"
-    def with_labels(self, labels: Tensor, class_names: Sequence[str]) -> "ClipSet": return _with_labels(self, labels, class_names)
-    def to(self, device: torch.device | str) -> "ClipSet": return _to(self, device)
-    def checksum(self) -> str: return _checksum(self) # sha256 of everything that is in the set
-    def summary(self) -> pd.DataFrame: return _summary(self) # a row a split
-    def save(self, path: str | Path) -> None: _save(self, path)
-    def __repr__(self) -> str: return _describe(self)
+
+    def clip(self, i: int) -> Tensor:
+        return self.frames[self.offsets[i] : self.offsets[i + 1]]  # [T, M, V, C]
+
+    def indices(self, split: str) -> Tensor:
+        return _indices(self, split)  # which clips are "train", "test" or "val"
+
+    def select(self, index: Tensor | Sequence[int]) -> "ClipSet":
+        return _select(self, index)  # those clips, in that order
+
+    def hold_out(self, subjects: Sequence[int], every: int = 0) -> "ClipSet":
+        return _hold_every(
+            _hold_out(self, subjects), every
+        )  # their training clips, and every n-th of each class, become "val"
+
+    def with_labels(self, labels: Tensor, class_names: Sequence[str]) -> "ClipSet":
+        return _with_labels(self, labels, class_names)
+
+    def to(self, device: torch.device | str) -> "ClipSet":
+        return _to(self, device)
+
+    def checksum(self) -> str:
+        return _checksum(self)  # sha256 of everything that is in the set
+
+    def summary(self) -> pd.DataFrame:
+        return _summary(self)  # a row a split
+
+    def save(self, path: str | Path) -> None:
+        _save(self, path)
+
+    def __repr__(self) -> str:
+        return _describe(self)
+
     @property
-    def device(self) -> torch.device: return self.frames.device
+    def device(self) -> torch.device:
+        return self.frames.device
+
     @staticmethod
     def load(
-        path: str | Path, # a file in any form that `readers` knows, told by its content
-        labels: str | None = None, # another label set of the file, such as "merged"
+        path: str | Path,  # a file in any form that `readers` knows, told by its content
+        labels: str | None = None,  # another label set of the file, such as "merged"
     ) -> "ClipSet":
         "Read and check clips; DataError says what is wrong with them."
         return _load(path, labels)
@@ -85,73 +136,115 @@ class ClipSet(_Clips):
 # %% ../../nbs/clips/01_clip_set.ipynb #4d35af23
 def _tidy(meta: dict) -> dict:
     "Lists become tuples and arrays of numbers tensors, so that what is loaded is what was saved."
-    if not isinstance(meta, dict): raise DataError(f"meta is a {type(meta).__name__}; give a dict with at least name and coordinates")
+    if not isinstance(meta, dict):
+        raise DataError(
+            f"meta is a {type(meta).__name__}; give a dict with at least name and coordinates"
+        )
+
     def tidy(value):
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf": return torch.from_numpy(value.copy())
-        if isinstance(value, np.ndarray | np.generic): return tidy(value.tolist())
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            return torch.from_numpy(value.copy())
+        if isinstance(value, np.ndarray | np.generic):
+            return tidy(value.tolist())
         return tuple(map(tidy, value)) if isinstance(value, list | tuple) else value
+
     return {str(key): tidy(value) for key, value in meta.items()}
 
 # %% ../../nbs/clips/01_clip_set.ipynb #53be7b3f
 def _check(s: ClipSet) -> None:
     "Raise DataError with the first thing that is wrong."
-    for wrong in (_wrong_arrays, _wrong_offsets, _wrong_labels, _wrong_names, _wrong_meta, _wrong_frames):
-        if sentence := wrong(s): raise DataError(sentence)
+    for wrong in (
+        _wrong_arrays,
+        _wrong_offsets,
+        _wrong_labels,
+        _wrong_names,
+        _wrong_meta,
+        _wrong_frames,
+    ):
+        if sentence := wrong(s):
+            raise DataError(sentence)
 
-_shapes = {"frames": (torch.float32, "[sum_T, M, V, C]"), "offsets": (torch.int64, "[N+1]"), "labels": (torch.int64, "[N]"), "split": (torch.int64, "[N]")}
+
+_shapes = {
+    "frames": (torch.float32, "[sum_T, M, V, C]"),
+    "offsets": (torch.int64, "[N+1]"),
+    "labels": (torch.int64, "[N]"),
+    "split": (torch.int64, "[N]"),
+}
+
 
 def _wrong_arrays(s: ClipSet) -> str | None:
     for field, (dtype, shape) in _shapes.items():
         a = getattr(s, field)
-        if not isinstance(a, Tensor): return f"{field} is a {type(a).__name__}; give a torch tensor {shape}"
-        if a.ndim != shape.count(",") + 1: return f"{field} has shape {list(a.shape)}; it has to be {shape}"
-        if a.dtype != dtype: return f"{field} is {a.dtype}; cast it to {dtype}"
-    if 0 in s.frames.shape: return f"frames has shape {list(s.frames.shape)}: nothing in it; give at least one frame, person, joint, channel"
+        if not isinstance(a, Tensor):
+            return f"{field} is a {type(a).__name__}; give a torch tensor {shape}"
+        if a.ndim != shape.count(",") + 1:
+            return f"{field} has shape {list(a.shape)}; it has to be {shape}"
+        if a.dtype != dtype:
+            return f"{field} is {a.dtype}; cast it to {dtype}"
+    if 0 in s.frames.shape:
+        return f"frames has shape {list(s.frames.shape)}: nothing in it; give at least one frame, person, joint, channel"
+
 
 def _which(s: ClipSet, i: int) -> str:
     "How a clip is called in an error."
     return f"clip {i} ({s.names[i]!r})" if i < len(s.names) else f"clip {i}"
 
-def _first(bad: Tensor) -> int | None: # bool [n]
+
+def _first(bad: Tensor) -> int | None:  # bool [n]
     "Index of the first True, None where there is none."
     return int(bad.nonzero()[0]) if bool(bad.any()) else None
 
 # %% ../../nbs/clips/01_clip_set.ipynb #133b9913
 def _wrong_offsets(s: ClipSet) -> str | None:
     n, total, o = len(s.offsets) - 1, len(s.frames), s.offsets.tolist()
-    if n < 1: return f"offsets has {n + 1} entries and so tells of no clip; give N+1 numbers, from 0 to the {total} frames"
-    if o[0] != 0: return f"offsets begins at {o[0]}; the first clip has to begin at frame 0"
+    if n < 1:
+        return f"offsets has {n + 1} entries and so tells of no clip; give N+1 numbers, from 0 to the {total} frames"
+    if o[0] != 0:
+        return f"offsets begins at {o[0]}; the first clip has to begin at frame 0"
     if (i := _first(s.offsets.diff() < 0)) is not None:
         return f"offsets falls from {o[i]} to {o[i + 1]} at {_which(s, i)}; it has to increase from clip to clip"
     if (i := _first(s.offsets.diff() == 0)) is not None:
         return f"{_which(s, i)} is empty: offsets stays at {o[i]}; drop the clip or give its frames"
-    if o[-1] != total: return f"offsets ends at {o[-1]}, but there are {total} frames; its last entry has to be the number of frames"
+    if o[-1] != total:
+        return f"offsets ends at {o[-1]}, but there are {total} frames; its last entry has to be the number of frames"
+
 
 def _wrong_labels(s: ClipSet) -> str | None:
     n, k = len(s.offsets) - 1, len(s.class_names)
     for field in ("labels", "split", "names"):
         have = len(getattr(s, field))
-        if have != n: return f"{field} has {have} entries, but offsets tells of {n} clips; give one for each clip"
+        if have != n:
+            return f"{field} has {have} entries, but offsets tells of {n} clips; give one for each clip"
     if (i := _first((s.labels < 0) | (s.labels >= k))) is not None:
         return f"{_which(s, i)} has label {int(s.labels[i])}, but class_names has {k} classes (0..{k - 1}); count labels from 0, or name the class"
     if (i := _first((s.split < 0) | (s.split > max(SPLITS.values())))) is not None:
-        return f"{_which(s, i)} has split {int(s.split[i])}; use " + ", ".join(f"{value} ({name})" for name, value in SPLITS.items())
+        return f"{_which(s, i)} has split {int(s.split[i])}; use " + ", ".join(
+            f"{value} ({name})" for name, value in SPLITS.items()
+        )
 
 # %% ../../nbs/clips/01_clip_set.ipynb #726dd466
 def _wrong_names(s: ClipSet) -> str | None:
     for field in ("names", "class_names"):
         texts = getattr(s, field)
-        if not (isinstance(texts, tuple) and all(isinstance(t, str) for t in texts)): return f"{field} is no tuple of str; give the names as text"
+        if not (isinstance(texts, tuple) and all(isinstance(t, str) for t in texts)):
+            return f"{field} is no tuple of str; give the names as text"
         twice = next((t for t, count in Counter(texts).items() if count > 1), None)
         if twice is not None:
             return f"{field} holds {twice!r} {texts.count(twice)} times, first at {texts.index(twice)}; names have to differ: rename or drop the copies"
 
+
 def _wrong_meta(s: ClipSet) -> str | None:
-    if not isinstance(s.meta.get("name"), str): return 'meta has no "name"; name the set, as in {"name": "nw_ucla", "coordinates": "xyz"}'
+    if not isinstance(s.meta.get("name"), str):
+        return 'meta has no "name"; name the set, as in {"name": "nw_ucla", "coordinates": "xyz"}'
     letters = s.meta.get("coordinates")
-    if not isinstance(letters, str) or letters not in DIMS: return f'meta["coordinates"] is {letters!r}; say which channels a joint has: {", ".join(DIMS)}'
+    if not isinstance(letters, str) or letters not in DIMS:
+        return (
+            f'meta["coordinates"] is {letters!r}; say which channels a joint has: {", ".join(DIMS)}'
+        )
     joint = s.meta.get("centered_on", s.skeleton.joints[0])
-    if joint not in s.skeleton.joints: return f'meta["centered_on"] is {joint!r}, but skeleton {s.skeleton.name!r} has the joints {", ".join(s.skeleton.joints)}'
+    if joint not in s.skeleton.joints:
+        return f'meta["centered_on"] is {joint!r}, but skeleton {s.skeleton.name!r} has the joints {", ".join(s.skeleton.joints)}'
     for key, value in s.meta.items():
         if isinstance(value, Tensor) and value.shape != s.labels.shape:
             return f"meta[{key!r}] has shape {list(value.shape)}, but there are {len(s)} clips; a tensor in meta is one number a clip, use a tuple for anything else"
@@ -160,210 +253,356 @@ def _wrong_meta(s: ClipSet) -> str | None:
 def _wrong_frames(s: ClipSet) -> str | None:
     _, _, joints, channels = s.frames.shape
     if joints != s.skeleton.num_joints:
-        return (f"frames has {joints} joints a person, but skeleton {s.skeleton.name!r} has {s.skeleton.num_joints}; "
-                "give the skeleton that the clips were taken with")
+        return (
+            f"frames has {joints} joints a person, but skeleton {s.skeleton.name!r} has {s.skeleton.num_joints}; "
+            "give the skeleton that the clips were taken with"
+        )
     letters = s.meta["coordinates"]
-    if len(letters) != channels: return f'frames has {channels} channels, but meta["coordinates"] is {letters!r}; make the two agree'
-    if all(bool(torch.isfinite(part).all()) for part in s.frames.split(2**16)): return None # in parts: no second copy of a large set
+    if len(letters) != channels:
+        return f'frames has {channels} channels, but meta["coordinates"] is {letters!r}; make the two agree'
+    if all(bool(torch.isfinite(part).all()) for part in s.frames.split(2**16)):
+        return None  # in parts: no second copy of a large set
     t, m, v, c = (int(k) for k in (~torch.isfinite(s.frames)).nonzero()[0])
     i = int(torch.searchsorted(s.offsets, t, right=True)) - 1
-    return (f"{_which(s, i)}, frame {t - int(s.offsets[i])}, person {m}, joint {v} ({s.skeleton.joints[v]}): {letters[c]} is "
-            f"{float(s.frames[t, m, v, c])}; set all coordinates of a joint that was not found to 0")
+    return (
+        f"{_which(s, i)}, frame {t - int(s.offsets[i])}, person {m}, joint {v} ({s.skeleton.joints[v]}): {letters[c]} is "
+        f"{float(s.frames[t, m, v, c])}; set all coordinates of a joint that was not found to 0"
+    )
 
 # %% ../../nbs/clips/01_clip_set.ipynb #7b6af4de
 def frame_rows(
-    offsets: Tensor, # int64 [N+1]
-    index: Tensor, # clips [n]
-) -> Tensor: # int64 [sum of their lengths]
+    offsets: Tensor,  # int64 [N+1]
+    index: Tensor,  # clips [n]
+) -> Tensor:  # int64 [sum of their lengths]
     "Rows of `frames` that hold the given clips, clip after clip."
     lengths = offsets.diff()[index]
     ends = lengths.cumsum(0)
-    return torch.arange(int(ends[-1]), device=offsets.device) + (offsets[index] - ends + lengths).repeat_interleave(lengths)
+    return torch.arange(int(ends[-1]), device=offsets.device) + (
+        offsets[index] - ends + lengths
+    ).repeat_interleave(lengths)
+
 
 def _indices(s: ClipSet, split: str) -> Tensor:
-    if split not in SPLITS: raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     return (s.split == SPLITS[split]).nonzero().flatten()
+
 
 def _select(s: ClipSet, index) -> ClipSet:
     index = torch.as_tensor(index, device=s.device).long().flatten()
-    if not len(index): raise ValueError("no clip selected; give at least one index")
+    if not len(index):
+        raise ValueError("no clip selected; give at least one index")
     bad = _first((index < 0) | (index >= len(s)))
-    if bad is not None: raise IndexError(f"clip {int(index[bad])} asked of {len(s)} clips, 0..{len(s) - 1}")
+    if bad is not None:
+        raise IndexError(f"clip {int(index[bad])} asked of {len(s)} clips, 0..{len(s) - 1}")
     offsets = torch.cat([index.new_zeros(1), s.lengths[index].cumsum(0)])
     meta = {k: v[index.to(v.device)] if isinstance(v, Tensor) else v for k, v in s.meta.items()}
-    return replace(s, frames=s.frames[frame_rows(s.offsets, index)], offsets=offsets, labels=s.labels[index], split=s.split[index],
-                   names=tuple(s.names[i] for i in index.tolist()), meta=meta)
+    return replace(
+        s,
+        frames=s.frames[frame_rows(s.offsets, index)],
+        offsets=offsets,
+        labels=s.labels[index],
+        split=s.split[index],
+        names=tuple(s.names[i] for i in index.tolist()),
+        meta=meta,
+    )
 
 # %% ../../nbs/clips/01_clip_set.ipynb #3a8d1e14
 def _hold_out(s: ClipSet, subjects) -> ClipSet:
     subjects, subject, name = set(subjects), s.meta.get("subject"), s.meta["name"]
-    if not subjects: return s
-    if not isinstance(subject, Tensor): raise DataError(f'{name} does not tell who performs (meta has no "subject"), so nobody can be held out of it')
+    if not subjects:
+        return s
+    if not isinstance(subject, Tensor):
+        raise DataError(
+            f'{name} does not tell who performs (meta has no "subject"), so nobody can be held out of it'
+        )
     training = (s.split == SPLITS["train"]).to(subject.device)
     known = set(subject[training].tolist())
     if strangers := subjects - known:
-        raise DataError(f"{name}: subject {min(strangers)} performs no training clip; training subjects are {', '.join(map(str, sorted(known)))}")
-    if subjects == known: raise DataError(f"{name}: holding out all {len(known)} training subjects leaves nothing to train on")
-    held = training & torch.isin(subject, torch.tensor(sorted(subjects), dtype=subject.dtype, device=subject.device))
+        raise DataError(
+            f"{name}: subject {min(strangers)} performs no training clip; training subjects are {', '.join(map(str, sorted(known)))}"
+        )
+    if subjects == known:
+        raise DataError(
+            f"{name}: holding out all {len(known)} training subjects leaves nothing to train on"
+        )
+    held = training & torch.isin(
+        subject, torch.tensor(sorted(subjects), dtype=subject.dtype, device=subject.device)
+    )
     return replace(s, split=s.split.masked_fill(held.to(s.device), SPLITS["val"]))
+
 
 def _hold_every(s: ClipSet, every: int) -> ClipSet:
     "Every `every`-th training clip of each class becomes a clip of `val`, in the order of their names' sha256; 0: none."
     if not every:
         return s
     if every < 2:
-        raise DataError(f"{s.meta['name']}: holding out every clip leaves nothing to train on; give 2 or more, or 0 for none")
-    order = sorted(s.indices("train").tolist(), key=lambda i: hashlib.sha256(s.names[i].encode()).digest())
+        raise DataError(
+            f"{s.meta['name']}: holding out every clip leaves nothing to train on; give 2 or more, or 0 for none"
+        )
+    order = sorted(
+        s.indices("train").tolist(), key=lambda i: hashlib.sha256(s.names[i].encode()).digest()
+    )
     labels, seen, held = s.labels.tolist(), Counter(), []
     for i in order:
         seen[labels[i]] += 1
         if seen[labels[i]] % every == 0:
             held.append(i)
     if not held:
-        raise DataError(f"{s.meta['name']}: no class has {every} training clips, so none can be held out; give a smaller number")
-    return replace(s, split=s.split.index_fill(0, torch.tensor(held, device=s.device), SPLITS["val"]))
+        raise DataError(
+            f"{s.meta['name']}: no class has {every} training clips, so none can be held out; give a smaller number"
+        )
+    return replace(
+        s, split=s.split.index_fill(0, torch.tensor(held, device=s.device), SPLITS["val"])
+    )
 
 # %% ../../nbs/clips/01_clip_set.ipynb #5eb5aca8
 def _relabel(s: ClipSet, key: str) -> ClipSet:
     "Put the label set `meta[key]` [N] with its `meta[key + '_names']` in place of the labels, which stay in meta."
     known = [k for k in s.meta if isinstance(s.meta[k], Tensor) and f"{k}_names" in s.meta]
-    if key not in known: raise DataError(f"there is no label set {key!r}; known: {', '.join(known) or 'only the labels themselves'}")
+    if key not in known:
+        raise DataError(
+            f"there is no label set {key!r}; known: {', '.join(known) or 'only the labels themselves'}"
+        )
     others = {k: v for k, v in s.meta.items() if k not in (key, f"{key}_names")}
-    meta = others | {"name": f"{s.meta['name']}#{key}", "label": s.labels.cpu(), "label_names": s.class_names}
+    meta = others | {
+        "name": f"{s.meta['name']}#{key}",
+        "label": s.labels.cpu(),
+        "label_names": s.class_names,
+    }
     return replace(_with_labels(s, s.meta[key], s.meta[f"{key}_names"]), meta=meta)
+
 
 def _with_labels(s: ClipSet, labels: Tensor, class_names) -> ClipSet:
     return replace(s, labels=labels.to(s.device), class_names=tuple(class_names))
 
+
 def _to(s: ClipSet, device) -> ClipSet:
-    if torch.empty(0, device=device).device == s.device: return s
-    return replace(s, **{field: getattr(s, field).to(device) for field in ("frames", "offsets", "labels", "split")})
+    if torch.empty(0, device=device).device == s.device:
+        return s
+    return replace(
+        s,
+        **{
+            field: getattr(s, field).to(device)
+            for field in ("frames", "offsets", "labels", "split")
+        },
+    )
 
 # %% ../../nbs/clips/01_clip_set.ipynb #f2eb826e
 def _header(s: ClipSet) -> dict:
     "Everything of a set that is no array."
-    return {"skeleton": asdict(s.skeleton), "meta": {k: v for k, v in s.meta.items() if not isinstance(v, Tensor)}}
+    return {
+        "skeleton": asdict(s.skeleton),
+        "meta": {k: v for k, v in s.meta.items() if not isinstance(v, Tensor)},
+    }
+
 
 def _arrays(s: ClipSet) -> dict[str, np.ndarray]:
     "Every array of a set by its name in the file."
     own = {k: getattr(s, k) for k in ("frames", "offsets", "labels", "split")}
     per_clip = {f"meta.{k}": v for k, v in s.meta.items() if isinstance(v, Tensor)}
-    return {k: v.cpu().numpy() for k, v in (own | per_clip).items()} | {k: np.array(getattr(s, k)) for k in ("names", "class_names")}
+    return {k: v.cpu().numpy() for k, v in (own | per_clip).items()} | {
+        k: np.array(getattr(s, k)) for k in ("names", "class_names")
+    }
+
 
 def _checksum(s: ClipSet) -> str:
-    texts = {"names": s.names, "class_names": s.class_names} # as JSON: numpy's text arrays differ with the longest name
+    texts = {
+        "names": s.names,
+        "class_names": s.class_names,
+    }  # as JSON: numpy's text arrays differ with the longest name
     digest = hashlib.sha256(json.dumps(_header(s) | texts, sort_keys=True).encode())
     for key, a in sorted(_arrays(s).items()):
-        if key not in texts: digest.update(f"{key} {a.dtype.str} {a.shape}".encode() + np.ascontiguousarray(a).tobytes())
+        if key not in texts:
+            digest.update(
+                f"{key} {a.dtype.str} {a.shape}".encode() + np.ascontiguousarray(a).tobytes()
+            )
     return digest.hexdigest()
 
 # %% ../../nbs/clips/01_clip_set.ipynb #a1c92011
 def _describe(s: ClipSet) -> str:
-    return (f"ClipSet({s.meta['name']!r}: {len(s)} clips, {len(s.frames)} frames, {s.num_classes} classes, "
-            f"{s.num_persons} person{'s' * (s.num_persons > 1)} of {s.skeleton.name}, {s.meta['coordinates']}, {s.device})")
+    return (
+        f"ClipSet({s.meta['name']!r}: {len(s)} clips, {len(s.frames)} frames, {s.num_classes} classes, "
+        f"{s.num_persons} person{'s' * (s.num_persons > 1)} of {s.skeleton.name}, {s.meta['coordinates']}, {s.device})"
+    )
+
 
 def _summary(s: ClipSet) -> pd.DataFrame:
     rows = []
     for split in SPLITS:
         index = s.indices(split)
-        if not len(index): continue
+        if not len(index):
+            continue
         length = s.lengths[index].cpu().numpy()
-        row = {"split": split, "clips": len(index), "classes": len(s.labels[index].unique()), "frames": int(length.sum()),
-               "shortest": int(length.min()), "median": float(np.median(length)), "longest": int(length.max())}
-        if isinstance(s.meta.get("subject"), Tensor): row["subjects"] = len(s.meta["subject"][index.cpu()].unique())
+        row = {
+            "split": split,
+            "clips": len(index),
+            "classes": len(s.labels[index].unique()),
+            "frames": int(length.sum()),
+            "shortest": int(length.min()),
+            "median": float(np.median(length)),
+            "longest": int(length.max()),
+        }
+        if isinstance(s.meta.get("subject"), Tensor):
+            row["subjects"] = len(s.meta["subject"][index.cpu()].unique())
         rows.append(row)
     return pd.DataFrame(rows).set_index("split")
 
 # %% ../../nbs/clips/01_clip_set.ipynb #c615f4ee
 FORM = "mdr_repro clips 1"
 
+
 def _save(s: ClipSet, path: str | Path) -> None:
     path = Path(path)
-    try: header = json.dumps(_header(s))
-    except TypeError as e: raise DataError(f"{path}: meta cannot be saved ({e}); keep numbers, text, tuples of them, and tensors [N] in it") from None
+    try:
+        header = json.dumps(_header(s))
+    except TypeError as e:
+        raise DataError(
+            f"{path}: meta cannot be saved ({e}); keep numbers, text, tuples of them, and tensors [N] in it"
+        ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     file = NamedTemporaryFile(dir=path.parent, prefix=path.name + ".", suffix=".part", delete=False)
     try:
         with file:
             np.savez(file, form=np.array(FORM), header=np.array(header), **_arrays(s))
-            file.flush(); os.fsync(file.fileno())
-        os.chmod(file.name, 0o644) # a temporary file is readable by its owner alone
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(file.name, 0o644)  # a temporary file is readable by its owner alone
         os.replace(file.name, path)
     except BaseException:
         Path(file.name).unlink(missing_ok=True)
         raise
 
 # %% ../../nbs/clips/01_clip_set.ipynb #5a1f0c01
-_bomb = 2**27, 100 # bytes that an archive may unpack to whatever their packed size, and how many times that size beyond it
+_bomb = (
+    2**27,
+    100,
+)  # bytes that an archive may unpack to whatever their packed size, and how many times that size beyond it
+
 
 def first_bytes(path: str | Path, count: int = 8) -> bytes:
     "How a file begins, which tells its kind."
     try:
-        if not Path(path).is_file() and Path(path).exists(): raise DataError("this is no plain file; give a file")
-        with open(path, "rb") as file: return file.read(count)
-    except OSError as e: raise DataError(f"the file cannot be read ({e.strerror}); check the path and its rights") from None
+        if not Path(path).is_file() and Path(path).exists():
+            raise DataError("this is no plain file; give a file")
+        with open(path, "rb") as file:
+            return file.read(count)
+    except OSError as e:
+        raise DataError(
+            f"the file cannot be read ({e.strerror}); check the path and its rights"
+        ) from None
 
-def _wrong_archive(members: list[zipfile.ZipInfo], size: int) -> str: # of the archive in bytes
+
+def _wrong_archive(members: list[zipfile.ZipInfo], size: int) -> str:  # of the archive in bytes
     "What is wrong with the list of arrays; empty if nothing is."
     names = [m.filename.removesuffix(".npy") for m in members]
     for name in names:
-        if not name.isprintable() or "/" in name or "\\" in name or ".." in name: return f"an array is called {name[:80]!r}, which is no name of an array; write the file again with plain names"
-    if twice := next((name for name, count in Counter(names).items() if count > 1), ""): return f"array {twice!r} is there twice; write the file again with one of the two"
+        if not name.isprintable() or "/" in name or "\\" in name or ".." in name:
+            return f"an array is called {name[:80]!r}, which is no name of an array; write the file again with plain names"
+    if twice := next((name for name, count in Counter(names).items() if count > 1), ""):
+        return f"array {twice!r} is there twice; write the file again with one of the two"
     least, times = _bomb
     for m, packed in [(m, m.compress_size) for m in members] + [(None, size)]:
         claimed = m.file_size if m else sum(m.file_size for m in members)
         what = f"array {m.filename.removesuffix('.npy')!r}" if m else "the file"
-        if claimed > max(least, times * packed): return f"{what} would unpack from {packed >> 10} KiB to {claimed >> 20} MiB, as no clips do; write it again without compression if it really holds that"
+        if claimed > max(least, times * packed):
+            return f"{what} would unpack from {packed >> 10} KiB to {claimed >> 20} MiB, as no clips do; write it again without compression if it really holds that"
     return ""
 
 # %% ../../nbs/clips/01_clip_set.ipynb #5a1f0c02
-def _read_array(file: zipfile.ZipExtFile, size: int) -> np.ndarray: # size: what the archive says that the member has
+def _read_array(
+    file: zipfile.ZipExtFile, size: int
+) -> np.ndarray:  # size: what the archive says that the member has
     "An array whose header claims what is there; other errors than DataError mean damage."
     version = np.lib.format.read_magic(file)
-    shape, _, dtype = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version](file)
-    if dtype.hasobject: raise DataError("holds pickled Python objects, which are never loaded; save it as plain numbers or text")
-    if not dtype.itemsize or file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize != size:
-        raise DataError(f"is damaged: its header tells of {dtype} {list(shape)}, its place in the file has {size} bytes; copy or download the file again")
+    shape, _, dtype = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[version](file)
+    if dtype.hasobject:
+        raise DataError(
+            "holds pickled Python objects, which are never loaded; save it as plain numbers or text"
+        )
+    if (
+        not dtype.itemsize
+        or file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize != size
+    ):
+        raise DataError(
+            f"is damaged: its header tells of {dtype} {list(shape)}, its place in the file has {size} bytes; copy or download the file again"
+        )
     file.seek(0)
     array = np.lib.format.read_array(file, allow_pickle=False)
-    plain = np.dtype(np.float64) if dtype.kind == "f" and dtype.itemsize > 8 else dtype.newbyteorder("=") # torch knows no others
+    plain = (
+        np.dtype(np.float64)
+        if dtype.kind == "f" and dtype.itemsize > 8
+        else dtype.newbyteorder("=")
+    )  # torch knows no others
     return array.astype(plain, copy=False)
 
 # %% ../../nbs/clips/01_clip_set.ipynb #73545ca2
 class NpzFile:
     "The arrays of one .npz; whatever is wrong with the file is a DataError."
+
     def __init__(self, path: str | Path):
         magic = first_bytes(path)
-        if not magic: raise DataError("the file is empty; copy or download it again")
-        if magic[:2] != b"PK": raise DataError("this is no .npz (it does not begin as a zip archive does); give a file that numpy.savez wrote")
-        try: self.archive = zipfile.ZipFile(path)
-        except Exception: raise DataError("the file is cut off or damaged: its list of arrays cannot be read; copy or download it again") from None
-        if wrong := _wrong_archive(self.archive.infolist(), Path(path).stat().st_size): raise DataError(wrong)
+        if not magic:
+            raise DataError("the file is empty; copy or download it again")
+        if magic[:2] != b"PK":
+            raise DataError(
+                "this is no .npz (it does not begin as a zip archive does); give a file that numpy.savez wrote"
+            )
+        try:
+            self.archive = zipfile.ZipFile(path)
+        except Exception:
+            raise DataError(
+                "the file is cut off or damaged: its list of arrays cannot be read; copy or download it again"
+            ) from None
+        if wrong := _wrong_archive(self.archive.infolist(), Path(path).stat().st_size):
+            raise DataError(wrong)
         self.members = {m.filename.removesuffix(".npy"): m for m in self.archive.infolist()}
         self.names = frozenset(self.members)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.names: raise DataError(f"array {name!r} is missing; the file holds {', '.join(sorted(self.names)) or 'nothing'}")
+        if name not in self.names:
+            raise DataError(
+                f"array {name!r} is missing; the file holds {', '.join(sorted(self.names)) or 'nothing'}"
+            )
         try:
-            with self.archive.open(self.members[name]) as file: return _read_array(file, self.members[name].file_size)
-        except MemoryError: raise # a sound file, for a larger machine
-        except DataError as e: raise DataError(f"array {name!r} {e}") from None
-        except Exception: raise DataError(f"array {name!r} is damaged; copy or download the file again") from None # it can fail anywhere in zipfile, zlib or numpy
+            with self.archive.open(self.members[name]) as file:
+                return _read_array(file, self.members[name].file_size)
+        except MemoryError:
+            raise  # a sound file, for a larger machine
+        except DataError as e:
+            raise DataError(f"array {name!r} {e}") from None
+        except Exception:
+            raise DataError(
+                f"array {name!r} is damaged; copy or download the file again"
+            ) from None  # it can fail anywhere in zipfile, zlib or numpy
 
 # %% ../../nbs/clips/01_clip_set.ipynb #f2885355
 _kinds = {"numbers": "fiu", "whole numbers": "iu", "text": "U"}
 
+
 def typed(
     array: np.ndarray,
-    name: str, # how an error calls it
-    kind: str, # numbers, whole numbers or text
+    name: str,  # how an error calls it
+    kind: str,  # numbers, whole numbers or text
     ndim: int = 1,
-) -> np.ndarray: # float32, int64 or unicode
+) -> np.ndarray:  # float32, int64 or unicode
     "An array of the expected kind and number of axes, or a DataError that names it."
-    if array.dtype.kind not in _kinds[kind]: raise DataError(f"array {name!r} is of type {array.dtype}; it has to hold {kind}")
-    if array.ndim != ndim: raise DataError(f"array {name!r} has shape {list(array.shape)}; it has to have {ndim} {'axis' if ndim == 1 else 'axes'}")
-    if kind == "text": return array
-    with np.errstate(over="ignore"): return array.astype(np.float32 if kind == "numbers" else np.int64, copy=False) # an overflow is found as inf
+    if array.dtype.kind not in _kinds[kind]:
+        raise DataError(f"array {name!r} is of type {array.dtype}; it has to hold {kind}")
+    if array.ndim != ndim:
+        raise DataError(
+            f"array {name!r} has shape {list(array.shape)}; it has to have {ndim} {'axis' if ndim == 1 else 'axes'}"
+        )
+    if kind == "text":
+        return array
+    with np.errstate(over="ignore"):
+        return array.astype(
+            np.float32 if kind == "numbers" else np.int64, copy=False
+        )  # an overflow is found as inf
+
 
 def holds(path: Path, *names: str) -> bool:
     "Whether a file is an .npz with all of these arrays."
@@ -373,92 +612,187 @@ def holds(path: Path, *names: str) -> bool:
 def _read_own(path: Path) -> ClipSet:
     z = NpzFile(path)
     form = str(z["form"])
-    if form != FORM: raise DataError(f"the file was written in the form {form!r}, and {FORM!r} is the one known here; save it again")
+    if form != FORM:
+        raise DataError(
+            f"the file was written in the form {form!r}, and {FORM!r} is the one known here; save it again"
+        )
     try:
         header = json.loads(str(z["header"]))
         skeleton, meta = Skeleton(**header["skeleton"]), dict(header["meta"])
     except (ValueError, KeyError, TypeError, RecursionError) as e:
-        raise DataError(f"array 'header' is no JSON of a skeleton and meta ({e}); save the clips again") from None
-    whole = {k: torch.from_numpy(typed(z[k], k, "whole numbers")) for k in ("offsets", "labels", "split")}
+        raise DataError(
+            f"array 'header' is no JSON of a skeleton and meta ({e}); save the clips again"
+        ) from None
+    whole = {
+        k: torch.from_numpy(typed(z[k], k, "whole numbers")) for k in ("offsets", "labels", "split")
+    }
     texts = {k: tuple(typed(z[k], k, "text").tolist()) for k in ("names", "class_names")}
     per_clip = {k.removeprefix("meta."): z[k] for k in sorted(z.names) if k.startswith("meta.")}
-    return ClipSet(frames=torch.from_numpy(typed(z["frames"], "frames", "numbers", 4)), skeleton=skeleton, meta=meta | per_clip, **whole, **texts)
+    return ClipSet(
+        frames=torch.from_numpy(typed(z["frames"], "frames", "numbers", 4)),
+        skeleton=skeleton,
+        meta=meta | per_clip,
+        **whole,
+        **texts,
+    )
 
 # %% ../../nbs/clips/01_clip_set.ipynb #7bf58a09
 _builtin = ("coco17", "body25", "ntu25", "kinect20", "penn13")
 
+
 def find_skeleton(
-    joints: Sequence[str], # names in index order
-    edges: Sequence[tuple[int, int]], # (parent, child), 0-based
-    name: str = "custom", # for a skeleton that is not built in
+    joints: Sequence[str],  # names in index order
+    edges: Sequence[tuple[int, int]],  # (parent, child), 0-based
+    name: str = "custom",  # for a skeleton that is not built in
 ) -> Skeleton:
     "The built-in skeleton with these joints and bones, or a new one whose center is the joint without a parent."
-    key = lambda joints, edges: ([sorted(j.lower().split("_")) for j in joints], {frozenset(map(int, e)) for e in edges})
+    key = lambda joints, edges: (
+        [sorted(j.lower().split("_")) for j in joints],
+        {frozenset(map(int, e)) for e in edges},
+    )
     for known in map(get_skeleton, _builtin):
-        if key(joints, edges) == key(known.joints, known.edges): return known
-    try: skeleton = Skeleton(name, tuple(joints), tuple(edges), 0)
-    except ValueError as e: raise DataError(f"array 'edges' does not fit 'joint_names': {e}") from None
+        if key(joints, edges) == key(known.joints, known.edges):
+            return known
+    try:
+        skeleton = Skeleton(name, tuple(joints), tuple(edges), 0)
+    except ValueError as e:
+        raise DataError(f"array 'edges' does not fit 'joint_names': {e}") from None
     roots = set(range(len(joints))) - {child for _, child in skeleton.edges}
-    if len(roots) != 1: raise DataError(f"array 'edges' leaves {len(roots)} joints without a parent; give (parent, child) pairs of a tree with one root")
+    if len(roots) != 1:
+        raise DataError(
+            f"array 'edges' leaves {len(roots)} joints without a parent; give (parent, child) pairs of a tree with one root"
+        )
     return replace(skeleton, center=roots.pop())
 
 # %% ../../nbs/clips/01_clip_set.ipynb #3a573603
-_required = ("keypoints", "offsets", "label", "split", "name", "class_names", "joint_names", "edges")
-_set_wide = ("action_ids", "train_views", "test_views", "test_subjects") # about the whole set, even where they happen to have N entries
+_required = (
+    "keypoints",
+    "offsets",
+    "label",
+    "split",
+    "name",
+    "class_names",
+    "joint_names",
+    "edges",
+)
+_set_wide = (
+    "action_ids",
+    "train_views",
+    "test_views",
+    "test_subjects",
+)  # about the whole set, even where they happen to have N entries
+
 
 def _extras(z: NpzFile, n: int) -> dict:
     "The arrays beside the required ones: one number a clip becomes a tensor, names and short lists tuples; one number a frame is left out."
     arrays = {k: z[k] for k in sorted(z.names - set(_required))}
-    listed = {k: tuple(a.tolist()) for k, a in arrays.items() if k in _set_wide or k.endswith("_names")}
-    return listed | {k: a for k, a in arrays.items() if k not in listed and a.shape == (n,) and a.dtype.kind in "biuf"}
+    listed = {
+        k: tuple(a.tolist()) for k, a in arrays.items() if k in _set_wide or k.endswith("_names")
+    }
+    return listed | {
+        k: a
+        for k, a in arrays.items()
+        if k not in listed and a.shape == (n,) and a.dtype.kind in "biuf"
+    }
+
 
 def _read_named(path: Path) -> ClipSet:
     z = NpzFile(path)
-    keypoints, offsets, label, split, name, class_names, joint_names, edges = (z[k] for k in _required) # a missing one is named first
-    if keypoints.ndim == 3: keypoints = keypoints[:, None] # [sum_T, V, C] is one person
+    keypoints, offsets, label, split, name, class_names, joint_names, edges = (
+        z[k] for k in _required
+    )  # a missing one is named first
+    if keypoints.ndim == 3:
+        keypoints = keypoints[:, None]  # [sum_T, V, C] is one person
     frames = typed(keypoints, "keypoints", "numbers", 4)
-    joints, edges = typed(joint_names, "joint_names", "text").tolist(), typed(edges, "edges", "whole numbers", 2)
+    joints, edges = (
+        typed(joint_names, "joint_names", "text").tolist(),
+        typed(edges, "edges", "whole numbers", 2),
+    )
     _, _, v, c = frames.shape
-    if v != len(joints): raise DataError(f"array 'keypoints' has {v} joints a person, but 'joint_names' has {len(joints)} names; make the two agree")
-    if edges.shape[1] != 2: raise DataError(f"array 'edges' has shape {list(edges.shape)}; it has to be [bones, 2], (parent, child)")
-    if c not in (2, 3): raise DataError(f"array 'keypoints' has {c} channels; this form has x, y or x, y, z")
-    whole = [torch.from_numpy(typed(a, k, "whole numbers")) for k, a in (("offsets", offsets), ("label", label), ("split", split))]
-    texts = [tuple(typed(a, k, "text").tolist()) for k, a in (("name", name), ("class_names", class_names))]
+    if v != len(joints):
+        raise DataError(
+            f"array 'keypoints' has {v} joints a person, but 'joint_names' has {len(joints)} names; make the two agree"
+        )
+    if edges.shape[1] != 2:
+        raise DataError(
+            f"array 'edges' has shape {list(edges.shape)}; it has to be [bones, 2], (parent, child)"
+        )
+    if c not in (2, 3):
+        raise DataError(f"array 'keypoints' has {c} channels; this form has x, y or x, y, z")
+    whole = [
+        torch.from_numpy(typed(a, k, "whole numbers"))
+        for k, a in (("offsets", offsets), ("label", label), ("split", split))
+    ]
+    texts = [
+        tuple(typed(a, k, "text").tolist())
+        for k, a in (("name", name), ("class_names", class_names))
+    ]
     meta = {"name": path.stem, "coordinates": "xyz"[:c]} | _extras(z, len(label))
-    return ClipSet(torch.from_numpy(np.ascontiguousarray(frames)), *whole, *texts, find_skeleton(joints, edges, path.stem), meta)
+    return ClipSet(
+        torch.from_numpy(np.ascontiguousarray(frames)),
+        *whole,
+        *texts,
+        find_skeleton(joints, edges, path.stem),
+        meta,
+    )
 
 # %% ../../nbs/clips/01_clip_set.ipynb #eb3c82c8
 class Reader(NamedTuple):
     "One form of clips on disk."
-    fits: Callable[[Path], bool] # told by content, cheaply
-    read: Callable[[Path], ClipSet]
-    form: str # how an error describes it
-    beside: Callable[[Path], list[Path]] = lambda path: [] # other files that decide what is read
 
-readers = {"own": Reader(lambda path: holds(path, "form", "header"), _read_own, "an .npz that ClipSet.save wrote"),
-           "named": Reader(lambda path: holds(path, "keypoints") or holds(path, "joint_names", "edges"), _read_named,
-                           f"an .npz with {', '.join(_required)}")}
+    fits: Callable[[Path], bool]  # told by content, cheaply
+    read: Callable[[Path], ClipSet]
+    form: str  # how an error describes it
+    beside: Callable[[Path], list[Path]] = lambda path: []  # other files that decide what is read
+
+
+readers = {
+    "own": Reader(
+        lambda path: holds(path, "form", "header"), _read_own, "an .npz that ClipSet.save wrote"
+    ),
+    "named": Reader(
+        lambda path: holds(path, "keypoints") or holds(path, "joint_names", "edges"),
+        _read_named,
+        f"an .npz with {', '.join(_required)}",
+    ),
+}
 
 # %% ../../nbs/clips/01_clip_set.ipynb #eb3c82c9
-def find_reader(path: Path) -> str: # key of `readers`
+def find_reader(path: Path) -> str:  # key of `readers`
     "The form of a file or folder; DataError if it has none that is known."
-    if not path.exists(): raise DataError("there is no such file; check the path")
-    import_module("mdr_repro.readers") # each reader of that room enters `readers`; it stands later on the road, so by name
+    if not path.exists():
+        raise DataError("there is no such file; check the path")
+    import_module(
+        "mdr_repro.readers"
+    )  # each reader of that room enters `readers`; it stands later on the road, so by name
     for name, reader in readers.items():
-        if reader.fits(path): return name
+        if reader.fits(path):
+            return name
     archive = path.is_file() and (path.suffix == ".npz" or first_bytes(path)[:2] in (b"PK", b""))
-    held = f" (it holds {', '.join(sorted(NpzFile(path).names))})" if archive else "" # a damaged .npz says so here
-    raise DataError(f"no known form of clips{held}; known: " + "; ".join(r.form for r in readers.values()))
+    held = (
+        f" (it holds {', '.join(sorted(NpzFile(path).names))})" if archive else ""
+    )  # a damaged .npz says so here
+    raise DataError(
+        f"no known form of clips{held}; known: " + "; ".join(r.form for r in readers.values())
+    )
+
 
 def beside(path: Path) -> list[Path]:
     "Files next to a source that belong to it."
-    try: return readers[find_reader(path)].beside(path)
-    except DataError: return []
+    try:
+        return readers[find_reader(path)].beside(path)
+    except DataError:
+        return []
+
 
 def _load(path: str | Path, labels: str | None) -> ClipSet:
     path = Path(path)
     try:
         clips = readers[find_reader(path)].read(path)
         return clips if labels is None else _relabel(clips, labels)
-    except DataError as e: raise DataError(f"{path}: {e}") from None
-    except MemoryError: raise DataError(f"{path}: its clips do not fit into the memory of this machine; split them into several files") from None
+    except DataError as e:
+        raise DataError(f"{path}: {e}") from None
+    except MemoryError:
+        raise DataError(
+            f"{path}: its clips do not fit into the memory of this machine; split them into several files"
+        ) from None

@@ -16,29 +16,34 @@ from .sampling import send
 from ..skeleton import Skeleton
 
 # %% ../../nbs/clips/05_modalities.ipynb #99e10a51
-def _less(p: Tensor, q: Tensor, known: Tensor | None, dims: int, out: Tensor) -> Tensor: # out
+def _less(p: Tensor, q: Tensor, known: Tensor | None, dims: int, out: Tensor) -> Tensor:  # out
     "p - q of positions, the mean of scores, zero where one of them is not known."
     torch.sub(p[:, :dims], q[:, :dims], out=out[:, :dims])
-    if dims < p.shape[1]: torch.add(p[:, dims:], q[:, dims:], out=out[:, dims:]).div_(2)
+    if dims < p.shape[1]:
+        torch.add(p[:, dims:], q[:, dims:], out=out[:, dims:]).div_(2)
     return out if known is None else out.mul_(known.to(out))
 
+
 def bones(
-    x: Tensor, # joints [N, C, T, V, M]
-    there: Tensor | None, # joints that are not missing, bool [N, 1, T, V, M]; None: all
+    x: Tensor,  # joints [N, C, T, V, M]
+    there: Tensor | None,  # joints that are not missing, bool [N, 1, T, V, M]; None: all
     skeleton: Skeleton,
-    dims: int, # channels that are positions; the rest are scores
-) -> tuple[Tensor, Tensor | None]: # bones [N, C, T, V, M], and which are there
+    dims: int,  # channels that are positions; the rest are scores
+) -> tuple[Tensor, Tensor | None]:  # bones [N, C, T, V, M], and which are there
     "Each joint minus its neighbour towards the center; zero where an end is missing, and at the center."
     parent = send(torch.tensor(skeleton.bones), x.device)
-    start, both = take_joints(x, parent), None if there is None else there & take_joints(there, parent)
+    start, both = (
+        take_joints(x, parent),
+        None if there is None else there & take_joints(there, parent),
+    )
     return _less(x, start, both, dims, out=start), both
 
 # %% ../../nbs/clips/05_modalities.ipynb #3d7be015
 def motion(
-    x: Tensor, # joints or bones [N, C, T, V, M]
-    there: Tensor | None, # bool [N, 1, T, V, M]; None: all
+    x: Tensor,  # joints or bones [N, C, T, V, M]
+    there: Tensor | None,  # bool [N, 1, T, V, M]; None: all
     dims: int,
-) -> Tensor: # motion [N, C, T, V, M]
+) -> Tensor:  # motion [N, C, T, V, M]
     "The next frame minus this one; zero in the last frame, and where either is missing."
     step, both = torch.empty_like(x), None if there is None else there[:, :, 1:] & there[:, :, :-1]
     step[:, :, -1] = 0
@@ -48,39 +53,48 @@ def motion(
 # %% ../../nbs/clips/05_modalities.ipynb #7758bef1
 modalities = ("joint", "bone", "joint_motion", "bone_motion")
 
+
 def to_streams(
-    x: Tensor, # joints [N, C, T, V, M]
+    x: Tensor,  # joints [N, C, T, V, M]
     skeleton: Skeleton,
-    wanted: Sequence[str], # some of `modalities`
-    there: Tensor | None, # joints that are not missing, bool [N, 1, T, V, M]; None: all
-    dims: int, # channels that are positions
-) -> dict[str, Tensor]: # each [N, C, T, V, M]
+    wanted: Sequence[str],  # some of `modalities`
+    there: Tensor | None,  # joints that are not missing, bool [N, 1, T, V, M]; None: all
+    dims: int,  # channels that are positions
+) -> dict[str, Tensor]:  # each [N, C, T, V, M]
     "The same clips as several streams are shown them."
     unknown = [m for m in wanted if m not in modalities]
-    if unknown: raise ValueError(f"unknown modality {unknown[0]!r}; known: {', '.join(modalities)}")
+    if unknown:
+        raise ValueError(f"unknown modality {unknown[0]!r}; known: {', '.join(modalities)}")
     still = {"joint": (x, there)}
-    if any(m.startswith("bone") for m in wanted): still["bone"] = bones(x, there, skeleton, dims)
-    return {m: motion(*still[m.removesuffix("_motion")], dims) if m.endswith("_motion") else still[m][0] for m in wanted}
+    if any(m.startswith("bone") for m in wanted):
+        still["bone"] = bones(x, there, skeleton, dims)
+    return {
+        m: motion(*still[m.removesuffix("_motion")], dims) if m.endswith("_motion") else still[m][0]
+        for m in wanted
+    }
 
 # %% ../../nbs/clips/05_modalities.ipynb #66883422
 def seen_joints(
-    x: Tensor, # joints [N, C, T, V, M]
+    x: Tensor,  # joints [N, C, T, V, M]
     skeleton: Skeleton,
-    dims: int, # channels that are positions
-) -> Tensor: # bool [N, 1, T, V, M]
+    dims: int,  # channels that are positions
+) -> Tensor:  # bool [N, 1, T, V, M]
     "Joints that are not zero, and the center of every person of whom anything is seen."
     there = (x[:, :dims] != 0).any(1, keepdim=True)
     is_center = torch.arange(x.shape[3], device=x.device)[:, None] == skeleton.center
     return there | is_center & there.any(3, keepdim=True)
 
+
 def to_modality(
-    x: Tensor, # joints [N, C, T, V, M]
+    x: Tensor,  # joints [N, C, T, V, M]
     skeleton: Skeleton,
-    modality: str, # one of `modalities`
-    there: Tensor | None = None, # joints that are not missing, bool [N, 1, T, V, M]; None: told by their zeros
-    dims: int | None = None, # channels that are positions; None: all of them
-) -> Tensor: # [N, C, T, V, M]
+    modality: str,  # one of `modalities`
+    there: Tensor
+    | None = None,  # joints that are not missing, bool [N, 1, T, V, M]; None: told by their zeros
+    dims: int | None = None,  # channels that are positions; None: all of them
+) -> Tensor:  # [N, C, T, V, M]
     "What one of the four streams is shown."
     dims = x.shape[1] if dims is None else dims
-    if there is None and modality != "joint": there = seen_joints(x, skeleton, dims)
+    if there is None and modality != "joint":
+        there = seen_joints(x, skeleton, dims)
     return to_streams(x, skeleton, (modality,), there, dims)[modality]

@@ -16,50 +16,69 @@ from .clip_set import SPLITS, ClipSet
 
 # %% ../../nbs/clips/06_noise.ipynb #5a1057d0
 units = ("coordinates", "joints", "clips")
-AT_ZERO = 2.0**-60 # a coordinate that is there, at zero; exact zeros mean a missing joint
+AT_ZERO = 2.0**-60  # a coordinate that is there, at zero; exact zeros mean a missing joint
+
 
 def noise_places(
     clips: ClipSet,
-    rate: float, # r, share that is hit: 0.01, 0.1
+    rate: float,  # r, share that is hit: 0.01, 0.1
     seed: int,
-    unit: str = "coordinates", # of all coordinates, "joints" or "clips"
-    splits: Sequence[str] = tuple(SPLITS), # the clips that are hit
-) -> Tensor: # bool [sum_T, M, V, dims]
+    unit: str = "coordinates",  # of all coordinates, "joints" or "clips"
+    splits: Sequence[str] = tuple(SPLITS),  # the clips that are hit
+) -> Tensor:  # bool [sum_T, M, V, dims]
     "Coordinates that are set to zero: the round(r P) places with the lowest random numbers, or half of those clips."
-    if unit not in units: raise ValueError(f"unknown noise unit {unit!r}; known: {', '.join(units)}")
-    if not 0 <= rate <= 1: raise ValueError(f"noise rate is {rate}; give a share in 0..1, so 1 % is 0.01")
-    position, generator = clips.frames[..., :clips.dims], torch.Generator().manual_seed(seed)
-    open_clips = torch.zeros_like(clips.split, dtype=torch.bool).index_fill(0, torch.cat([clips.indices(s) for s in splits]), True)
+    if unit not in units:
+        raise ValueError(f"unknown noise unit {unit!r}; known: {', '.join(units)}")
+    if not 0 <= rate <= 1:
+        raise ValueError(f"noise rate is {rate}; give a share in 0..1, so 1 % is 0.01")
+    position, generator = clips.frames[..., : clips.dims], torch.Generator().manual_seed(seed)
+    open_clips = torch.zeros_like(clips.split, dtype=torch.bool).index_fill(
+        0, torch.cat([clips.indices(s) for s in splits]), True
+    )
     by_frame = lambda clip: clip.repeat_interleave(clips.lengths)[:, None, None, None]
     there = (position != 0).any(-1, keepdim=True) & by_frame(open_clips)
-    if unit == "joints": return _lowest(there, rate, generator).expand_as(position)
+    if unit == "joints":
+        return _lowest(there, rate, generator).expand_as(position)
     there = there.expand_as(position)
-    if unit == "coordinates": return _lowest(there, rate, generator)
+    if unit == "coordinates":
+        return _lowest(there, rate, generator)
     hit = by_frame(_lowest(open_clips, rate, generator))
     return there & hit & (_numbers(there, generator) < 0.5)
 
 # %% ../../nbs/clips/06_noise.ipynb #b7d00013
-def _numbers(places: Tensor, generator: torch.Generator) -> Tensor: # float64 in 0..1, on the places' device
+def _numbers(
+    places: Tensor, generator: torch.Generator
+) -> Tensor:  # float64 in 0..1, on the places' device
     return torch.rand(places.shape, generator=generator, dtype=torch.float64).to(places.device)
 
-def _lowest(places: Tensor, rate: float, generator: torch.Generator) -> Tensor: # bool, as places
+
+def _lowest(places: Tensor, rate: float, generator: torch.Generator) -> Tensor:  # bool, as places
     "The round(rate * number of places) places with the lowest random numbers."
-    number = _numbers(places, generator).masked_fill(~places, 2.)
+    number = _numbers(places, generator).masked_fill(~places, 2.0)
     count = round(rate * int(places.sum()))
-    if not count: return torch.zeros_like(places)
+    if not count:
+        return torch.zeros_like(places)
     return number <= number.flatten().kthvalue(count).values
 
 # %% ../../nbs/clips/06_noise.ipynb #5a3e6a55
 def add_noise(
     clips: ClipSet,
-    rate: float, # 0.01 and 0.1 in Table IV
+    rate: float,  # 0.01 and 0.1 in Table IV
     seed: int,
-    unit: str = "coordinates", # of all coordinates, "joints" or "clips"
-    splits: Sequence[str] = tuple(SPLITS), # the clips that are hit; all of them unless told otherwise
+    unit: str = "coordinates",  # of all coordinates, "joints" or "clips"
+    splits: Sequence[str] = tuple(
+        SPLITS
+    ),  # the clips that are hit; all of them unless told otherwise
 ) -> ClipSet:
     "The clips with a share of their coordinates at 0 (Section IV-C), which no later step takes for missing."
     places = noise_places(clips, rate, seed, unit, splits)
-    if rate == 0: return clips
+    if rate == 0:
+        return clips
     frames = clips.frames.clone()
-    frames[..., :clips.dims].masked_fill_(places, AT_ZERO)
-    return replace(clips, frames=frames, meta=clips.meta | {"noise": rate, "noise_seed": seed, "noise_unit": unit, "noise_splits": tuple(splits)})
+    frames[..., : clips.dims].masked_fill_(places, AT_ZERO)
+    return replace(
+        clips,
+        frames=frames,
+        meta=clips.meta
+        | {"noise": rate, "noise_seed": seed, "noise_unit": unit, "noise_splits": tuple(splits)},
+    )

@@ -21,211 +21,335 @@ from .clip_set import ClipSet
 @dataclass(frozen=True)
 class Sampling:
     "How clips become the frames that a network sees."
-    num_frames: int = 64 # T
-    mode: str = "crop_resize" # or "uniform", "pad", "released", "sorted"
-    p_interval: tuple[float, float] = (0.5, 1.0) # crop_resize: share of the clip that a training crop keeps
-    min_crop: int = 64 # crop_resize: frames that a training crop keeps at least, where the clip has them
-    test_p: float = 0.95 # crop_resize: share of the clip that the central crop keeps in testing
-    stride: int = 1 # pad: every stride-th frame
-    padding: str = "zero" # pad: what follows a short clip; or "hold", "loop"
-    speed: float = 0.0 # pad: training strides lie in stride * (1 - speed .. 1 + speed)
-    center: str = "first" # origin at the center joint of person 0 in the clip's first frame, in each "frame", or "none"; "released": as the release
-    rotate: float = 0.0 # largest angle, radians
-    rotate_axis: str = "all" # of 3-D clips: about x, y and z, the "vertical" y alone, or "xy": y, then x, by whole degrees
-    move: bool = False # angle, scale and place drift through the clip
-    scale: float = 0.0 # size in 1 - scale .. 1 + scale
-    mirror: float = 0.0 # probability of swapping left and right
-    stretch: bool = field(default=False, metadata={"added": True}) # each axis of a whole clip to -1..1, after its turn
 
-    def __post_init__(self): object.__setattr__(self, "p_interval", tuple(self.p_interval)); _check(self)
+    num_frames: int = 64  # T
+    mode: str = "crop_resize"  # or "uniform", "pad", "released", "sorted"
+    p_interval: tuple[float, float] = (
+        0.5,
+        1.0,
+    )  # crop_resize: share of the clip that a training crop keeps
+    min_crop: int = (
+        64  # crop_resize: frames that a training crop keeps at least, where the clip has them
+    )
+    test_p: float = 0.95  # crop_resize: share of the clip that the central crop keeps in testing
+    stride: int = 1  # pad: every stride-th frame
+    padding: str = "zero"  # pad: what follows a short clip; or "hold", "loop"
+    speed: float = 0.0  # pad: training strides lie in stride * (1 - speed .. 1 + speed)
+    center: str = "first"  # origin at the center joint of person 0 in the clip's first frame, in each "frame", or "none"; "released": as the release
+    rotate: float = 0.0  # largest angle, radians
+    rotate_axis: str = "all"  # of 3-D clips: about x, y and z, the "vertical" y alone, or "xy": y, then x, by whole degrees
+    move: bool = False  # angle, scale and place drift through the clip
+    scale: float = 0.0  # size in 1 - scale .. 1 + scale
+    mirror: float = 0.0  # probability of swapping left and right
+    stretch: bool = field(
+        default=False, metadata={"added": True}
+    )  # each axis of a whole clip to -1..1, after its turn
+
+    def __post_init__(self):
+        object.__setattr__(self, "p_interval", tuple(self.p_interval))
+        _check(self)
 
 # %% ../../nbs/clips/03_sampling.ipynb #0a9c8699
 def _check(s: Sampling) -> None:
     "Raise ValueError at a knob that cannot be, or that would do nothing."
-    words = {"mode": tuple(modes), "padding": ("zero", "hold", "loop"), "center": ("first", "frame", "none", "released"), "rotate_axis": ("all", "vertical", "xy")}
-    bounds = {"num_frames": (1, math.inf), "min_crop": (1, math.inf), "stride": (1, math.inf), "rotate": (0, math.inf), "scale": (0, 1), "mirror": (0, 1), "speed": (0, 1)}
+    words = {
+        "mode": tuple(modes),
+        "padding": ("zero", "hold", "loop"),
+        "center": ("first", "frame", "none", "released"),
+        "rotate_axis": ("all", "vertical", "xy"),
+    }
+    bounds = {
+        "num_frames": (1, math.inf),
+        "min_crop": (1, math.inf),
+        "stride": (1, math.inf),
+        "rotate": (0, math.inf),
+        "scale": (0, 1),
+        "mirror": (0, 1),
+        "speed": (0, 1),
+    }
     for knob, known in words.items():
-        if getattr(s, knob) not in known: raise ValueError(f"Sampling: {knob} is {getattr(s, knob)!r}; known: {', '.join(known)}")
+        if getattr(s, knob) not in known:
+            raise ValueError(f"Sampling: {knob} is {getattr(s, knob)!r}; known: {', '.join(known)}")
     for knob, (low, high) in bounds.items():
-        value, fits = getattr(s, knob), f"at least {low}" if high == math.inf else f"in {low}..{high}"
-        if not low <= value <= high: raise ValueError(f"Sampling: {knob} is {value}; it has to be {fits}")
+        value, fits = (
+            getattr(s, knob),
+            f"at least {low}" if high == math.inf else f"in {low}..{high}",
+        )
+        if not low <= value <= high:
+            raise ValueError(f"Sampling: {knob} is {value}; it has to be {fits}")
     p = s.p_interval
-    if not (len(p) == 2 and 0 < p[0] <= p[1] <= 1): raise ValueError(f"Sampling: p_interval is {p}; give 0 < low <= high <= 1")
-    if not 0 < s.test_p <= 1: raise ValueError(f"Sampling: test_p is {s.test_p}; give a share of the clip, 0 < test_p <= 1")
+    if not (len(p) == 2 and 0 < p[0] <= p[1] <= 1):
+        raise ValueError(f"Sampling: p_interval is {p}; give 0 < low <= high <= 1")
+    if not 0 < s.test_p <= 1:
+        raise ValueError(
+            f"Sampling: test_p is {s.test_p}; give a share of the clip, 0 < test_p <= 1"
+        )
     _check_idle(s)
 
 # %% ../../nbs/clips/03_sampling.ipynb #b7d00011
 def _check_idle(s: Sampling) -> None:
     "Raise ValueError at a knob that would do nothing beside the others."
-    idle = [knob for knob, rest in (("stride", 1), ("speed", 0.0), ("padding", "zero")) if s.mode != "pad" and getattr(s, knob) != rest]
-    if idle: raise ValueError(f"Sampling: {idle[0]} belongs to mode 'pad' and would do nothing in mode {s.mode!r}; leave it out or change the mode")
+    idle = [
+        knob
+        for knob, rest in (("stride", 1), ("speed", 0.0), ("padding", "zero"))
+        if s.mode != "pad" and getattr(s, knob) != rest
+    ]
+    if idle:
+        raise ValueError(
+            f"Sampling: {idle[0]} belongs to mode 'pad' and would do nothing in mode {s.mode!r}; leave it out or change the mode"
+        )
     degrees = math.degrees(s.rotate)
     if s.rotate_axis == "xy" and (round(degrees) == 0 or abs(degrees - round(degrees)) > 1e-6):
-        raise ValueError(f"Sampling: rotate_axis 'xy' turns by whole degrees, but rotate is {degrees:g} degrees; give math.radians of 1, 2, ...")
-    if s.stretch and s.scale: raise ValueError("Sampling: scale would do nothing with stretch, which gives every clip the same extent; leave one of them out")
-    if s.stretch and s.move: raise ValueError("Sampling: move has no map for the frames that are not taken, so it cannot be stretched by the whole clip; leave out move or stretch")
+        raise ValueError(
+            f"Sampling: rotate_axis 'xy' turns by whole degrees, but rotate is {degrees:g} degrees; give math.radians of 1, 2, ..."
+        )
+    if s.stretch and s.scale:
+        raise ValueError(
+            "Sampling: scale would do nothing with stretch, which gives every clip the same extent; leave one of them out"
+        )
+    if s.stretch and s.move:
+        raise ValueError(
+            "Sampling: move has no map for the frames that are not taken, so it cannot be stretched by the whole clip; leave out move or stretch"
+        )
 
 # %% ../../nbs/clips/03_sampling.ipynb #5d7a0009
 def send(x: Tensor, device: torch.device | str) -> Tensor:
     "A small tensor on its way to a device; nobody waits for its arrival."
-    return x.to(device, non_blocking=x.device.type == "cpu") # the other way round one has to wait
+    return x.to(device, non_blocking=x.device.type == "cpu")  # the other way round one has to wait
+
 
 def draw_uniform(
     shape: int | tuple[int, ...],
-    generator: torch.Generator | None, # None: torch's own
+    generator: torch.Generator | None,  # None: torch's own
     device: torch.device | str,
-    low: float = 0.0, high: float = 1.0,
-) -> Tensor: # float64, on `device`
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Tensor:  # float64, on `device`
     "Numbers spread evenly over low..high, the same on every device."
-    draw = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu" if generator is None else generator.device)
+    draw = torch.rand(
+        shape,
+        generator=generator,
+        dtype=torch.float64,
+        device="cpu" if generator is None else generator.device,
+    )
     return send(low + (high - low) * draw, device)
 
 # %% ../../nbs/clips/03_sampling.ipynb #fb8027b6
-def _crop_resize(length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None) -> Tensor:
+def _crop_resize(
+    length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None
+) -> Tensor:
     "A crop of each clip [N], stretched to T frames: positions between frames, float64 [N, T]."
     if training:
         share = draw_uniform(len(length), generator, length.device, *s.p_interval)
         crop = torch.minimum((share * length).floor().clamp(min=s.min_crop), length)
         begin = (draw_uniform(len(length), generator, length.device) * (length - crop + 1)).floor()
     else:
-        begin = ((length - s.test_p * length.double()) / 2).floor() # not (1 - p) L / 2: in binary that falls just short of whole numbers
+        begin = (
+            (length - s.test_p * length.double()) / 2
+        ).floor()  # not (1 - p) L / 2: in binary that falls just short of whole numbers
         crop = length - 2 * begin
     i = torch.arange(s.num_frames, dtype=torch.float64, device=length.device)
     inside = (i + 0.5) * (crop / s.num_frames)[:, None] - 0.5
     return begin[:, None] + torch.minimum(inside.clamp(min=0), (crop - 1)[:, None])
 
 # %% ../../nbs/clips/03_sampling.ipynb #daf7fd62
-def _uniform(length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None) -> Tensor:
+def _uniform(
+    length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None
+) -> Tensor:
     "One frame out of each of T segments of each clip [N]: int64 [N, T]."
     edge = torch.arange(s.num_frames + 1, device=length.device) * length[:, None] // s.num_frames
     size = edge.diff().clamp(min=1)
-    if not training: return edge[:, :-1] + size // 2
+    if not training:
+        return edge[:, :-1] + size // 2
     return edge[:, :-1] + (draw_uniform(tuple(size.shape), generator, length.device) * size).long()
 
 # %% ../../nbs/clips/03_sampling.ipynb #c0adbcae
 def _pad(length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None) -> Tensor:
     "T frames, `stride` apart, of each clip [N]; -1 is a frame of zeros. int64 [N, T], float64 where the speed varies."
     n, device = len(length), length.device
-    stride, varied = torch.full((n,), s.stride, dtype=torch.float64, device=device), training and s.speed > 0
-    if varied: stride *= draw_uniform(n, generator, device, 1 - s.speed, 1 + s.speed)
-    room = (length - (s.num_frames - 1) * stride).floor().clamp(min=1) # first frames that leave the window inside the clip
+    stride, varied = (
+        torch.full((n,), s.stride, dtype=torch.float64, device=device),
+        training and s.speed > 0,
+    )
+    if varied:
+        stride *= draw_uniform(n, generator, device, 1 - s.speed, 1 + s.speed)
+    room = (
+        (length - (s.num_frames - 1) * stride).floor().clamp(min=1)
+    )  # first frames that leave the window inside the clip
     begin = (draw_uniform(n, generator, device) * room if training else (room - 1) / 2).floor()
     t = begin[:, None] + torch.arange(s.num_frames, device=device) * stride[:, None]
     last = (length - 1)[:, None].to(t)
-    if s.padding == "zero": t = t.where(t <= last, -1.0)
-    if s.padding == "hold": t = torch.minimum(t, last)
-    if s.padding == "loop": t = torch.minimum(t % length[:, None], last) # never between the last frame and the first
+    if s.padding == "zero":
+        t = t.where(t <= last, -1.0)
+    if s.padding == "hold":
+        t = torch.minimum(t, last)
+    if s.padding == "loop":
+        t = torch.minimum(t % length[:, None], last)  # never between the last frame and the first
     return t if varied else t.long()
 
 # %% ../../nbs/clips/03_sampling.ipynb #c5ed47e8
-def _released(length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None) -> Tensor:
+def _released(
+    length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None
+) -> Tensor:
     "Long clips thinned out, short ones set into zeros: int64 [N, T], -1 is a frame of zeros."
     i, last = torch.arange(s.num_frames, device=length.device), length[:, None]
     room = torch.where(length > s.num_frames, length // s.num_frames, s.num_frames - length) + 1
     begin = torch.zeros_like(length)
-    if training: begin = (draw_uniform(len(length), generator, length.device) * room).long()
+    if training:
+        begin = (draw_uniform(len(length), generator, length.device) * room).long()
     thinned = begin[:, None] + i * last // s.num_frames
-    thinned = thinned.where(thinned < last, begin[:, None] + (i - 1) * last // s.num_frames) # over the end: the frame before again
+    thinned = thinned.where(
+        thinned < last, begin[:, None] + (i - 1) * last // s.num_frames
+    )  # over the end: the frame before again
     placed = i - begin[:, None]
     placed = placed.where((placed >= 0) & (placed < last), -1)
     return torch.where(last > s.num_frames, thinned, placed)
 
 # %% ../../nbs/clips/03_sampling.ipynb #b7d00002
-def _sorted(length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None) -> Tensor:
+def _sorted(
+    length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None
+) -> Tensor:
     "T frames of each clip [N], drawn with repetition and sorted; in testing from first to last in even steps: int64 [N, T]."
     if training:
         draw = draw_uniform((len(length), s.num_frames), generator, length.device)
         return (draw * length[:, None]).long().sort(1).values
     i, last = torch.arange(s.num_frames, device=length.device), (length - 1)[:, None].double()
-    even = i * (last / max(s.num_frames - 1, 1)) # as numpy's linspace does it, rounding included
+    even = i * (last / max(s.num_frames - 1, 1))  # as numpy's linspace does it, rounding included
     return torch.where(i < max(s.num_frames - 1, 1), even, last).long()
 
 # %% ../../nbs/clips/03_sampling.ipynb #2c02181f
-modes: dict[str, Callable] = {"crop_resize": _crop_resize, "uniform": _uniform, "pad": _pad,
-                               "released": _released,
-                               "sorted": _sorted}
+modes: dict[str, Callable] = {
+    "crop_resize": _crop_resize,
+    "uniform": _uniform,
+    "pad": _pad,
+    "released": _released,
+    "sorted": _sorted,
+}
+
 
 def frame_positions(
-    length: Tensor, # frames of each clip, int64 [N]
+    length: Tensor,  # frames of each clip, int64 [N]
     sampling: Sampling,
-    training: bool, # random crops, frames and windows, or the fixed ones of testing
-    generator: torch.Generator | None = None, # None: torch's own
-) -> Tensor: # [N, T], counted from the clip's first frame; int64, or float64 between frames; -1 is a frame of zeros
+    training: bool,  # random crops, frames and windows, or the fixed ones of testing
+    generator: torch.Generator | None = None,  # None: torch's own
+) -> Tensor:  # [N, T], counted from the clip's first frame; int64, or float64 between frames; -1 is a frame of zeros
     "Where in each clip its T frames are taken."
     return modes[sampling.mode](length, sampling, training, generator)
 
 # %% ../../nbs/clips/03_sampling.ipynb #abba6f69
 def origins(
     clips: ClipSet,
-    center: str, # first, frame, none or released
-) -> Tensor | None: # [sum_T, dims]: for every frame the place that becomes its origin
+    center: str,  # first, frame, none or released
+) -> Tensor | None:  # [sum_T, dims]: for every frame the place that becomes its origin
     "Center joint of person 0, in the first frame that has it or in the last one so far."
-    if center in ("none", "released"): return None # the release centres what it has sampled and moved, see `make_joints`
-    joint = clips.frames[:, 0, clips.center, :clips.dims]
+    if center in ("none", "released"):
+        return None  # the release centres what it has sampled and moved, see `make_joints`
+    joint = clips.frames[:, 0, clips.center, : clips.dims]
     seen, row = (joint != 0).any(1), torch.arange(len(joint), device=joint.device)
-    clip = torch.arange(len(clips), device=joint.device).repeat_interleave(clips.lengths, output_size=len(joint))
-    first = torch.full_like(clips.labels, len(joint)).scatter_reduce(0, clip, row.where(seen, len(joint)), "amin")
-    first = first.where(first < len(joint), clips.offsets[:-1])[clip] # never seen: the place is zero and nothing moves
-    if center == "first": return joint[first]
+    clip = torch.arange(len(clips), device=joint.device).repeat_interleave(
+        clips.lengths, output_size=len(joint)
+    )
+    first = torch.full_like(clips.labels, len(joint)).scatter_reduce(
+        0, clip, row.where(seen, len(joint)), "amin"
+    )
+    first = first.where(first < len(joint), clips.offsets[:-1])[
+        clip
+    ]  # never seen: the place is zero and nothing moves
+    if center == "first":
+        return joint[first]
     return joint[torch.maximum(first, row.where(seen, -1).cummax(0).values)]
 
 # %% ../../nbs/clips/03_sampling.ipynb #4eea0eb4
 def take_frames(
-    frames: Tensor, # [sum_T, M, V, C]
-    rows: Tensor, # which of them, int64 [N, T]
-    origin: Tensor | None, # of `origins`, [sum_T, dims]
-    dims: int, # channels that are positions
-    whole: bool = False, # no joint of these frames is missing
-) -> tuple[Tensor, Tensor | None]: # x [N, C, T, V, M], and which joints are there, bool [N, 1, T, V, M]; None where whole
+    frames: Tensor,  # [sum_T, M, V, C]
+    rows: Tensor,  # which of them, int64 [N, T]
+    origin: Tensor | None,  # of `origins`, [sum_T, dims]
+    dims: int,  # channels that are positions
+    whole: bool = False,  # no joint of these frames is missing
+) -> tuple[
+    Tensor, Tensor | None
+]:  # x [N, C, T, V, M], and which joints are there, bool [N, 1, T, V, M]; None where whole
     "Frames measured from their origin; scores and missing joints stay as they are."
-    x = frames.index_select(0, rows.flatten()).unflatten(0, rows.shape).permute(0, 4, 1, 3, 2).contiguous()
+    x = (
+        frames.index_select(0, rows.flatten())
+        .unflatten(0, rows.shape)
+        .permute(0, 4, 1, 3, 2)
+        .contiguous()
+    )
     there = None if whole else x[:, :dims].abs().amax(1, keepdim=True) > 0
     if origin is not None:
-        place = origin.index_select(0, rows.flatten()).unflatten(0, rows.shape).movedim(2, 1)[..., None, None] # [N, dims, T, 1, 1]
-        if whole: x[:, :dims].sub_(place)
-        else: x[:, :dims].addcmul_(place, there.to(x), value=-1)
+        place = (
+            origin.index_select(0, rows.flatten())
+            .unflatten(0, rows.shape)
+            .movedim(2, 1)[..., None, None]
+        )  # [N, dims, T, 1, 1]
+        if whole:
+            x[:, :dims].sub_(place)
+        else:
+            x[:, :dims].addcmul_(place, there.to(x), value=-1)
     return x, there
 
 # %% ../../nbs/clips/03_sampling.ipynb #85a87354
 def sample_frames(
     clips: ClipSet,
-    index: Tensor, # clips [N]
-    position: Tensor, # of `frame_positions`, [N, T]
-    origin: Tensor | None = None, # of `origins`
-    whole: bool = False, # of `survey`: no joint will be missing, do without the mask
-) -> tuple[Tensor, Tensor | None]: # x [N, C, T, V, M], and which joints are there, bool [N, 1, T, V, M]; None where whole
+    index: Tensor,  # clips [N]
+    position: Tensor,  # of `frame_positions`, [N, T]
+    origin: Tensor | None = None,  # of `origins`
+    whole: bool = False,  # of `survey`: no joint will be missing, do without the mask
+) -> tuple[
+    Tensor, Tensor | None
+]:  # x [N, C, T, V, M], and which joints are there, bool [N, 1, T, V, M]; None where whole
     "The frames of a batch, gathered out of the flat array."
     start = clips.offsets[index][:, None]
-    low = (position + 1e-6).floor().long().clamp(min=0) # what rounding has put a hair before a frame is that frame
+    low = (
+        (position + 1e-6).floor().long().clamp(min=0)
+    )  # what rounding has put a hair before a frame is that frame
     x, there = take_frames(clips.frames, start + low, origin, clips.dims, whole)
     if position.is_floating_point():
         part = (position - low).clamp(min=0)
-        y, also = take_frames(clips.frames, start + low + (part > 1e-6), origin, clips.dims, whole) # the same frame again where none is in between
+        y, also = take_frames(
+            clips.frames, start + low + (part > 1e-6), origin, clips.dims, whole
+        )  # the same frame again where none is in between
         x.lerp_(y, part[:, None, :, None, None].to(x))
-        if not whole: there |= also
-    if whole: return x, None
+        if not whole:
+            there |= also
+    if whole:
+        return x, None
     filled = (position >= 0)[:, None, :, None, None]
     return x.mul_(filled.to(x)), there & filled
 
 # %% ../../nbs/clips/03_sampling.ipynb #5b0e92d4
 def nothing_missing(clips: ClipSet) -> bool:
     "Every joint of every person has a place in every frame."
+
     def whole(frames: Tensor) -> bool:
-        first, *rest = frames[..., :clips.dims].unbind(-1)
-        if first.count_nonzero() == first.numel(): return True # mostly x tells all
+        first, *rest = frames[..., : clips.dims].unbind(-1)
+        if first.count_nonzero() == first.numel():
+            return True  # mostly x tells all
         there = first != 0
-        for other in rest: there |= other != 0
+        for other in rest:
+            there |= other != 0
         return bool(there.all())
-    return whole(clips.frames[:100]) and whole(clips.frames) # one missing joint is enough, and mostly soon found
+
+    return whole(clips.frames[:100]) and whole(
+        clips.frames
+    )  # one missing joint is enough, and mostly soon found
+
 
 class Survey(NamedTuple):
     "What has to be known of a clip set before batches are drawn from it."
-    origin: Tensor | None # of `origins`, [sum_T, dims]
-    whole: bool # no joint of any batch will be missing
-    longest: int # frames of the longest clip
+
+    origin: Tensor | None  # of `origins`, [sum_T, dims]
+    whole: bool  # no joint of any batch will be missing
+    longest: int  # frames of the longest clip
+
 
 def survey(clips: ClipSet, sampling: Sampling) -> Survey:
     "Ask a clip set, once, what no batch will have to ask its device."
-    fills = sampling.mode in ("crop_resize", "uniform", "sorted") or sampling.mode == "pad" and sampling.padding != "zero"
+    fills = (
+        sampling.mode in ("crop_resize", "uniform", "sorted")
+        or sampling.mode == "pad"
+        and sampling.padding != "zero"
+    )
     whole = fills and nothing_missing(clips)
     return Survey(origins(clips, sampling.center), whole, int(clips.lengths.max()))

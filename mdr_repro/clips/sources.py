@@ -17,155 +17,254 @@ import torch
 
 from .cache import file_checksum, kept, text_checksum
 from .clip_set import ClipSet, DataError, beside
-from .synthetic_clips import SYNTHETIC_VERSION, check_synthetic_options, synthetic_clips
+from mdr_repro.clips.synthetic_clips import (
+    SYNTHETIC_VERSION,
+    check_synthetic_options,
+    synthetic_clips,
+)
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/clips/11_sources.ipynb #049087fb
 def _read(key: str, text: str, default):
     "The text of an option in the type of its default."
-    kind = "two whole numbers, as in 50-600" if isinstance(default, tuple) else {int: "a whole number", float: "a number", str: "a name"}[type(default)]
-    try: return tuple(int(t) for t in text.split("-")) if isinstance(default, tuple) else type(default)(text)
-    except ValueError: raise DataError(f"{key} is {text!r}; give {kind}") from None
+    kind = (
+        "two whole numbers, as in 50-600"
+        if isinstance(default, tuple)
+        else {int: "a whole number", float: "a number", str: "a name"}[type(default)]
+    )
+    try:
+        return (
+            tuple(int(t) for t in text.split("-"))
+            if isinstance(default, tuple)
+            else type(default)(text)
+        )
+    except ValueError:
+        raise DataError(f"{key} is {text!r}; give {kind}") from None
+
 
 def synthetic_options(
-    source: str, # "synthetic:key=value,..."
-) -> dict: # every option of `synthetic_clips`
+    source: str,  # "synthetic:key=value,..."
+) -> dict:  # every option of `synthetic_clips`
     "What a synthetic source asks for, defaults filled in; DataError names what is wrong with it."
     options = {key: p.default for key, p in inspect.signature(synthetic_clips).parameters.items()}
     try:
         for pair in filter(None, source.partition(":")[2].split(",")):
             key, sign, text = (part.strip() for part in pair.partition("="))
-            if not sign or key not in options: raise DataError(f"{pair!r} is no option; known, written as key=value: {', '.join(options)}")
+            if not sign or key not in options:
+                raise DataError(
+                    f"{pair!r} is no option; known, written as key=value: {', '.join(options)}"
+                )
             options[key] = _read(key, text, options[key])
         check_synthetic_options(**options)
-    except ValueError as e: raise DataError(f"{source}: {e}") from None
+    except ValueError as e:
+        raise DataError(f"{source}: {e}") from None
     return options
 
 # %% ../../nbs/clips/11_sources.ipynb #0ff97048
 def find_file(
-    name: str, # file or folder, without "#labels"
-    data_root: str | Path | None = None, # the data folder
+    name: str,  # file or folder, without "#labels"
+    data_root: str | Path | None = None,  # the data folder
 ) -> Path:
     "What a name stands for on this machine; DataError says where it was looked for."
     tried = [Path(name), *([Path(data_root) / name] if data_root else [])]
     for path in tried:
-        if name and path.exists(): return path.resolve()
+        if name and path.exists():
+            return path.resolve()
     looked = ", ".join(str(p.absolute()) for p in tried)
-    raise DataError(f"{name or 'an empty source'}: not found; looked for {looked}; " + ("put it there" if data_root else "name the folder that holds it with --data-root (data_root)"))
+    raise DataError(
+        f"{name or 'an empty source'}: not found; looked for {looked}; "
+        + (
+            "put it there"
+            if data_root
+            else "name the folder that holds it with --data-root (data_root)"
+        )
+    )
 
 # %% ../../nbs/clips/11_sources.ipynb #b4663e51
-def _stamp(path: Path) -> tuple: # of every file
+def _stamp(path: Path) -> tuple:  # of every file
     "Changes when a file is written."
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return tuple((Path(os.path.relpath(p, path)).as_posix(), p.stat().st_mtime_ns, p.stat().st_size) for p in (*files, *beside(path)))
+    return tuple(
+        (Path(os.path.relpath(p, path)).as_posix(), p.stat().st_mtime_ns, p.stat().st_size)
+        for p in (*files, *beside(path))
+    )
+
 
 @lru_cache(maxsize=16)
-def _digest(path: Path, stamp: tuple) -> str: # sha256 hex
+def _digest(path: Path, stamp: tuple) -> str:  # sha256 hex
     "Of a file its bytes; of a folder, and of a file with others beside it, the names and bytes of all."
-    if path.is_file() and len(stamp) == 1: return file_checksum(path)
-    return text_checksum(*((name, file_checksum(os.path.normpath(path / name))) for name, *_ in stamp))
+    if path.is_file() and len(stamp) == 1:
+        return file_checksum(path)
+    return text_checksum(
+        *((name, file_checksum(os.path.normpath(path / name))) for name, *_ in stamp)
+    )
+
 
 @lru_cache(maxsize=4)
 def _load(path: Path, labels: str | None, stamp: tuple) -> ClipSet:
     file = kept(path, stamp)
-    try: return ClipSet.load(file, labels)
-    except DataError as e: raise DataError(str(e).replace(str(file), str(path), 1)) from None
+    try:
+        return ClipSet.load(file, labels)
+    except DataError as e:
+        raise DataError(str(e).replace(str(file), str(path), 1)) from None
 
-@lru_cache(maxsize=16) # the sets of a profile of small ones; more would be made over and over
-def _make(options: tuple) -> ClipSet: return synthetic_clips(**dict(options))
+
+@lru_cache(maxsize=16)  # the sets of a profile of small ones; more would be made over and over
+def _make(options: tuple) -> ClipSet:
+    return synthetic_clips(**dict(options))
 
 # %% ../../nbs/clips/11_sources.ipynb #e5a10002
-MODIFIERS = ("classes", "split", "skeleton", "center") # beside the label set
+MODIFIERS = ("classes", "split", "skeleton", "center")  # beside the label set
+
 
 def read_modifiers(
-    source: str, # with or without "#..."
-) -> tuple[str, dict]: # what stands before "#"; labels, classes, split, skeleton, center: those that are given
+    source: str,  # with or without "#..."
+) -> tuple[
+    str, dict
+]:  # what stands before "#"; labels, classes, split, skeleton, center: those that are given
     "A source in its parts; DataError names what is wrong with it."
     name, _, text = source.partition("#")
     found = {}
     for part in filter(None, text.split("&")):
         key, sign, value = part.partition("=")
-        if not sign: key, value = "labels", part
-        elif key not in MODIFIERS: raise DataError(f"{source}: unknown modifier {key!r}; known: a label set's name, {', '.join(f'{m}=' for m in MODIFIERS)}")
-        if key in found: raise DataError(f"{source}: {'two label sets' if key == 'labels' else f'{key}= twice'}; give one")
+        if not sign:
+            key, value = "labels", part
+        elif key not in MODIFIERS:
+            raise DataError(
+                f"{source}: unknown modifier {key!r}; known: a label set's name, {', '.join(f'{m}=' for m in MODIFIERS)}"
+            )
+        if key in found:
+            raise DataError(
+                f"{source}: {'two label sets' if key == 'labels' else f'{key}= twice'}; give one"
+            )
         found[key] = tuple(map(unquote, value.split("+"))) if key == "classes" else unquote(value)
-    if name.startswith("synthetic:") and "labels" in found: raise DataError(f"{source}: synthetic clips have no label set {found['labels']!r}; known: {', '.join(f'{m}=' for m in MODIFIERS)}")
+    if name.startswith("synthetic:") and "labels" in found:
+        raise DataError(
+            f"{source}: synthetic clips have no label set {found['labels']!r}; known: {', '.join(f'{m}=' for m in MODIFIERS)}"
+        )
     if found.get("skeleton", "released") != "released":
-        try: get_skeleton(found["skeleton"])
-        except ValueError as e: raise DataError(f"{source}: {e}") from None
+        try:
+            get_skeleton(found["skeleton"])
+        except ValueError as e:
+            raise DataError(f"{source}: {e}") from None
     return name, found
 
 # %% ../../nbs/clips/11_sources.ipynb #e5a10004
 def _number(text: str, names: tuple[str, ...], kind: str) -> int:
     "The place of a name, or of its 0-based number."
-    if text in names: return names.index(text)
-    if text.isdecimal() and int(text) < len(names): return int(text)
-    raise DataError(f"no {kind} {text!r}; known, by name or by number 0..{len(names) - 1}: {', '.join(names)}")
+    if text in names:
+        return names.index(text)
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    raise DataError(
+        f"no {kind} {text!r}; known, by name or by number 0..{len(names) - 1}: {', '.join(names)}"
+    )
+
 
 def _only(clips: ClipSet, classes: tuple[str, ...]) -> ClipSet:
     "The clips of these classes, labels in this order."
     chosen = [_number(c, clips.class_names, "class") for c in classes]
-    if len(set(chosen)) < max(len(chosen), 2): raise DataError("classes= names fewer than two classes, or one of them twice; known: " + ", ".join(clips.class_names))
-    names, old = tuple(clips.class_names[k] for k in chosen), torch.tensor(chosen, device=clips.device)
+    if len(set(chosen)) < max(len(chosen), 2):
+        raise DataError(
+            "classes= names fewer than two classes, or one of them twice; known: "
+            + ", ".join(clips.class_names)
+        )
+    names, old = (
+        tuple(clips.class_names[k] for k in chosen),
+        torch.tensor(chosen, device=clips.device),
+    )
     kept = clips.select(torch.isin(clips.labels, old).nonzero().flatten())
     return kept.with_labels((kept.labels[:, None] == old).int().argmax(1), names)
+
 
 def _graph(clips: ClipSet, name: str) -> ClipSet:
     "The same joints on another built-in skeleton."
     own = clips.skeleton
-    try: s = get_skeleton(f"{own.name}_released" if name == "released" else name)
-    except ValueError as e: raise DataError(str(e)) from None
-    if s.joints != own.joints: raise DataError(f"skeleton {name!r} has {s.num_joints} joints ({', '.join(s.joints)}), the clips have {own.num_joints} ({', '.join(own.joints)})")
+    try:
+        s = get_skeleton(f"{own.name}_released" if name == "released" else name)
+    except ValueError as e:
+        raise DataError(str(e)) from None
+    if s.joints != own.joints:
+        raise DataError(
+            f"skeleton {name!r} has {s.num_joints} joints ({', '.join(s.joints)}), the clips have {own.num_joints} ({', '.join(own.joints)})"
+        )
     return replace(clips, skeleton=s)
 
 # %% ../../nbs/clips/11_sources.ipynb #e5a10014
 def _protocol(clips: ClipSet, name: str) -> ClipSet:
     "The clips divided by `meta['split_NAME']` [N], -1 for a clip that has no part in it."
     known = {k.removeprefix("split_"): v for k, v in clips.meta.items() if k.startswith("split_")}
-    if name not in known: raise DataError(f"no split {name!r}; known: {', '.join(sorted(known)) or 'only the one that the clips come with'}")
+    if name not in known:
+        raise DataError(
+            f"no split {name!r}; known: {', '.join(sorted(known)) or 'only the one that the clips come with'}"
+        )
     inside = (known[name] >= 0).nonzero().flatten()
-    if not len(inside): raise DataError(f"split {name!r} holds no clip")
+    if not len(inside):
+        raise DataError(f"split {name!r} holds no clip")
     chosen = clips.select(inside)
     return replace(chosen, split=chosen.meta[f"split_{name}"].long().to(chosen.device))
 
 # %% ../../nbs/clips/11_sources.ipynb #e5a10005
 @lru_cache(maxsize=8)
-def _modify(clips: ClipSet, modifiers: tuple, source: str) -> ClipSet: # modifiers but for the label set, sorted pairs
+def _modify(
+    clips: ClipSet, modifiers: tuple, source: str
+) -> ClipSet:  # modifiers but for the label set, sorted pairs
     "The clips as the source's modifiers want them."
     m, changed = dict(modifiers), clips
     try:
-        if "split" in m: changed = _protocol(changed, m["split"])
-        if "classes" in m: changed = _only(changed, m["classes"])
-        if "skeleton" in m: changed = _graph(changed, m["skeleton"])
+        if "split" in m:
+            changed = _protocol(changed, m["split"])
+        if "classes" in m:
+            changed = _only(changed, m["classes"])
+        if "skeleton" in m:
+            changed = _graph(changed, m["skeleton"])
         joints = changed.skeleton.joints
-        own = {"centered_on": joints[_number(m["center"], joints, "joint")]} if "center" in m else {}
-    except DataError as e: raise DataError(f"{source}: {e}") from None
-    return replace(changed, meta={**changed.meta, **own, "name": "#".join(t.partition("#")[i] for t, i in ((clips.meta["name"], 0), (source, 2)))})
+        own = (
+            {"centered_on": joints[_number(m["center"], joints, "joint")]} if "center" in m else {}
+        )
+    except DataError as e:
+        raise DataError(f"{source}: {e}") from None
+    return replace(
+        changed,
+        meta={
+            **changed.meta,
+            **own,
+            "name": "#".join(
+                t.partition("#")[i] for t, i in ((clips.meta["name"], 0), (source, 2))
+            ),
+        },
+    )
 
 # %% ../../nbs/clips/11_sources.ipynb #e5a10013
 def modified(
-    source: str, # with or without modifiers of its own
-    classes: tuple[str, ...] = (), # names or numbers
-    skeleton: str = "", # built in, or "released"
-    center: str = "", # joint
-    split: str = "", # another protocol of the file
-) -> str: # a source
+    source: str,  # with or without modifiers of its own
+    classes: tuple[str, ...] = (),  # names or numbers
+    skeleton: str = "",  # built in, or "released"
+    center: str = "",  # joint
+    split: str = "",  # another protocol of the file
+) -> str:  # a source
     "The source with these modifiers added, names written as they have to be."
-    given = {"classes": "+".join(quote(c, safe=" ,/:()") for c in classes), "split": quote(split, safe=" "), "skeleton": skeleton, "center": quote(center, safe=" ")}
+    given = {
+        "classes": "+".join(quote(c, safe=" ,/:()") for c in classes),
+        "split": quote(split, safe=" "),
+        "skeleton": skeleton,
+        "center": quote(center, safe=" "),
+    }
     added = "&".join(f"{k}={v}" for k, v in given.items() if v)
     whole = f"{source}{'&' if '#' in source else '#'}{added}" if added else source
-    read_modifiers(whole) # twice the same one is a mistake
+    read_modifiers(whole)  # twice the same one is a mistake
     return whole
 
 # %% ../../nbs/clips/11_sources.ipynb #09aa593a
 def open_clips(
-    source: str, # "synthetic:key=value,...", or a file or folder; "#" and modifiers behind it
-    data_root: str | Path | None = None, # the data folder
+    source: str,  # "synthetic:key=value,...", or a file or folder; "#" and modifiers behind it
+    data_root: str | Path | None = None,  # the data folder
 ) -> ClipSet:
     "The clips that a source names, opened once a process; DataError if there are none."
     name, modifiers = read_modifiers(source)
     labels = modifiers.pop("labels", None)
-    if name.startswith("synthetic:"): clips = _make(tuple(synthetic_options(name).items()))
+    if name.startswith("synthetic:"):
+        clips = _make(tuple(synthetic_options(name).items()))
     else:
         path = find_file(name, data_root)
         clips = _load(path, labels, _stamp(path))
@@ -174,15 +273,22 @@ def open_clips(
 # %% ../../nbs/clips/11_sources.ipynb #e5a10006
 def source_checksum(
     source: str,
-    data_root: str | Path | None = None, # the data folder
-) -> str: # sha256 hex
+    data_root: str | Path | None = None,  # the data folder
+) -> str:  # sha256 hex
     "Names the content of a source: a file's bytes, or the options of synthetic clips and their version, which are not made for it; and its modifiers."
     name, modifiers = read_modifiers(source)
     labels = modifiers.pop("labels", None)
-    if name.startswith("synthetic:"): digest = text_checksum("synthetic", SYNTHETIC_VERSION, sorted(synthetic_options(name).items()))
+    if name.startswith("synthetic:"):
+        digest = text_checksum(
+            "synthetic", SYNTHETIC_VERSION, sorted(synthetic_options(name).items())
+        )
     else:
         path = find_file(name, data_root)
         digest = _digest(path, _stamp(path))
-    if labels: digest = text_checksum(digest, labels)
-    if modifiers.get("skeleton", "released") != "released": modifiers["skeleton"] = asdict(get_skeleton(modifiers["skeleton"])) # its bones, not only its name
+    if labels:
+        digest = text_checksum(digest, labels)
+    if modifiers.get("skeleton", "released") != "released":
+        modifiers["skeleton"] = asdict(
+            get_skeleton(modifiers["skeleton"])
+        )  # its bones, not only its name
     return text_checksum(digest, sorted(modifiers.items())) if modifiers else digest

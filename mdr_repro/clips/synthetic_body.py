@@ -12,43 +12,74 @@ import numpy as np
 from ..skeleton import Skeleton, get_skeleton
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #2cff8c94
-lengths = dict(hip=.095, hip_drop=.05, thigh=.43, shin=.42, ankle=.08, heel=.05, toe=.17, # widths are from the midline to one side
-               spine=.22, chest=.27, neck=.09, head=.14, face=.10, shoulder=.185, shoulder_drop=.03, upper_arm=.29, forearm=.26, palm=.08, finger=.09)
+lengths = dict(
+    hip=0.095,
+    hip_drop=0.05,
+    thigh=0.43,
+    shin=0.42,
+    ankle=0.08,
+    heel=0.05,
+    toe=0.17,  # widths are from the midline to one side
+    spine=0.22,
+    chest=0.27,
+    neck=0.09,
+    head=0.14,
+    face=0.10,
+    shoulder=0.185,
+    shoulder_drop=0.03,
+    upper_arm=0.29,
+    forearm=0.26,
+    palm=0.08,
+    finger=0.09,
+)
 
-_factor_of = dict(legs=("thigh", "shin", "heel", "toe", "ankle"), arms=("upper_arm", "forearm", "palm", "finger"), shoulders=("shoulder",),
-                  hips=("hip", "hip_drop"), trunk=("spine", "chest", "neck"))
+_factor_of = dict(
+    legs=("thigh", "shin", "heel", "toe", "ankle"),
+    arms=("upper_arm", "forearm", "palm", "finger"),
+    shoulders=("shoulder",),
+    hips=("hip", "hip_drop"),
+    trunk=("spine", "chest", "neck"),
+)
 body_factors = ("stature", *_factor_of)
 
+
 def make_bodies(
-    factors: np.ndarray, # [B, 6], in the order of `body_factors`; all ones is the average adult
-) -> dict[str, np.ndarray]: # length name -> [B] metres
+    factors: np.ndarray,  # [B, 6], in the order of `body_factors`; all ones is the average adult
+) -> dict[str, np.ndarray]:  # length name -> [B] metres
     "B bodies of different build."
     factors = np.atleast_2d(factors)
-    own = {part: factors[:, i] for i, group in enumerate(_factor_of, start=1) for part in _factor_of[group]}
-    return {part: size * factors[:, 0] * own.get(part, 1.) for part, size in lengths.items()}
+    own = {
+        part: factors[:, i]
+        for i, group in enumerate(_factor_of, start=1)
+        for part in _factor_of[group]
+    }
+    return {part: size * factors[:, 0] * own.get(part, 1.0) for part, size in lengths.items()}
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #84deb8ce
 def directions(
-    heading: np.ndarray, # psi [F], radians, counter-clockwise seen from above
-    lean: np.ndarray | float = 0., # theta [F], forward
-    roll: np.ndarray | float = 0., # rho [F], to the left
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # left, up, forward; [F, 3] each
+    heading: np.ndarray,  # psi [F], radians, counter-clockwise seen from above
+    lean: np.ndarray | float = 0.0,  # theta [F], forward
+    roll: np.ndarray | float = 0.0,  # rho [F], to the left
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # left, up, forward; [F, 3] each
     "The columns of R_y(psi) R_x(theta) R_z(-rho)."
     heading, lean, roll = np.broadcast_arrays(heading, lean, roll)
     sin, cos, zero = np.sin(heading), np.cos(heading), np.zeros(len(heading))
     left, level = np.stack([cos, zero, -sin], -1), np.stack([sin, zero, cos], -1)
     c, s = np.cos(lean)[:, None], np.sin(lean)[:, None]
-    up, forward = np.array([0., 1, 0]) * c + level * s, level * c - np.array([0., 1, 0]) * s
+    up, forward = np.array([0.0, 1, 0]) * c + level * s, level * c - np.array([0.0, 1, 0]) * s
     c, s = np.cos(roll)[:, None], np.sin(roll)[:, None]
     return left * c - up * s, up * c + left * s, forward
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #8c1e386b
 def two_bones(
-    root: np.ndarray, # r [F, 3]: shoulder or hip
-    target: np.ndarray, # [F, 3]: where wrist or ankle should be
-    a: np.ndarray, b: np.ndarray, # bone lengths [F]
-    bend: np.ndarray, # [F, 3]: elbow or knee points this way
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # middle, end, and a unit vector across the second bone; [F, 3] each
+    root: np.ndarray,  # r [F, 3]: shoulder or hip
+    target: np.ndarray,  # [F, 3]: where wrist or ankle should be
+    a: np.ndarray,
+    b: np.ndarray,  # bone lengths [F]
+    bend: np.ndarray,  # [F, 3]: elbow or knee points this way
+) -> tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]:  # middle, end, and a unit vector across the second bone; [F, 3] each
     "Elbow and wrist (knee and ankle) of a limb that reaches for a target."
     a, b = np.asarray(a)[..., None], np.asarray(b)[..., None]
     line = target - root
@@ -62,34 +93,46 @@ def two_bones(
     middle = root + h * line + w * across
     return middle, root + d * line, ((d - h) * across + w * line) / b
 
-def _norm(x: np.ndarray) -> np.ndarray: return np.sqrt((x * x).sum(-1, keepdims=True))
+
+def _norm(x: np.ndarray) -> np.ndarray:
+    return np.sqrt((x * x).sum(-1, keepdims=True))
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #d5abbd8f
 def ankle_height(
-    point: np.ndarray, # phi [F], radians, toes down
-    body: dict[str, np.ndarray], # lengths [F]
-) -> np.ndarray: # [F] metres
+    point: np.ndarray,  # phi [F], radians, toes down
+    body: dict[str, np.ndarray],  # lengths [F]
+) -> np.ndarray:  # [F] metres
     "Height of the ankle of a foot whose lowest point touches the ground."
-    return body["ankle"] * np.cos(point) + np.maximum(body["toe"] * np.sin(point), -body["heel"] * np.sin(point))
+    return body["ankle"] * np.cos(point) + np.maximum(
+        body["toe"] * np.sin(point), -body["heel"] * np.sin(point)
+    )
+
 
 def _foot(ankle, forward, left, point, body) -> dict[str, np.ndarray]:
     "Heel, toes and the middle of the forefoot of one foot; `left` points outwards."
     c, s = np.cos(point)[:, None], np.sin(point)[:, None]
-    up = np.array([0., 1, 0])
+    up = np.array([0.0, 1, 0])
     ahead, sole = forward * c - up * s, ankle - body["ankle"][:, None] * (up * c + forward * s)
     toe = body["toe"][:, None]
-    return {"heel": sole - body["heel"][:, None] * ahead, "big_toe": sole + toe * ahead,
-            "small_toe": sole + toe * (.8 * ahead + .3 * left), "foot": sole + toe * (.6 * ahead + .1 * left)}
+    return {
+        "heel": sole - body["heel"][:, None] * ahead,
+        "big_toe": sole + toe * ahead,
+        "small_toe": sole + toe * (0.8 * ahead + 0.3 * left),
+        "foot": sole + toe * (0.6 * ahead + 0.1 * left),
+    }
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #c7213936
 def body_parts(
-    pose: dict[str, np.ndarray], # arrays over F frames, see the table
-    body: dict[str, np.ndarray], # lengths [F]
-) -> dict[str, np.ndarray]: # part name -> [F, 3] metres
+    pose: dict[str, np.ndarray],  # arrays over F frames, see the table
+    body: dict[str, np.ndarray],  # lengths [F]
+) -> dict[str, np.ndarray]:  # part name -> [F, 3] metres
     "Forward kinematics: every named part."
     parts = _trunk(pose, body)
-    for side, sign in (("left", 1.), ("right", -1.)):
-        for name, position in {**_arm(pose, body, side, sign, parts), **_leg(pose, body, side, sign, parts)}.items():
+    for side, sign in (("left", 1.0), ("right", -1.0)):
+        for name, position in {
+            **_arm(pose, body, side, sign, parts),
+            **_leg(pose, body, side, sign, parts),
+        }.items():
             parts[f"{side}_{name}"] = position
     return {name: p for name, p in parts.items() if not name.startswith("_")}
 
@@ -98,29 +141,55 @@ def _trunk(pose, body) -> dict[str, np.ndarray]:
     size = {k: v[:, None] for k, v in body.items()}
     left, up, forward = directions(pose["heading"] + pose["twist"], pose["lean"], pose["roll"])
     parts = {"pelvis": pose["pelvis"]}
-    parts["spine"] = parts["pelvis"] + size["spine"] * directions(pose["heading"], pose["lean"] / 2, pose["roll"] / 2)[1]
+    parts["spine"] = (
+        parts["pelvis"]
+        + size["spine"] * directions(pose["heading"], pose["lean"] / 2, pose["roll"] / 2)[1]
+    )
     parts["chest"] = parts["spine"] + size["chest"] * up
     parts["neck"] = parts["chest"] + size["neck"] * up
-    l, u, f = directions(pose["heading"] + pose["twist"] / 2, pose["lean"] / 2 + pose["nod"], pose["roll"] / 2)
+    l, u, f = directions(
+        pose["heading"] + pose["twist"] / 2, pose["lean"] / 2 + pose["nod"], pose["roll"] / 2
+    )
     parts["head"] = head = parts["neck"] + size["head"] * u
-    parts["nose"] = head + size["face"] * (f - .3 * u)
+    parts["nose"] = head + size["face"] * (f - 0.3 * u)
     for side, sign in (("left", 1), ("right", -1)):
-        parts[f"{side}_eye"] = head + size["face"] * (.9 * f + .2 * u + .35 * sign * l)
-        parts[f"{side}_ear"] = head + size["face"] * (.75 * sign * l - .1 * f)
+        parts[f"{side}_eye"] = head + size["face"] * (0.9 * f + 0.2 * u + 0.35 * sign * l)
+        parts[f"{side}_ear"] = head + size["face"] * (0.75 * sign * l - 0.1 * f)
     return {**parts, "_chest": (left, up, forward)}
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #66d6deb6
 def _arm(pose, body, side, sign, parts) -> dict[str, np.ndarray]:
     "Shoulder to finger tips of one arm."
     left, up, forward = parts["_chest"]
-    axes = np.stack([sign * left, up, forward], 1) # [F, 3 axes, 3]
+    axes = np.stack([sign * left, up, forward], 1)  # [F, 3 axes, 3]
     in_world = lambda own: (own[:, :, None] * axes).sum(1)
-    shoulder = parts["chest"] + axes[:, 0] * body["shoulder"][:, None] - up * body["shoulder_drop"][:, None]
+    shoulder = (
+        parts["chest"]
+        + axes[:, 0] * body["shoulder"][:, None]
+        - up * body["shoulder_drop"][:, None]
+    )
     arm = (body["upper_arm"] + body["forearm"])[:, None]
-    elbow, wrist, across = two_bones(shoulder, shoulder + arm * in_world(pose[f"{side}_wrist"]), body["upper_arm"], body["forearm"], in_world(pose[f"{side}_elbow"]))
-    along, palm, finger = (wrist - elbow) / body["forearm"][:, None], body["palm"][:, None], body["finger"][:, None]
-    return {"shoulder": shoulder, "elbow": elbow, "wrist": wrist, "hand": wrist + palm * along, "hand_tip": wrist + (palm + finger) * along,
-            "thumb": wrist + palm * along - .5 * finger * across}
+    elbow, wrist, across = two_bones(
+        shoulder,
+        shoulder + arm * in_world(pose[f"{side}_wrist"]),
+        body["upper_arm"],
+        body["forearm"],
+        in_world(pose[f"{side}_elbow"]),
+    )
+    along, palm, finger = (
+        (wrist - elbow) / body["forearm"][:, None],
+        body["palm"][:, None],
+        body["finger"][:, None],
+    )
+    return {
+        "shoulder": shoulder,
+        "elbow": elbow,
+        "wrist": wrist,
+        "hand": wrist + palm * along,
+        "hand_tip": wrist + (palm + finger) * along,
+        "thumb": wrist + palm * along - 0.5 * finger * across,
+    }
+
 
 def _leg(pose, body, side, sign, parts) -> dict[str, np.ndarray]:
     "Hip to toes of one leg; the pelvis stays level."
@@ -128,42 +197,93 @@ def _leg(pose, body, side, sign, parts) -> dict[str, np.ndarray]:
     hip = parts["pelvis"] + sign * left * body["hip"][:, None] - up * body["hip_drop"][:, None]
     bend = forward + sign * left * pose[f"{side}_knee"][:, None]
     knee, ankle, _ = two_bones(hip, pose[f"{side}_ankle"], body["thigh"], body["shin"], bend)
-    return {"hip": hip, "knee": knee, "ankle": ankle, **_foot(ankle, forward, sign * left, pose[f"{side}_point"], body)}
+    return {
+        "hip": hip,
+        "knee": knee,
+        "ankle": ankle,
+        **_foot(ankle, forward, sign * left, pose[f"{side}_point"], body),
+    }
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #18bd3e52
 def other_side(
-    name: str, # a part or a joint
-) -> str: # `left_knee` for `right_knee`; itself on the midline
+    name: str,  # a part or a joint
+) -> str:  # `left_knee` for `right_knee`; itself on the midline
     "The name of the same part on the other side of the body."
     swap = {"left": "right", "right": "left"}
     return "_".join(swap.get(word, word) for word in name.split("_"))
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #363d3af0
-_same_part = {"mid_hip": "pelvis", "hip_center": "pelvis", "spine_base": "pelvis", "spine_mid": "spine", "spine_shoulder": "chest", "shoulder_center": "chest"}
-part_names = ("pelvis", "spine", "chest", "neck", "head", "nose", *(f"{side}_{part}" for side in ("left", "right") for part in (
-    "eye", "ear", "shoulder", "elbow", "wrist", "hand", "hand_tip", "thumb", "hip", "knee", "ankle", "heel", "big_toe", "small_toe", "foot")))
+_same_part = {
+    "mid_hip": "pelvis",
+    "hip_center": "pelvis",
+    "spine_base": "pelvis",
+    "spine_mid": "spine",
+    "spine_shoulder": "chest",
+    "shoulder_center": "chest",
+}
+part_names = (
+    "pelvis",
+    "spine",
+    "chest",
+    "neck",
+    "head",
+    "nose",
+    *(
+        f"{side}_{part}"
+        for side in ("left", "right")
+        for part in (
+            "eye",
+            "ear",
+            "shoulder",
+            "elbow",
+            "wrist",
+            "hand",
+            "hand_tip",
+            "thumb",
+            "hip",
+            "knee",
+            "ankle",
+            "heel",
+            "big_toe",
+            "small_toe",
+            "foot",
+        )
+    ),
+)
+
 
 def joint_parts(
-    skeleton: str | Skeleton, # a built-in name, or any skeleton whose joints have names of the body
-) -> tuple[str, ...]: # V part names
+    skeleton: str
+    | Skeleton,  # a built-in name, or any skeleton whose joints have names of the body
+) -> tuple[str, ...]:  # V part names
     "The body part behind every joint of a skeleton; ValueError names a joint that no part answers to."
     skeleton = get_skeleton(skeleton) if isinstance(skeleton, str) else skeleton
     chest = any(_same_part.get(j) == "chest" for j in skeleton.joints)
-    parts = tuple("chest" if j == "neck" and not chest else _same_part.get(j, j) for j in skeleton.joints)
+    parts = tuple(
+        "chest" if j == "neck" and not chest else _same_part.get(j, j) for j in skeleton.joints
+    )
     unknown = [j for j, part in zip(skeleton.joints, parts) if part not in part_names]
-    if unknown: raise ValueError(f"skeleton {skeleton.name!r}: no body part for joint {unknown[0]!r}; known: {', '.join((*part_names, *_same_part))}")
+    if unknown:
+        raise ValueError(
+            f"skeleton {skeleton.name!r}: no body part for joint {unknown[0]!r}; known: {', '.join((*part_names, *_same_part))}"
+        )
     return parts
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #ea770891
-_camera_height = 1. # metres
+_camera_height = 1.0  # metres
+
 
 def film(
-    stage: np.ndarray, # [F, V, 3]
-    where: np.ndarray, # [F, 2] point of the ground plan (x, z) that the camera points at
-    camera: dict[str, np.ndarray], # of each frame [F]
-) -> np.ndarray: # [F, V, 3] camera coordinates
+    stage: np.ndarray,  # [F, V, 3]
+    where: np.ndarray,  # [F, 2] point of the ground plan (x, z) that the camera points at
+    camera: dict[str, np.ndarray],  # of each frame [F]
+) -> np.ndarray:  # [F, V, 3] camera coordinates
     "The stage as the camera has it."
-    x, y, z = stage[..., 0] - where[:, :1], stage[..., 1] - _camera_height, stage[..., 2] - where[:, 1:]
+    x, y, z = (
+        stage[..., 0] - where[:, :1],
+        stage[..., 1] - _camera_height,
+        stage[..., 2] - where[:, 1:],
+    )
     c, s = np.cos(camera["yaw"])[:, None], np.sin(camera["yaw"])[:, None]
     x, z = c * x + s * z, c * z - s * x + camera["distance"][:, None]
     c, s = np.cos(camera["pitch"])[:, None], np.sin(camera["pitch"])[:, None]
@@ -171,34 +291,43 @@ def film(
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #11fc6cd3
 def picture(
-    seen: np.ndarray, # [F, M, V, 3] camera coordinates, zeros where nobody is
-    first: np.ndarray, # int [N], each clip's first frame
-    counts: np.ndarray, # int [N] frames
-) -> tuple[np.ndarray, np.ndarray]: # [F, M, V, 2] in -0.95..0.95, and the size of a metre there [F]
+    seen: np.ndarray,  # [F, M, V, 3] camera coordinates, zeros where nobody is
+    first: np.ndarray,  # int [N], each clip's first frame
+    counts: np.ndarray,  # int [N] frames
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # [F, M, V, 2] in -0.95..0.95, and the size of a metre there [F]
     "Perspective picture, each clip zoomed so that it never leaves the frame."
     depth = np.where(seen[..., 2:] > 0, seen[..., 2:], 1)
     image = -seen[..., :2] / depth
-    zoom = np.repeat(.95 / np.maximum.reduceat(np.abs(image).max((1, 2, 3)), first), counts)
+    zoom = np.repeat(0.95 / np.maximum.reduceat(np.abs(image).max((1, 2, 3)), first), counts)
     return image * zoom[:, None, None, None], zoom / depth[:, 0].mean((1, 2))
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #a5abf12d
-def nearness(seen: np.ndarray) -> np.ndarray: # [F, M, V, 3] camera coordinates -> [F, M, V] in 0..1
+def nearness(
+    seen: np.ndarray,
+) -> np.ndarray:  # [F, M, V, 3] camera coordinates -> [F, M, V] in 0..1
     "How far on the camera's side of the body each joint is."
     depth = seen[..., 2]
-    return np.clip(.5 + (depth.mean(-1, keepdims=True) - depth) / .6, 0, 1)
+    return np.clip(0.5 + (depth.mean(-1, keepdims=True) - depth) / 0.6, 0, 1)
+
 
 def sense(
-    clean: np.ndarray, # [F, M, V, 3 or 2] positions, zeros where nobody is
-    near: np.ndarray, # v [F, M, V] in 0..1
-    luck: np.ndarray, # r [F, M, V] in 0..1
-    metre: np.ndarray, # [F] length of a metre in units of `clean`
-    jitter: float, dropped: float, # metres of a middling joint; p, share of joints lost
+    clean: np.ndarray,  # [F, M, V, 3 or 2] positions, zeros where nobody is
+    near: np.ndarray,  # v [F, M, V] in 0..1
+    luck: np.ndarray,  # r [F, M, V] in 0..1
+    metre: np.ndarray,  # [F] length of a metre in units of `clean`
+    jitter: float,
+    dropped: float,  # metres of a middling joint; p, share of joints lost
     rng: np.random.Generator,
-) -> np.ndarray: # float32 [F, M, V, 3]: x, y, z, or x, y, score
+) -> np.ndarray:  # float32 [F, M, V, 3]: x, y, z, or x, y, score
     "Positions as an estimator gives them."
-    noise = rng.standard_normal((*clean.shape[:3], 3), dtype=np.float32)[..., :clean.shape[-1]] # as many numbers in two dimensions as in three
+    noise = rng.standard_normal((*clean.shape[:3], 3), dtype=np.float32)[
+        ..., : clean.shape[-1]
+    ]  # as many numbers in two dimensions as in three
     there = (clean != 0).any((2, 3), keepdims=True) & (luck >= 2 * (1 - near) * dropped)[..., None]
-    score = .4 + .2 * (2 * near + luck)[..., None]
+    score = 0.4 + 0.2 * (2 * near + luck)[..., None]
     read = clean + (jitter * metre)[:, None, None, None] * (1.7 - score) * noise
-    if clean.shape[-1] == 2: read = np.concatenate([read, score], -1)
+    if clean.shape[-1] == 2:
+        read = np.concatenate([read, score], -1)
     return np.where(there, read, 0).astype(np.float32)

@@ -13,19 +13,31 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .synthetic_body import ankle_height, body_factors, body_parts, film, joint_parts, make_bodies, nearness, other_side, picture, sense
 from .clip_set import SPLITS, ClipSet
+from mdr_repro.clips.synthetic_body import (
+    ankle_height,
+    body_factors,
+    body_parts,
+    film,
+    joint_parts,
+    make_bodies,
+    nearness,
+    other_side,
+    picture,
+    sense,
+)
 from ..skeleton import Skeleton, get_skeleton
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #66cb92ee
-attributes = { # each value's text is a part of the class names
+attributes = {  # each value's text is a part of the class names
     "turns": ("1 turn", "2 turns", "3 turns"),
     "take-off": ("from the toe", "from the edge"),
     "arms": ("arms crossed", "arms overhead", "one arm up"),
     "entry": ("backward", "forward"),
     "legs": ("legs crossed", "knees tucked", "one knee up"),
     "rotation": ("turning early", "turning late"),
-    "curve": ("curving with the turn", "curving against the turn")}
+    "curve": ("curving with the turn", "curving against the turn"),
+}
 _sizes = tuple(len(values) for values in attributes.values())
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #249af060
@@ -34,49 +46,105 @@ def _styles() -> list[tuple[int, ...]]:
     walk, attribute = [(0,) * (len(_sizes) - 1)], 0
     while True:
         here = walk[-1]
-        for step in range(len(here)): # the next attribute whose turn it is, unless that leads back
+        for step in range(len(here)):  # the next attribute whose turn it is, unless that leads back
             a = (attribute + step) % len(here)
-            there = (*here[:a], (here[a] + 1) % _sizes[a + 1], *here[a + 1:])
-            if there not in walk: break
-        else: return walk
+            there = (*here[:a], (here[a] + 1) % _sizes[a + 1], *here[a + 1 :])
+            if there not in walk:
+                break
+        else:
+            return walk
         walk, attribute = [*walk, there], a + 1
 
+
 def motion_classes(
-    num_classes: int, # K
-) -> np.ndarray: # int [K, 7]: the value's index of each attribute, in the order of `attributes`
+    num_classes: int,  # K
+) -> np.ndarray:  # int [K, 7]: the value's index of each attribute, in the order of `attributes`
     "The first K classes; each differs from the one before in one attribute."
     styles = _styles()
-    if not 2 <= num_classes <= 3 * len(styles): raise ValueError(f"{num_classes} synthetic classes: give 2 to {3 * len(styles)}")
-    turns = ((0, 1, 2), (2, 1, 0)) # up, then down, so that only one attribute changes between families too
-    return np.array([(t, *style) for s, style in enumerate(styles) for t in turns[s % 2]][:num_classes])
+    if not 2 <= num_classes <= 3 * len(styles):
+        raise ValueError(f"{num_classes} synthetic classes: give 2 to {3 * len(styles)}")
+    turns = (
+        (0, 1, 2),
+        (2, 1, 0),
+    )  # up, then down, so that only one attribute changes between families too
+    return np.array(
+        [(t, *style) for s, style in enumerate(styles) for t in turns[s % 2]][:num_classes]
+    )
+
 
 def motion_class_names(num_classes: int) -> tuple[str, ...]:
     "`2 turns from the toe, arms crossed, ...`"
-    return tuple("{} {}, {}, {} entry, {}, {}, {}".format(*(v[i] for v, i in zip(attributes.values(), row))) for row in motion_classes(num_classes))
+    return tuple(
+        "{} {}, {}, {} entry, {}, {}, {}".format(*(v[i] for v, i in zip(attributes.values(), row)))
+        for row in motion_classes(num_classes)
+    )
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #e5e20466
-moments = {"start": -1.3, "glide": -.8, "crouch": -.35, "strike": -.16, "take-off": 0., "pulled": .15, "opening": .85, "landing": 1., "absorb": 1.35, "exit": 2.}
+moments = {
+    "start": -1.3,
+    "glide": -0.8,
+    "crouch": -0.35,
+    "strike": -0.16,
+    "take-off": 0.0,
+    "pulled": 0.15,
+    "opening": 0.85,
+    "landing": 1.0,
+    "absorb": 1.35,
+    "exit": 2.0,
+}
 
-_hands = { # hand outwards, up, forward; elbow outwards, up, forward
-    "spread": (.85, -.05, .25, .1, -1, -.5), "ahead": (.15, -.1, .85, .6, -1, 0), "back": (.35, -.6, -.55, .4, .2, -1),
-    "low": (.25, -.65, .4, .6, -.4, -.8), "lifted": (0, .05, .65, .8, -.6, 0),
-    "half open": (.3, .05, .5, .8, -.6, 0), "crossed": (-.42, -.38, .42, .7, -.7, .2), "overhead": (-.22, .9, .1, 1, .1, .3)}
-_arms = { # what the left and the right arm do in flight
-    "arms crossed": ("crossed", "crossed"), "arms overhead": ("overhead", "overhead"), "one arm up": ("crossed", "overhead")}
-_before, _after = ("back", "low", "lifted"), ("half open", "spread", "spread") # crouch, strike, take-off; landing, absorb, exit
+_hands = {  # hand outwards, up, forward; elbow outwards, up, forward
+    "spread": (0.85, -0.05, 0.25, 0.1, -1, -0.5),
+    "ahead": (0.15, -0.1, 0.85, 0.6, -1, 0),
+    "back": (0.35, -0.6, -0.55, 0.4, 0.2, -1),
+    "low": (0.25, -0.65, 0.4, 0.6, -0.4, -0.8),
+    "lifted": (0, 0.05, 0.65, 0.8, -0.6, 0),
+    "half open": (0.3, 0.05, 0.5, 0.8, -0.6, 0),
+    "crossed": (-0.42, -0.38, 0.42, 0.7, -0.7, 0.2),
+    "overhead": (-0.22, 0.9, 0.1, 1, 0.1, 0.3),
+}
+_arms = {  # what the left and the right arm do in flight
+    "arms crossed": ("crossed", "crossed"),
+    "arms overhead": ("overhead", "overhead"),
+    "one arm up": ("crossed", "overhead"),
+}
+_before, _after = (
+    ("back", "low", "lifted"),
+    ("half open", "spread", "spread"),
+)  # crouch, strike, take-off; landing, absorb, exit
+
 
 def _arm_script(arms: str) -> dict[str, tuple[str, ...]]:
     "The pose of each arm at the ten moments."
     left, right = _arms[arms]
-    return {"left": ("spread", "ahead", *_before, left, left, *_after), "right": ("spread", "spread", *_before, right, right, *_after)}
+    return {
+        "left": ("spread", "ahead", *_before, left, left, *_after),
+        "right": ("spread", "spread", *_before, right, right, *_after),
+    }
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #55cdedf5
-_feet = { # outwards, forward, lift, drop, point, knee
-    "under": (-.09, 0, 0, 0, 0, .1), "tip": (-.07, .02, 0, 0, .85, .1), "touch": (-.09, 0, 0, 0, .6, .1), # these three carry the body
-    "beside": (.02, -.08, .12, 0, .5, .1), "behind": (-.03, -.5, .3, 0, 1.1, .2), "strike": (.02, -.24, 0, 0, 1.05, .1), "push": (0, -.1, 0, 0, 1.0, .1),
-    "through": (-.02, .08, .16, 0, .5, .1), "knee": (-.02, .3, .42, 0, .7, .1), "ahead": (-.05, .2, .1, 0, .6, .1),
-    "straight": (-.09, 0, 0, .95, 1.1, 0), "over": (-.24, .1, 0, .88, 1.1, .5), "tucked": (-.02, .2, 0, .5, .6, .2), "passe": (.02, .25, 0, .52, 1.0, .5)}
-_legs = {"legs crossed": ("over", "straight"), "knees tucked": ("tucked", "tucked"), "one knee up": ("passe", "straight")} # left, right
+_feet = {  # outwards, forward, lift, drop, point, knee
+    "under": (-0.09, 0, 0, 0, 0, 0.1),
+    "tip": (-0.07, 0.02, 0, 0, 0.85, 0.1),
+    "touch": (-0.09, 0, 0, 0, 0.6, 0.1),  # these three carry the body
+    "beside": (0.02, -0.08, 0.12, 0, 0.5, 0.1),
+    "behind": (-0.03, -0.5, 0.3, 0, 1.1, 0.2),
+    "strike": (0.02, -0.24, 0, 0, 1.05, 0.1),
+    "push": (0, -0.1, 0, 0, 1.0, 0.1),
+    "through": (-0.02, 0.08, 0.16, 0, 0.5, 0.1),
+    "knee": (-0.02, 0.3, 0.42, 0, 0.7, 0.1),
+    "ahead": (-0.05, 0.2, 0.1, 0, 0.6, 0.1),
+    "straight": (-0.09, 0, 0, 0.95, 1.1, 0),
+    "over": (-0.24, 0.1, 0, 0.88, 1.1, 0.5),
+    "tucked": (-0.02, 0.2, 0, 0.5, 0.6, 0.2),
+    "passe": (0.02, 0.25, 0, 0.52, 1.0, 0.5),
+}
+_legs = {
+    "legs crossed": ("over", "straight"),
+    "knees tucked": ("tucked", "tucked"),
+    "one knee up": ("passe", "straight"),
+}  # left, right
+
 
 def _leg_script(legs: str, take_off: str) -> dict[str, tuple[str, ...]]:
     "The pose of each leg at the ten moments."
@@ -84,84 +152,144 @@ def _leg_script(legs: str, take_off: str) -> dict[str, tuple[str, ...]]:
     toe = {"left": ("beside", "beside", "behind", "strike", "push"), "right": carrying}
     edge = {"left": carrying, "right": ("beside", "beside", "behind", "through", "knee")}
     before, (left, right) = toe if take_off == "from the toe" else edge, _legs[legs]
-    return {"left": (*before["left"], left, left, "ahead", "behind", "behind"), "right": (*before["right"], right, right, "touch", "under", "under")}
+    return {
+        "left": (*before["left"], left, left, "ahead", "behind", "behind"),
+        "right": (*before["right"], right, right, "touch", "under", "under"),
+    }
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #c272b66e
-_tracks = tuple(f"{side}_{t}" for side in ("left", "right") for t in (
-    "hand_out", "hand_up", "hand_fore", "elbow_out", "elbow_up", "elbow_fore", "out", "fore", "lift", "drop", "point", "knee")) + ("lean", "roll", "twist", "nod")
-_trunk_script = { # radians at the ten moments; the wind-up is against a turn to the left
-    "lean": (.08, .15, .45, .3, .02, 0, 0, .12, .35, .15), "twist": (0, -.1, -.5, -.45, .3, .25, .1, 0, -.15, 0), "nod": (0, 0, -.1, -.1, 0, 0, 0, -.05, -.15, 0)}
-_ground = np.array([1, 1, 1, 1, 0, 0, 0, 0, 1, 1.]) # the moments at which a curve makes the body lean inwards
+_tracks = tuple(
+    f"{side}_{t}"
+    for side in ("left", "right")
+    for t in (
+        "hand_out",
+        "hand_up",
+        "hand_fore",
+        "elbow_out",
+        "elbow_up",
+        "elbow_fore",
+        "out",
+        "fore",
+        "lift",
+        "drop",
+        "point",
+        "knee",
+    )
+) + ("lean", "roll", "twist", "nod")
+_trunk_script = {  # radians at the ten moments; the wind-up is against a turn to the left
+    "lean": (0.08, 0.15, 0.45, 0.3, 0.02, 0, 0, 0.12, 0.35, 0.15),
+    "twist": (0, -0.1, -0.5, -0.45, 0.3, 0.25, 0.1, 0, -0.15, 0),
+    "nod": (0, 0, -0.1, -0.1, 0, 0, 0, -0.05, -0.15, 0),
+}
+_ground = np.array(
+    [1, 1, 1, 1, 0, 0, 0, 0, 1, 1.0]
+)  # the moments at which a curve makes the body lean inwards
 
-def class_tracks(classes: np.ndarray) -> np.ndarray: # [K, 10, 28]
+
+def class_tracks(classes: np.ndarray) -> np.ndarray:  # [K, 10, 28]
     "What every track does at every moment, for the classes of `motion_classes`."
     tracks = np.zeros((len(classes), len(moments), len(_tracks)))
     for own, row in zip(tracks, classes):
         value = {a: attributes[a][i] for a, i in zip(attributes, row)}
         arms, legs = _arm_script(value["arms"]), _leg_script(value["legs"], value["take-off"])
         for at, side in ((0, "left"), (12, "right")):
-            own[:, at:at + 6], own[:, at + 6:at + 12] = [_hands[p] for p in arms[side]], [_feet[p] for p in legs[side]]
-        inwards = (1 if "with" in value["curve"] else -1) * (1 if value["entry"] == "forward" else -1)
-        own[:, 24:] = np.stack([_trunk_script["lean"], .12 * inwards * _ground, _trunk_script["twist"], _trunk_script["nod"]], 1)
+            own[:, at : at + 6], own[:, at + 6 : at + 12] = (
+                [_hands[p] for p in arms[side]],
+                [_feet[p] for p in legs[side]],
+            )
+        inwards = (1 if "with" in value["curve"] else -1) * (
+            1 if value["entry"] == "forward" else -1
+        )
+        own[:, 24:] = np.stack(
+            [
+                _trunk_script["lean"],
+                0.12 * inwards * _ground,
+                _trunk_script["twist"],
+                _trunk_script["nod"],
+            ],
+            1,
+        )
     return tracks
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #f7408eb2
 def glide(
-    u: np.ndarray, # time [F]; 0 is take-off, 1 landing
-    speed: np.ndarray, # v [F], metres per flight
-    curve: np.ndarray, # kappa [F], radians per flight, positive to the left
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # x [F], z [F], direction of travel [F]; take-off at the origin, along z
+    u: np.ndarray,  # time [F]; 0 is take-off, 1 landing
+    speed: np.ndarray,  # v [F], metres per flight
+    curve: np.ndarray,  # kappa [F], radians per flight, positive to the left
+) -> tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]:  # x [F], z [F], direction of travel [F]; take-off at the origin, along z
     "Where the body is on the ground plan."
-    bent = np.minimum(u, 0) + np.maximum(u - 1, 0) # time spent on the circle
+    bent = np.minimum(u, 0) + np.maximum(u - 1, 0)  # time spent on the circle
     curve = np.where(np.abs(curve) < 1e-6, 1e-6, curve)
-    return speed * (1 - np.cos(curve * bent)) / curve, speed * (np.sin(curve * bent) / curve + np.clip(u, 0, 1)), curve * bent
+    return (
+        speed * (1 - np.cos(curve * bent)) / curve,
+        speed * (np.sin(curve * bent) / curve + np.clip(u, 0, 1)),
+        curve * bent,
+    )
+
 
 def turned(
-    u: np.ndarray, # time [F]
-    late: np.ndarray, # bool [F]
-) -> np.ndarray: # [F], 0 until take-off and 1 from the landing on
+    u: np.ndarray,  # time [F]
+    late: np.ndarray,  # bool [F]
+) -> np.ndarray:  # [F], 0 until take-off and 1 from the landing on
     "Share of the turns done: more of them early in the flight, or late."
     x = np.clip(u, 0, 1)
-    warped = np.where(late, 1 - (1 - x)**.75, x**.75)
+    warped = np.where(late, 1 - (1 - x) ** 0.75, x**0.75)
     return warped * warped * (3 - 2 * warped)
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #43c70922
-_share = (.28, .36) # of a clip's time that the flight takes
+_share = (0.28, 0.36)  # of a clip's time that the flight takes
 min_frames = 48
 
+
 def smooth_steps(
-    u: np.ndarray, # time [F]
-    clip: np.ndarray, # int [F], row of the tables
-    times: np.ndarray, # [N, m] increasing
-    values: np.ndarray, # [N, m, P]
-    slopes: np.ndarray | None = None, # [N, m, P] d value / d u at those times; None: all zero
-) -> np.ndarray: # [F, P]
+    u: np.ndarray,  # time [F]
+    clip: np.ndarray,  # int [F], row of the tables
+    times: np.ndarray,  # [N, m] increasing
+    values: np.ndarray,  # [N, m, P]
+    slopes: np.ndarray | None = None,  # [N, m, P] d value / d u at those times; None: all zero
+) -> np.ndarray:  # [F, P]
     "Cubic Hermite interpolation between the values at the given times, constant outside."
     k = np.clip((u[:, None] >= times[clip]).sum(1) - 1, 0, times.shape[1] - 2)
     start, length = times[clip, k], times[clip, k + 1] - times[clip, k]
     x = np.clip((u - start) / length, 0, 1)[:, None]
     s = x * x * (3 - 2 * x)
     y = values[clip, k] * (1 - s) + values[clip, k + 1] * s
-    if slopes is None: return y
+    if slopes is None:
+        return y
     return y + length[:, None] * x * (1 - x) * ((1 - x) * slopes[clip, k] - x * slopes[clip, k + 1])
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #215f8a49
-gravity = 9.81 # g, m/s^2
-_stretch = {"start": .96, "glide": .94, "crouch": .68, "take-off": .985, "landing": .95, "absorb": .66, "exit": .95} # of the carrying leg
+gravity = 9.81  # g, m/s^2
+_stretch = {
+    "start": 0.96,
+    "glide": 0.94,
+    "crouch": 0.68,
+    "take-off": 0.985,
+    "landing": 0.95,
+    "absorb": 0.66,
+    "exit": 0.95,
+}  # of the carrying leg
 _carried = [list(moments).index(m) for m in _stretch]
 
+
 def pelvis_heights(
-    tracks: np.ndarray, # [N, 10, 28]
-    body: dict[str, np.ndarray], # lengths [N]
-    height: np.ndarray, # h [N] metres
-    edge: np.ndarray, # bool [N]: pushes off from the left leg
-) -> tuple[np.ndarray, np.ndarray]: # [N, 7, 1] metres, and metres per flight
+    tracks: np.ndarray,  # [N, 10, 28]
+    body: dict[str, np.ndarray],  # lengths [N]
+    height: np.ndarray,  # h [N] metres
+    edge: np.ndarray,  # bool [N]: pushes off from the left leg
+) -> tuple[np.ndarray, np.ndarray]:  # [N, 7, 1] metres, and metres per flight
     "Height of the pelvis and its rate at the moments of `_stretch`."
     own = {k: v[:, None] for k, v in body.items()}
-    def over(side): # the pelvis above a foot that touches the ground
-        out, fore, point = (tracks[:, _carried, _tracks.index(f"{side}_{t}")] for t in ("out", "fore", "point"))
-        upright = np.sqrt(np.array(list(_stretch.values()))**2 - out**2 - fore**2)
+
+    def over(side):  # the pelvis above a foot that touches the ground
+        out, fore, point = (
+            tracks[:, _carried, _tracks.index(f"{side}_{t}")] for t in ("out", "fore", "point")
+        )
+        upright = np.sqrt(np.array(list(_stretch.values())) ** 2 - out**2 - fore**2)
         return own["hip_drop"] + ankle_height(point, own) + (own["thigh"] + own["shin"]) * upright
+
     y = over("right")
     y[:, :4] = np.where(edge[:, None], over("left"), y)[:, :4]
     slope = np.zeros_like(y)
@@ -169,95 +297,139 @@ def pelvis_heights(
     return y[:, :, None], slope[:, :, None]
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #351b48ac
-def _hang(tracks: np.ndarray, y: np.ndarray, body: dict[str, np.ndarray]) -> np.ndarray: # [N, 10, 28]
+def _hang(
+    tracks: np.ndarray, y: np.ndarray, body: dict[str, np.ndarray]
+) -> np.ndarray:  # [N, 10, 28]
     "The tracks with the drop of both feet at take-off and landing that puts them where the lift has them."
     tracks, leg = tracks.copy(), body["thigh"] + body["shin"]
     for i, moment in ((3, "take-off"), (4, "landing")):
         now = tracks[:, list(moments).index(moment)]
         for side in ("left", "right"):
             lift, point = (now[:, _tracks.index(f"{side}_{t}")] for t in ("lift", "point"))
-            now[:, _tracks.index(f"{side}_drop")] = (y[:, i, 0] - body["hip_drop"] - ankle_height(point, body)) / leg - lift
+            now[:, _tracks.index(f"{side}_drop")] = (
+                y[:, i, 0] - body["hip_drop"] - ankle_height(point, body)
+            ) / leg - lift
     return tracks
+
 
 def _ankles(now: dict[str, np.ndarray], u, pelvis, heading, body) -> dict[str, np.ndarray]:
     "Targets of both ankles [F, 3]."
     leg, targets = body["thigh"] + body["shin"], {}
     flight, (sin, cos) = (u >= 0) & (u <= 1), (np.sin(heading), np.cos(heading))
     for side, sign in (("left", 1), ("right", -1)):
-        out, fore, lift, drop, point = (now[f"{side}_{t}"] for t in ("out", "fore", "lift", "drop", "point"))
+        out, fore, lift, drop, point = (
+            now[f"{side}_{t}"] for t in ("out", "fore", "lift", "drop", "point")
+        )
         beside, ahead = sign * (body["hip"] + leg * out), leg * fore
-        y = np.where(flight, pelvis[:, 1] - body["hip_drop"] - leg * drop, ankle_height(point, body) + leg * lift)
-        targets[f"{side}_ankle"] = np.stack([pelvis[:, 0] + cos * beside + sin * ahead, y, pelvis[:, 2] - sin * beside + cos * ahead], 1)
+        y = np.where(
+            flight,
+            pelvis[:, 1] - body["hip_drop"] - leg * drop,
+            ankle_height(point, body) + leg * lift,
+        )
+        targets[f"{side}_ankle"] = np.stack(
+            [
+                pelvis[:, 0] + cos * beside + sin * ahead,
+                y,
+                pelvis[:, 2] - sin * beside + cos * ahead,
+            ],
+            1,
+        )
     return targets
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #a5c0f79f
-_spread = np.array([.1] * 6 + [.02, .04, 0, .03, .1, .15] + [.1] * 6 + [.02, .04, 0, .03, .1, .15] + [.06, .04, .1, .08]) # of the tracks
+_spread = np.array(
+    [0.1] * 6
+    + [0.02, 0.04, 0, 0.03, 0.1, 0.15]
+    + [0.1] * 6
+    + [0.02, 0.04, 0, 0.03, 0.1, 0.15]
+    + [0.06, 0.04, 0.1, 0.08]
+)  # of the tracks
+
 
 def draw_people(
-    num_people: int, # S
+    num_people: int,  # S
     seed: int | Sequence[int],
-) -> tuple[dict[str, np.ndarray], np.ndarray]: # lengths [S], habits [S, 28]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:  # lengths [S], habits [S, 28]
     "Builds and habits of S people."
     rng = np.random.default_rng(seed)
-    low, high = np.array([[.82, .94, .94, .9, .88, .95], [1.12, 1.06, 1.06, 1.1, 1.12, 1.05]])
+    low, high = np.array([[0.82, 0.94, 0.94, 0.9, 0.88, 0.95], [1.12, 1.06, 1.06, 1.1, 1.12, 1.05]])
     bodies = make_bodies(low + (high - low) * rng.random((num_people, len(body_factors))))
-    return bodies, np.random.default_rng([*np.atleast_1d(seed), 1]).standard_normal((num_people, len(_tracks)))
+    return bodies, np.random.default_rng([*np.atleast_1d(seed), 1]).standard_normal(
+        (num_people, len(_tracks))
+    )
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #312798d7
 def draw_plan(
-    labels: np.ndarray, # int [N], rows of `classes`
-    classes: np.ndarray, # int [K, 7]
-    habits: np.ndarray, # [N, 28] of the person in each clip
-    frames: tuple[int, int] = (50, 600), # shortest and longest clip
-    variation: float = 1., # how differently people, and one person's clips, do the same
-    mirrored: float = .5, # share of clips that turn to the right
+    labels: np.ndarray,  # int [N], rows of `classes`
+    classes: np.ndarray,  # int [K, 7]
+    habits: np.ndarray,  # [N, 28] of the person in each clip
+    frames: tuple[int, int] = (50, 600),  # shortest and longest clip
+    variation: float = 1.0,  # how differently people, and one person's clips, do the same
+    mirrored: float = 0.5,  # share of clips that turn to the right
     seed: int | Sequence[int] = 0,
-) -> dict[str, np.ndarray]: # every entry has N rows
+) -> dict[str, np.ndarray]:  # every entry has N rows
     "All that is random about the motion of N clips."
     u = np.random.default_rng(seed).random((len(labels), 12))
     between = lambda column, low, high: low + (high - low) * u[:, column]
     turns, edge, _, forward, _, late, against = classes[labels].T
     return dict(
-        tracks=_vary(class_tracks(classes)[labels], habits, variation, seed), times=_pace(u[:, :4]),
-        turns=turns + 1, edge=edge == 1, forward=forward == 1, late=late == 1, mirrored=u[:, 4] < mirrored,
-        frames=np.exp(between(5, *np.log(frames))).round().astype(int), # as many short clips as long ones, by factors
-        share=between(6, *_share), middle=between(7, .44, .56), # of the flight, in the clip
-        height=between(8, .45, .65), speed=between(9, .8, 1.6), bend=between(10, .5, .9) * (1 - 2 * against),
-        delay=np.zeros(len(labels)), place=np.zeros((len(labels), 2)))
+        tracks=_vary(class_tracks(classes)[labels], habits, variation, seed),
+        times=_pace(u[:, :4]),
+        turns=turns + 1,
+        edge=edge == 1,
+        forward=forward == 1,
+        late=late == 1,
+        mirrored=u[:, 4] < mirrored,
+        frames=np.exp(between(5, *np.log(frames)))
+        .round()
+        .astype(int),  # as many short clips as long ones, by factors
+        share=between(6, *_share),
+        middle=between(7, 0.44, 0.56),  # of the flight, in the clip
+        height=between(8, 0.45, 0.65),
+        speed=between(9, 0.8, 1.6),
+        bend=between(10, 0.5, 0.9) * (1 - 2 * against),
+        delay=np.zeros(len(labels)),
+        place=np.zeros((len(labels), 2)),
+    )
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #7bb2d509
-def _pace(u: np.ndarray) -> np.ndarray: # [N, 4] in 0..1 -> [N, 10]
+def _pace(u: np.ndarray) -> np.ndarray:  # [N, 4] in 0..1 -> [N, 10]
     "The ten moments, hurried or drawn out before and after the flight."
     times = np.tile(list(moments.values()), (len(u), 1))
-    times[:, 5:7] += .08 * (u[:, :2] - .5)
-    times[:, :4] *= (.85 + .25 * u[:, 2:3])
-    times[:, 8:] = 1 + (times[:, 8:] - 1) * (.85 + .25 * u[:, 3:4])
+    times[:, 5:7] += 0.08 * (u[:, :2] - 0.5)
+    times[:, :4] *= 0.85 + 0.25 * u[:, 2:3]
+    times[:, 8:] = 1 + (times[:, 8:] - 1) * (0.85 + 0.25 * u[:, 3:4])
     return times
 
-def _vary(tracks: np.ndarray, habits: np.ndarray, variation: float, seed) -> np.ndarray: # [N, 10, 28]
+
+def _vary(
+    tracks: np.ndarray, habits: np.ndarray, variation: float, seed
+) -> np.ndarray:  # [N, 10, 28]
     "Tracks as this person does them this time."
     own = np.random.default_rng([*np.atleast_1d(seed), 1]).standard_normal(tracks.shape)
-    tracks = tracks + variation * _spread * .7 * (habits[:, None] + own)
+    tracks = tracks + variation * _spread * 0.7 * (habits[:, None] + own)
     for side in ("left", "right"):
         lift, drop = _tracks.index(f"{side}_lift"), _tracks.index(f"{side}_drop")
-        tracks[:, :, lift] *= np.maximum(1 + .2 * variation * own[:, :, lift], .3) # zero stays zero: a foot on the ground
-        tracks[:, :, drop] = np.minimum(tracks[:, :, drop], .965) # legs have an end
+        tracks[:, :, lift] *= np.maximum(
+            1 + 0.2 * variation * own[:, :, lift], 0.3
+        )  # zero stays zero: a foot on the ground
+        tracks[:, :, drop] = np.minimum(tracks[:, :, drop], 0.965)  # legs have an end
     return tracks
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #2f25f175
-def clock(plan: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]: # clip int [F], time u [F]
+def clock(plan: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:  # clip int [F], time u [F]
     "Which clip each frame belongs to, and when in it the frame is."
     T = plan["frames"]
     clip = np.repeat(np.arange(len(T)), T)
-    passed = (np.arange(len(clip)) - np.repeat(np.cumsum(T) - T, T)) / (T - 1)[clip] # 0..1
-    return clip, (passed - plan["middle"][clip]) / plan["share"][clip] + .5 - plan["delay"][clip]
+    passed = (np.arange(len(clip)) - np.repeat(np.cumsum(T) - T, T)) / (T - 1)[clip]  # 0..1
+    return clip, (passed - plan["middle"][clip]) / plan["share"][clip] + 0.5 - plan["delay"][clip]
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #a44bc50f
 def perform(
-    plan: dict[str, np.ndarray], # of N clips
-    body: dict[str, np.ndarray], # lengths [N] of the person in each
-    parts: Sequence[str], # V body parts
-) -> np.ndarray: # [F, V, 3] metres on the stage: y is the height above the ground
+    plan: dict[str, np.ndarray],  # of N clips
+    body: dict[str, np.ndarray],  # lengths [N] of the person in each
+    parts: Sequence[str],  # V body parts
+) -> np.ndarray:  # [F, V, 3] metres on the stage: y is the height above the ground
     "The parts' positions in all frames of all clips."
     clip, u = clock(plan)
     y, slopes = pelvis_heights(plan["tracks"], body, plan["height"], plan["edge"])
@@ -267,125 +439,221 @@ def perform(
     heading = travel + np.pi * ~of["forward"] + 2 * np.pi * of["turns"] * turned(u, of["late"])
     pelvis = np.stack([x, smooth_steps(u, clip, plan["times"][:, _carried], y, slopes)[:, 0], z], 1)
     body = {k: v[clip] for k, v in body.items()}
-    pose = dict(pelvis=pelvis, heading=heading, **{k: now[k] for k in ("lean", "roll", "twist", "nod")}, **_ankles(now, u, pelvis, heading, body))
+    pose = dict(
+        pelvis=pelvis,
+        heading=heading,
+        **{k: now[k] for k in ("lean", "roll", "twist", "nod")},
+        **_ankles(now, u, pelvis, heading, body),
+    )
     for side in ("left", "right"):
-        for limb, at in (("wrist", "hand"), ("elbow", "elbow")): pose[f"{side}_{limb}"] = np.stack([now[f"{side}_{at}_{axis}"] for axis in ("out", "up", "fore")], 1)
+        for limb, at in (("wrist", "hand"), ("elbow", "elbow")):
+            pose[f"{side}_{limb}"] = np.stack(
+                [now[f"{side}_{at}_{axis}"] for axis in ("out", "up", "fore")], 1
+            )
         pose |= {f"{side}_knee": now[f"{side}_knee"], f"{side}_point": now[f"{side}_point"]}
     return _placed(body_parts(pose, body), parts, plan["mirrored"][clip], of["place"])
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #fb462da5
 def _placed(moving: dict[str, np.ndarray], parts, mirrored, place) -> np.ndarray:
     "Stacked parts, the mirrored clips seen in the mirror, each person in their place on the ground."
-    seen = np.where(mirrored[:, None], -1., 1.) # of x
-    stacked = np.stack([np.where(mirrored[:, None], moving[other_side(p)], moving[p]) for p in parts], 1)
+    seen = np.where(mirrored[:, None], -1.0, 1.0)  # of x
+    stacked = np.stack(
+        [np.where(mirrored[:, None], moving[other_side(p)], moving[p]) for p in parts], 1
+    )
     stacked[..., 0] = stacked[..., 0] * seen + place[:, :1]
     stacked[..., 2] += place[:, 1:]
     return stacked
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #2b373f9d
 def draw_cameras(
-    num_clips: int, # N
-    yaw: float, pitch: float, # largest angles, radians
+    num_clips: int,  # N
+    yaw: float,
+    pitch: float,  # largest angles, radians
     seed: int | Sequence[int],
-) -> dict[str, np.ndarray]: # N rows
+) -> dict[str, np.ndarray]:  # N rows
     "A camera for every clip."
     u = np.random.default_rng(seed).random((num_clips, 3))
-    return dict(yaw=yaw * (2 * u[:, 0] - 1), pitch=pitch * (2 * u[:, 1] - 1), distance=5 + 3 * u[:, 2])
+    return dict(
+        yaw=yaw * (2 * u[:, 0] - 1), pitch=pitch * (2 * u[:, 1] - 1), distance=5 + 3 * u[:, 2]
+    )
 
-def followed(plan: dict[str, np.ndarray], follow: float) -> np.ndarray: # [F, 2]
+
+def followed(plan: dict[str, np.ndarray], follow: float) -> np.ndarray:  # [F, 2]
     "Where a camera points that follows the people of a plan; between them and the place of take-off if follow < 1."
     clip, u = clock(plan)
     x, z, _ = glide(u, plan["speed"][clip], plan["bend"][clip])
     return follow * np.stack([np.where(plan["mirrored"][clip], -x, x), z], 1)
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #1e578e41
-def _cast(num_clips: int, num_classes: int, num_subjects: int, test_fraction: float) -> tuple[np.ndarray, ...]: # labels, subject, split; int [N]
+def _cast(
+    num_clips: int, num_classes: int, num_subjects: int, test_fraction: float
+) -> tuple[np.ndarray, ...]:  # labels, subject, split; int [N]
     "Who does what: classes in turn, and within a class subjects in turn."
     i, people = np.arange(num_clips), min(num_subjects, num_clips // num_classes)
     tested = np.clip(round(people * test_fraction), 1, people - 1)
-    test = ((np.arange(tested) + .5) * people / tested).astype(int)
+    test = ((np.arange(tested) + 0.5) * people / tested).astype(int)
     subject = i // num_classes % people
-    return i % num_classes, subject, np.where(np.isin(subject, test), SPLITS["test"], SPLITS["train"])
+    return (
+        i % num_classes,
+        subject,
+        np.where(np.isin(subject, test), SPLITS["test"], SPLITS["train"]),
+    )
 
-def _plans(labels, subject, classes, num_persons, frames, variation, mirrored, partner, roam, seed) -> list[tuple]: # (clips, plan, lengths) of each person
+
+def _plans(
+    labels, subject, classes, num_persons, frames, variation, mirrored, partner, roam, seed
+) -> list[tuple]:  # (clips, plan, lengths) of each person
     "What everybody does in the clips they are in."
     everyone, n = np.arange(len(labels)), subject.max() + 1
-    bodies, habits = draw_people(2 * n, [seed, 1]) # the second half are the partners
+    bodies, habits = draw_people(2 * n, [seed, 1])  # the second half are the partners
     plan = draw_plan(labels, classes, habits[subject], frames, variation, mirrored, [seed, 2])
     people = [(everyone, plan, _rows(bodies, subject))]
     if num_persons == 2:
         u, with_partner = np.random.default_rng([seed, 3]).random((len(labels), 5)), subject + n
-        other = draw_plan(labels, classes, habits[with_partner], frames, variation, mirrored, [seed, 4])
-        other |= {k: plan[k] for k in ("frames", "share", "middle")} | dict(mirrored=plan["mirrored"] ^ (u[:, 1] < .5 * roam), delay=.15 + .45 * roam * u[:, 2])
-        other["place"] = (1.3 + .7 * roam * u[:, 3:4]) * np.stack([f(2 * np.pi * roam * u[:, 4]) for f in (np.cos, np.sin)], 1)
+        other = draw_plan(
+            labels, classes, habits[with_partner], frames, variation, mirrored, [seed, 4]
+        )
+        other |= {k: plan[k] for k in ("frames", "share", "middle")} | dict(
+            mirrored=plan["mirrored"] ^ (u[:, 1] < 0.5 * roam), delay=0.15 + 0.45 * roam * u[:, 2]
+        )
+        other["place"] = (1.3 + 0.7 * roam * u[:, 3:4]) * np.stack(
+            [f(2 * np.pi * roam * u[:, 4]) for f in (np.cos, np.sin)], 1
+        )
         present = np.flatnonzero(u[:, 0] < partner)
         people.append((present, _rows(other, present), _rows(_rows(bodies, with_partner), present)))
     return people
 
-def _rows(table: dict[str, np.ndarray], index: np.ndarray) -> dict[str, np.ndarray]: return {k: v[index] for k, v in table.items()}
+
+def _rows(table: dict[str, np.ndarray], index: np.ndarray) -> dict[str, np.ndarray]:
+    return {k: v[index] for k, v in table.items()}
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #9b7a8f88
-def _record(plans: list[tuple], camera, follow, parts, dims, jitter, dropped, seed, block=64) -> np.ndarray: # float32 [sum_T, M, V, 3]
+def _record(
+    plans: list[tuple], camera, follow, parts, dims, jitter, dropped, seed, block=64
+) -> np.ndarray:  # float32 [sum_T, M, V, 3]
     "Perform, film and sense all clips, a block of clips at a time: what is at work then stays in the processor's cache."
     counts, rng = plans[0][1]["frames"], np.random.default_rng([seed, 6])
     lucky = np.random.default_rng([seed, 7])
     out, done = np.zeros((counts.sum(), len(plans), len(parts), 3), np.float32), 0
     for start in range(0, len(counts), block):
-        T = counts[start:start + block]
+        T = counts[start : start + block]
         clip, first = np.repeat(np.arange(len(T)), T), np.cumsum(T) - T
-        seen, where = np.zeros((len(clip), *out.shape[1:])), followed(_rows(plans[0][1], slice(start, start + block)), follow)
+        seen, where = (
+            np.zeros((len(clip), *out.shape[1:])),
+            followed(_rows(plans[0][1], slice(start, start + block)), follow),
+        )
         for m, (clips, plan, bodies) in enumerate(plans):
             mine = (clips >= start) & (clips < start + block)
             here = np.isin(clip, clips[mine] - start)
-            if here.any(): seen[here, m] = film(perform(_rows(plan, mine), _rows(bodies, mine), parts), where[here], _rows(camera, start + clip[here]))
+            if here.any():
+                seen[here, m] = film(
+                    perform(_rows(plan, mine), _rows(bodies, mine), parts),
+                    where[here],
+                    _rows(camera, start + clip[here]),
+                )
         part = (np.arange(len(clip)) - first[clip]) * 64 // T[clip]
-        luck, metre = lucky.random((len(T), 64, *out.shape[1:3]), dtype=np.float32)[clip, part], np.ones(len(clip))
+        luck, metre = (
+            lucky.random((len(T), 64, *out.shape[1:3]), dtype=np.float32)[clip, part],
+            np.ones(len(clip)),
+        )
         near = nearness(seen)
-        if dims == 2: seen, metre = picture(seen, first, T)
-        out[done:done + len(clip)] = sense(seen, near, luck, metre, jitter, dropped, rng)
+        if dims == 2:
+            seen, metre = picture(seen, first, T)
+        out[done : done + len(clip)] = sense(seen, near, luck, metre, jitter, dropped, rng)
         done += len(clip)
     return out
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #f118fc72
-def check_synthetic_options(*, num_clips, num_classes, skeleton, dims, num_persons, frames, test_fraction, num_subjects, variation, jitter, dropped, mirrored, partner, roam, apart,
-                            yaw, pitch, follow, seed) -> None:
+def check_synthetic_options(
+    *,
+    num_clips,
+    num_classes,
+    skeleton,
+    dims,
+    num_persons,
+    frames,
+    test_fraction,
+    num_subjects,
+    variation,
+    jitter,
+    dropped,
+    mirrored,
+    partner,
+    roam,
+    apart,
+    yaw,
+    pitch,
+    follow,
+    seed,
+) -> None:
     "ValueError at an option that cannot be."
+
     def need(fits, option, value, what):
-        if not fits: raise ValueError(f"synthetic clips: {option} is {value!r}; give {what}")
+        if not fits:
+            raise ValueError(f"synthetic clips: {option} is {value!r}; give {what}")
+
     joint_parts(skeleton)
     need(apart >= 1, "apart", apart, "1, or more for classes that differ more")
     motion_classes(num_classes * apart)
-    need(len(frames) == 2 and min_frames <= frames[0] <= frames[1], "frames", frames, f"the shortest and the longest clip, at least {min_frames} frames, or three turns cannot be told from two")
-    need(num_clips >= 2 * num_classes, "num_clips", num_clips, f"at least {2 * num_classes}, two for each of the {num_classes} classes")
+    need(
+        len(frames) == 2 and min_frames <= frames[0] <= frames[1],
+        "frames",
+        frames,
+        f"the shortest and the longest clip, at least {min_frames} frames, or three turns cannot be told from two",
+    )
+    need(
+        num_clips >= 2 * num_classes,
+        "num_clips",
+        num_clips,
+        f"at least {2 * num_classes}, two for each of the {num_classes} classes",
+    )
     need(dims in (2, 3), "dims", dims, "2 (x, y, score) or 3 (x, y, z)")
     need(num_persons in (1, 2), "num_persons", num_persons, "1 or 2")
-    need(num_subjects >= 2, "num_subjects", num_subjects, "at least 2, one to learn from and one to test")
+    need(
+        num_subjects >= 2,
+        "num_subjects",
+        num_subjects,
+        "at least 2, one to learn from and one to test",
+    )
     need(0 < test_fraction < 1, "test_fraction", test_fraction, "a share between 0 and 1")
-    for option, value in dict(dropped=dropped, mirrored=mirrored, partner=partner, roam=roam, follow=follow).items(): need(0 <= value <= 1, option, value, "a share in 0..1")
-    need(0 <= variation <= 1, "variation", variation, "0 to 1; beyond it elbows and knees would flip over")
-    for option, value in dict(jitter=jitter, yaw=yaw, seed=seed).items(): need(0 <= value < np.inf, option, value, "a number that is not negative")
-    need(0 <= pitch <= .5, "pitch", pitch, "at most 0.5, or the camera looks past the people")
+    for option, value in dict(
+        dropped=dropped, mirrored=mirrored, partner=partner, roam=roam, follow=follow
+    ).items():
+        need(0 <= value <= 1, option, value, "a share in 0..1")
+    need(
+        0 <= variation <= 1,
+        "variation",
+        variation,
+        "0 to 1; beyond it elbows and knees would flip over",
+    )
+    for option, value in dict(jitter=jitter, yaw=yaw, seed=seed).items():
+        need(0 <= value < np.inf, option, value, "a number that is not negative")
+    need(0 <= pitch <= 0.5, "pitch", pitch, "at most 0.5, or the camera looks past the people")
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #df73804e
-SYNTHETIC_VERSION = 2 # raised whenever the same options give other clips
+SYNTHETIC_VERSION = 2  # raised whenever the same options give other clips
+
 
 def synthetic_clips(
-    num_clips: int = 400, # N
-    num_classes: int = 10, # K
-    skeleton: str | Skeleton = "body25", # any built-in skeleton, or one whose joints have names of the body
-    dims: int = 3, # 3: x, y, z in metres; 2: x, y in -1..1 and a score
-    num_persons: int = 1, # M: 2 adds a partner to some of the clips
-    frames: tuple[int, int] = (50, 600), # shortest and longest clip
-    test_fraction: float = .3, # share of subjects kept for testing
-    num_subjects: int = 20, # people; fewer where a class has fewer clips
-    variation: float = 1., # how differently people, and one person's clips, do the same: 0, all alike, to 1
-    jitter: float = .01, dropped: float = .02, # metres; share of joints lost
-    mirrored: float = .5, # share of clips that turn to the right
-    partner: float = .5, # share of clips with a partner, of two persons
-    roam: float = 1., # how differently partners stand and start: 0, all alike, to 1, anywhere around
-    apart: int = 1, # steps from one class to the next: neighbours differ in one attribute
-    yaw: float = 3.1416, pitch: float = .15, # of the camera, largest angles in radians
-    follow: float = .85, # share of the way that the camera goes along
+    num_clips: int = 400,  # N
+    num_classes: int = 10,  # K
+    skeleton: str
+    | Skeleton = "body25",  # any built-in skeleton, or one whose joints have names of the body
+    dims: int = 3,  # 3: x, y, z in metres; 2: x, y in -1..1 and a score
+    num_persons: int = 1,  # M: 2 adds a partner to some of the clips
+    frames: tuple[int, int] = (50, 600),  # shortest and longest clip
+    test_fraction: float = 0.3,  # share of subjects kept for testing
+    num_subjects: int = 20,  # people; fewer where a class has fewer clips
+    variation: float = 1.0,  # how differently people, and one person's clips, do the same: 0, all alike, to 1
+    jitter: float = 0.01,
+    dropped: float = 0.02,  # metres; share of joints lost
+    mirrored: float = 0.5,  # share of clips that turn to the right
+    partner: float = 0.5,  # share of clips with a partner, of two persons
+    roam: float = 1.0,  # how differently partners stand and start: 0, all alike, to 1, anywhere around
+    apart: int = 1,  # steps from one class to the next: neighbours differ in one attribute
+    yaw: float = 3.1416,
+    pitch: float = 0.15,  # of the camera, largest angles in radians
+    follow: float = 0.85,  # share of the way that the camera goes along
     seed: int = 0,
 ) -> ClipSet:
     "Clips of jumps, with the truth about each in `meta`."
@@ -393,22 +661,79 @@ def synthetic_clips(
     return _assemble(**options)
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #dae14a73
-def _assemble(num_clips, num_classes, skeleton, dims, num_persons, frames, test_fraction, num_subjects, variation, jitter, dropped, mirrored, partner, roam, apart, yaw, pitch, follow, seed) -> ClipSet:
+def _assemble(
+    num_clips,
+    num_classes,
+    skeleton,
+    dims,
+    num_persons,
+    frames,
+    test_fraction,
+    num_subjects,
+    variation,
+    jitter,
+    dropped,
+    mirrored,
+    partner,
+    roam,
+    apart,
+    yaw,
+    pitch,
+    follow,
+    seed,
+) -> ClipSet:
     "Cast, plan, record."
     skeleton = get_skeleton(skeleton) if isinstance(skeleton, str) else skeleton
     labels, subject, split = _cast(num_clips, num_classes, num_subjects, test_fraction)
     classes = motion_classes(num_classes * apart)[::apart]
-    plans, camera = _plans(labels, subject, classes, num_persons, tuple(frames), variation, mirrored, partner, roam, seed), draw_cameras(num_clips, yaw, pitch, [seed, 5])
+    plans, camera = (
+        _plans(
+            labels,
+            subject,
+            classes,
+            num_persons,
+            tuple(frames),
+            variation,
+            mirrored,
+            partner,
+            roam,
+            seed,
+        ),
+        draw_cameras(num_clips, yaw, pitch, [seed, 5]),
+    )
     recorded = _record(plans, camera, follow, joint_parts(skeleton), dims, jitter, dropped, seed)
     plan = plans[0][1]
     integers = lambda a: torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64))
-    meta = dict(name="synthetic", coordinates="xyz" if dims == 3 else "xys", subject=integers(subject), **_truth(plan, camera))
-    return ClipSet(torch.from_numpy(recorded), integers(np.concatenate([[0], np.cumsum(plan["frames"])])), integers(labels), integers(split),
-                   tuple(f"clip_{i:05d}" for i in range(num_clips)), motion_class_names(num_classes * apart)[::apart], skeleton, meta)
+    meta = dict(
+        name="synthetic",
+        coordinates="xyz" if dims == 3 else "xys",
+        subject=integers(subject),
+        **_truth(plan, camera),
+    )
+    return ClipSet(
+        torch.from_numpy(recorded),
+        integers(np.concatenate([[0], np.cumsum(plan["frames"])])),
+        integers(labels),
+        integers(split),
+        tuple(f"clip_{i:05d}" for i in range(num_clips)),
+        motion_class_names(num_classes * apart)[::apart],
+        skeleton,
+        meta,
+    )
 
-def _truth(plan: dict[str, np.ndarray], camera: dict[str, np.ndarray]) -> dict[str, np.ndarray]: # N numbers each
+
+def _truth(
+    plan: dict[str, np.ndarray], camera: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:  # N numbers each
     "Turns, frames of take-off and landing (between frames), frames a second, turning sense, height of the jump, direction of the camera."
     last, middle, share = plan["frames"] - 1, plan["middle"], plan["share"]
     seconds = np.sqrt(8 * plan["height"] / gravity) / share
-    return dict(turns=plan["turns"], take_off=(middle - share / 2) * last, landing=(middle + share / 2) * last, fps=last / seconds,
-                to_the_right=plan["mirrored"].astype(np.int64), jump_height=plan["height"], yaw=camera["yaw"])
+    return dict(
+        turns=plan["turns"],
+        take_off=(middle - share / 2) * last,
+        landing=(middle + share / 2) * last,
+        fps=last / seconds,
+        to_the_right=plan["mirrored"].astype(np.int64),
+        jump_height=plan["height"],
+        yaw=camera["yaw"],
+    )

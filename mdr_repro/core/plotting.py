@@ -24,7 +24,15 @@ from ..skeleton import Skeleton
 def set_style() -> None:
     "The look of every figure: seaborn's white grid, colour-blind palette, type that can be read at half width."
     sns.set_theme(style="whitegrid", palette="colorblind", font_scale=0.9)
-    plt.rcParams.update({"figure.dpi": 100, "savefig.dpi": 150, "savefig.bbox": "tight", "svg.fonttype": "none", "svg.hashsalt": "mdr_repro"})
+    plt.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "savefig.dpi": 150,
+            "savefig.bbox": "tight",
+            "svg.fonttype": "none",
+            "svg.hashsalt": "mdr_repro",
+        }
+    )
 
 # %% ../../nbs/core/05_plotting.ipynb #9ffd44b0
 def side_and_part(joint: str) -> tuple[str, str]:
@@ -33,142 +41,226 @@ def side_and_part(joint: str) -> tuple[str, str]:
     side = next((w for w in words if w in ("left", "right")), "middle")
     return side, "_".join(w for w in words if w not in ("left", "right"))
 
-def side_color(*joints: str) -> tuple[float, float, float]: # red, green, blue in 0..1
+
+def side_color(*joints: str) -> tuple[float, float, float]:  # red, green, blue in 0..1
     "The colour of a joint, or of a link between two, by its side."
     blue, orange, *_, grey = [sns.color_palette("colorblind")[i] for i in (0, 1, 7)]
     sides = {side_and_part(j)[0] for j in joints}
     return orange if "left" in sides else blue if "right" in sides else grey
 
 # %% ../../nbs/core/05_plotting.ipynb #213685bd
-_body = { # (x, y) of the left half and the midline, by the part's name
-    "head": (0, 1.75), "nose": (0, 1.64), "eye": (.1, 1.77), "ear": (.22, 1.68), "neck": (0, 1.48),
-    "shoulder_center": (0, 1.45), "spine_shoulder": (0, 1.38), "spine": (0, 1.15), "spine_mid": (0, 1.2),
-    "mid_hip": (0, .95), "hip_center": (0, .95), "spine_base": (0, .95),
-    "shoulder": (.2, 1.42), "elbow": (.36, 1.18), "wrist": (.5, .96), "hand": (.57, .85), "thumb": (.5, .74), "hand_tip": (.64, .7),
-    "hip": (.11, .91), "knee": (.15, .5), "ankle": (.18, .12), "foot": (.27, .02), "heel": (.12, 0), "big_toe": (.25, -.03), "small_toe": (.37, .05)}
+_body = {  # (x, y) of the left half and the midline, by the part's name
+    "head": (0, 1.75),
+    "nose": (0, 1.64),
+    "eye": (0.1, 1.77),
+    "ear": (0.22, 1.68),
+    "neck": (0, 1.48),
+    "shoulder_center": (0, 1.45),
+    "spine_shoulder": (0, 1.38),
+    "spine": (0, 1.15),
+    "spine_mid": (0, 1.2),
+    "mid_hip": (0, 0.95),
+    "hip_center": (0, 0.95),
+    "spine_base": (0, 0.95),
+    "shoulder": (0.2, 1.42),
+    "elbow": (0.36, 1.18),
+    "wrist": (0.5, 0.96),
+    "hand": (0.57, 0.85),
+    "thumb": (0.5, 0.74),
+    "hand_tip": (0.64, 0.7),
+    "hip": (0.11, 0.91),
+    "knee": (0.15, 0.5),
+    "ankle": (0.18, 0.12),
+    "foot": (0.27, 0.02),
+    "heel": (0.12, 0),
+    "big_toe": (0.25, -0.03),
+    "small_toe": (0.37, 0.05),
+}
 
-def standing_pose(skeleton: Skeleton) -> np.ndarray: # [V, 2]
+
+def standing_pose(skeleton: Skeleton) -> np.ndarray:  # [V, 2]
     "Joint positions of a standing body that faces us; a tree hanging from the center where names are not a body's."
     named = [side_and_part(j) for j in skeleton.joints]
-    if any(part not in _body for _, part in named): return _tree(skeleton)
+    if any(part not in _body for _, part in named):
+        return _tree(skeleton)
     mirror = {"left": 1, "right": -1, "middle": 0}
-    pose = np.array([(mirror[side] * _body[part][0], _body[part][1]) for side, part in named], dtype=float)
+    pose = np.array(
+        [(mirror[side] * _body[part][0], _body[part][1]) for side, part in named], dtype=float
+    )
     return pose if len(np.unique(pose, axis=0)) == len(pose) else _tree(skeleton)
 
 # %% ../../nbs/core/05_plotting.ipynb #307fb035
-def _tree(skeleton: Skeleton) -> np.ndarray: # [V, 2]
+def _tree(skeleton: Skeleton) -> np.ndarray:  # [V, 2]
     "Depth below the center as height, leaves side by side, every other joint above the middle of its children."
     parent = skeleton.bones
     children = [[k for k, p in enumerate(parent) if p == j and k != j] for j in range(len(parent))]
     pose, leaves = np.zeros((len(parent), 2)), 0
+
     def place(j, depth):
         nonlocal leaves
         pose[j, 1] = -depth
-        for k in children[j]: place(k, depth + 1)
-        if children[j]: pose[j, 0] = pose[children[j], 0].mean()
-        else: pose[j, 0], leaves = leaves, leaves + 1
+        for k in children[j]:
+            place(k, depth + 1)
+        if children[j]:
+            pose[j, 0] = pose[children[j], 0].mean()
+        else:
+            pose[j, 0], leaves = leaves, leaves + 1
+
     for j, p in enumerate(parent):
-        if p == j: place(j, 0) # the center, and any joint that no bone reaches
+        if p == j:
+            place(j, 0)  # the center, and any joint that no bone reaches
     return pose
 
 # %% ../../nbs/core/05_plotting.ipynb #4c51e062
 def draw_skeleton(
-    ax: Axes, skeleton: Skeleton,
-    positions: np.ndarray, # [V, 2], NaN where a joint is missing
-    edges=None, # pairs of joints; None: the skeleton's own
-    color=None, # of the links and joints; None: by side of the body
-    joint_size=14, # points^2, one number or V
-    labels: bool | str = False, # True: the joint's number; "name": its name
-    joint_color=None, # V values or colours of their own; None: as the links
-    linewidth: float = 2, # points
+    ax: Axes,
+    skeleton: Skeleton,
+    positions: np.ndarray,  # [V, 2], NaN where a joint is missing
+    edges=None,  # pairs of joints; None: the skeleton's own
+    color=None,  # of the links and joints; None: by side of the body
+    joint_size=14,  # points^2, one number or V
+    labels: bool | str = False,  # True: the joint's number; "name": its name
+    joint_color=None,  # V values or colours of their own; None: as the links
+    linewidth: float = 2,  # points
 ) -> Axes:
     "Joints and links of one body in one frame, equal scales, no frame around it."
     positions = _planar(positions, skeleton, 2)
     for a, b in skeleton.edges if edges is None else edges:
         ends = skeleton.joints[a], skeleton.joints[b]
-        ax.plot(*positions[[a, b]].T, color=side_color(*ends) if color is None else color, lw=linewidth, solid_capstyle="round", zorder=1)
-    if joint_color is None: joint_color = [side_color(j) if color is None else color for j in skeleton.joints]
+        ax.plot(
+            *positions[[a, b]].T,
+            color=side_color(*ends) if color is None else color,
+            lw=linewidth,
+            solid_capstyle="round",
+            zorder=1,
+        )
+    if joint_color is None:
+        joint_color = [side_color(j) if color is None else color for j in skeleton.joints]
     ax.scatter(*positions.T, s=joint_size, c=joint_color, zorder=3)
     for j, joint in enumerate(skeleton.joints if labels else ()):
-        away = -4 if side_and_part(joint)[0] == "right" else 4 # points, from the body
-        ax.annotate(joint if labels == "name" else j, positions[j], (away, 2), textcoords="offset points", fontsize=7, ha="right" if away < 0 else "left")
-    ax.set_aspect("equal"); ax.axis("off"); ax.margins(0.08)
+        away = -4 if side_and_part(joint)[0] == "right" else 4  # points, from the body
+        ax.annotate(
+            joint if labels == "name" else j,
+            positions[j],
+            (away, 2),
+            textcoords="offset points",
+            fontsize=7,
+            ha="right" if away < 0 else "left",
+        )
+    ax.set_aspect("equal")
+    ax.axis("off")
+    ax.margins(0.08)
     return ax
 
 # %% ../../nbs/core/05_plotting.ipynb #b04c0b25
 def _planar(
-    points, # [.., V, 2 or 3]
+    points,  # [.., V, 2 or 3]
     skeleton: Skeleton,
-    ndim: int, # 2: one frame, 3: a clip
-) -> np.ndarray: # float [.., V, 2]
+    ndim: int,  # 2: one frame, 3: a clip
+) -> np.ndarray:  # float [.., V, 2]
     "The first two coordinates; ValueError names a shape that does not fit the skeleton."
     points = np.asarray(points, dtype=float)
-    if points.ndim != ndim or points.shape[-2] != skeleton.num_joints or points.shape[-1] not in (2, 3):
+    if (
+        points.ndim != ndim
+        or points.shape[-2] != skeleton.num_joints
+        or points.shape[-1] not in (2, 3)
+    ):
         shape = f"[{'T, ' * (ndim - 2)}{skeleton.num_joints}, 2 or 3]"
-        raise ValueError(f"positions of shape {list(points.shape)} do not fit {skeleton.name!r}: give {shape}")
+        raise ValueError(
+            f"positions of shape {list(points.shape)} do not fit {skeleton.name!r}: give {shape}"
+        )
     return points[..., :2]
 
 # %% ../../nbs/core/05_plotting.ipynb #d9df1e11
 def draw_adjacency(
-    ax: Axes, skeleton: Skeleton,
-    A, # [V, V]; entry [i, j] weighs joint i in the output at joint j
-    positions: np.ndarray | None = None, # [V, 2]; None: a standing body
-    color="C0", # of the arrows and dots
-    threshold: float = 0., # weights up to this size are not drawn
-    width: float = 3., # points, of the heaviest arrow
+    ax: Axes,
+    skeleton: Skeleton,
+    A,  # [V, V]; entry [i, j] weighs joint i in the output at joint j
+    positions: np.ndarray | None = None,  # [V, 2]; None: a standing body
+    color="C0",  # of the arrows and dots
+    threshold: float = 0.0,  # weights up to this size are not drawn
+    width: float = 3.0,  # points, of the heaviest arrow
 ) -> Axes:
     "A graph over the joints: an arrow for every weight, on a pale body."
     A = np.asarray(A, dtype=float)
     V = skeleton.num_joints
-    if A.shape != (V, V): raise ValueError(f"a matrix of shape {list(A.shape)} is no graph over the {V} joints of {skeleton.name!r}")
+    if A.shape != (V, V):
+        raise ValueError(
+            f"a matrix of shape {list(A.shape)} is no graph over the {V} joints of {skeleton.name!r}"
+        )
     positions = standing_pose(skeleton) if positions is None else positions
     heaviest = np.abs(A).max() or 1
     draw_skeleton(ax, skeleton, positions, color="0.85", joint_size=8)
     ax.scatter(*positions.T, s=60 * np.abs(A.diagonal()) / heaviest, color=color, zorder=4)
     for i, j in zip(*np.nonzero(np.abs(A) > threshold)):
-        if i == j: continue
-        style = {"lw": width * abs(A[i, j]) / heaviest, "ls": "--" if A[i, j] < 0 else "-", "color": color}
-        ax.add_patch(FancyArrowPatch(positions[i], positions[j], arrowstyle="-|>", mutation_scale=9, shrinkA=2, shrinkB=2,
-                                     connectionstyle="arc3,rad=0.12", zorder=2, **style))
+        if i == j:
+            continue
+        style = {
+            "lw": width * abs(A[i, j]) / heaviest,
+            "ls": "--" if A[i, j] < 0 else "-",
+            "color": color,
+        }
+        ax.add_patch(
+            FancyArrowPatch(
+                positions[i],
+                positions[j],
+                arrowstyle="-|>",
+                mutation_scale=9,
+                shrinkA=2,
+                shrinkB=2,
+                connectionstyle="arc3,rad=0.12",
+                zorder=2,
+                **style,
+            )
+        )
     return ax
 
 # %% ../../nbs/core/05_plotting.ipynb #d52f5c3a
 def _upright(
-    frames, # [T, V, 2 or 3]
+    frames,  # [T, V, 2 or 3]
     skeleton: Skeleton,
-) -> np.ndarray: # [T, V, 2]
+) -> np.ndarray:  # [T, V, 2]
     "What is drawn of a clip: x and y with y upwards, missing joints NaN."
     xy = _planar(frames, skeleton, 3).copy()
     missing = (np.asarray(frames) == 0).all(-1)
     missing[:, skeleton.center] = False
     xy[missing] = np.nan
-    if upside_down(xy, skeleton): xy[..., 1] *= -1
+    if upside_down(xy, skeleton):
+        xy[..., 1] *= -1
     return xy
 
+
 def upside_down(
-    positions: np.ndarray, # [.., V, 2 or 3], NaN where missing
+    positions: np.ndarray,  # [.., V, 2 or 3], NaN where missing
     skeleton: Skeleton,
 ) -> bool:
     "Whether heads have a smaller y than feet, as in pictures, whose rows are counted from above."
     parts = [side_and_part(j)[1] for j in skeleton.joints]
-    head, feet = (np.isin(parts, names) for names in (("head", "nose", "eye", "ear"), ("ankle", "foot", "heel", "big_toe")))
+    head, feet = (
+        np.isin(parts, names)
+        for names in (("head", "nose", "eye", "ear"), ("ankle", "foot", "heel", "big_toe"))
+    )
     return bool(_mean(positions[..., head, 1]) < _mean(positions[..., feet, 1]))
 
-def _mean(values: np.ndarray) -> float: # NaN when nothing is known, and NaN is smaller than nothing
+
+def _mean(
+    values: np.ndarray,
+) -> float:  # NaN when nothing is known, and NaN is smaller than nothing
     values = values[np.isfinite(values)]
     return values.mean() if len(values) else np.nan
 
 # %% ../../nbs/core/05_plotting.ipynb #b9a9e25b
 def draw_clip(
-    frames, # [T, V, 2 or 3]
+    frames,  # [T, V, 2 or 3]
     skeleton: Skeleton,
-    keyframes: int = 6, # how many pictures
-    axes=None, # as many axes as keyframes; None: a new figure's
-) -> np.ndarray: # the axes
+    keyframes: int = 6,  # how many pictures
+    axes=None,  # as many axes as keyframes; None: a new figure's
+) -> np.ndarray:  # the axes
     "A film strip: bodies at even steps from the first frame to the last, numbered, all in one scale."
     xy = _upright(frames, skeleton)
     chosen = np.unique(np.linspace(0, len(xy) - 1, keyframes).round().astype(int))
-    if axes is None: axes = plt.subplots(1, len(chosen), figsize=(1.5 * len(chosen), 2.4), squeeze=False)[1][0]
+    if axes is None:
+        axes = plt.subplots(1, len(chosen), figsize=(1.5 * len(chosen), 2.4), squeeze=False)[1][0]
     low, high = np.nanmin(xy, axis=(0, 1)), np.nanmax(xy, axis=(0, 1))
     margin = 0.05 * (high - low).max()
     for ax, t in zip(axes, chosen):
@@ -178,158 +270,301 @@ def draw_clip(
 
 # %% ../../nbs/core/05_plotting.ipynb #398b56f8
 def animate_clip(
-    frames, # [T, V, 2 or 3]
+    frames,  # [T, V, 2 or 3]
     skeleton: Skeleton,
-    fps: float = 30, # frames a second of the clip
-    stride: int = 1, # every stride-th frame is shown; the speed stays
-    height: int = 240, # pixels
-) -> str: # an <svg> element
+    fps: float = 30,  # frames a second of the clip
+    stride: int = 1,  # every stride-th frame is shown; the speed stays
+    height: int = 240,  # pixels
+) -> str:  # an <svg> element
     "A clip as a moving picture that repeats; show it with IPython.display.HTML."
     xy = _upright(frames, skeleton)[::stride]
     low, high = np.nanmin(xy, axis=(0, 1)), np.nanmax(xy, axis=(0, 1))
     scale = (height - 24) / max(high[1] - low[1], 1e-9)
-    xy = np.stack([(xy[..., 0] - low[0]) * scale + 12, (high[1] - xy[..., 1]) * scale + 10], -1).round(1)
+    xy = np.stack(
+        [(xy[..., 0] - low[0]) * scale + 12, (high[1] - xy[..., 1]) * scale + 10], -1
+    ).round(1)
     width = int((high[0] - low[0]) * scale) + 24
     timing = f'dur="{len(xy) * stride / fps:.3f}s" repeatCount="indefinite"'
     marks = "".join(_moving_path(xy, *mark, timing) for mark in _strokes(skeleton))
     bar = f'<rect x="0" y="{height - 3}" height="3" fill="#999"><animate attributeName="width" from="0" to="{width}" {timing}/></rect>'
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-            f'fill="none" stroke-linecap="round">{marks}{bar}</svg>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'fill="none" stroke-linecap="round">{marks}{bar}</svg>'
+    )
 
 # %% ../../nbs/core/05_plotting.ipynb #8523dc92
 def _strokes(skeleton: Skeleton) -> list:
     "What one pen draws: (pairs of joints, colour, width in pixels); a joint is a pair with itself."
     pens = {}
     for pair in (*skeleton.edges, *((j, j) for j in range(skeleton.num_joints))):
-        color = "#%02x%02x%02x" % tuple(round(255 * c) for c in side_color(*(skeleton.joints[j] for j in pair)))
+        color = "#%02x%02x%02x" % tuple(
+            round(255 * c) for c in side_color(*(skeleton.joints[j] for j in pair))
+        )
         pens.setdefault((color, 6 if pair[0] == pair[1] else 3), []).append(pair)
     return [(pairs, color, width) for (color, width), pairs in pens.items()]
+
 
 def _moving_path(xy: np.ndarray, pairs: list, color: str, width: int, timing: str) -> str:
     "All lines of one pen, frame after frame; a line with a missing end is left out of its frame."
     lines = xy[:, np.array(pairs)].reshape(len(xy), len(pairs), 4)
-    paths = ["".join(f"M{a:g} {b:g}L{c:g} {d:g}" for a, b, c, d in frame if np.isfinite([a, b, c, d]).all()) or "M0 0" for frame in lines]
-    return (f'<path d="{paths[0]}" stroke="{color}" stroke-width="{width}">'
-            f'<animate attributeName="d" calcMode="discrete" values="{";".join(paths)}" {timing}/></path>')
+    paths = [
+        "".join(
+            f"M{a:g} {b:g}L{c:g} {d:g}" for a, b, c, d in frame if np.isfinite([a, b, c, d]).all()
+        )
+        or "M0 0"
+        for frame in lines
+    ]
+    return (
+        f'<path d="{paths[0]}" stroke="{color}" stroke-width="{width}">'
+        f'<animate attributeName="d" calcMode="discrete" values="{";".join(paths)}" {timing}/></path>'
+    )
 
 # %% ../../nbs/core/05_plotting.ipynb #a157c61b
-WARM = "YlOrRd" # of numbers over joints and frames; ColorBrewer's, safe for the colour-blind
+WARM = "YlOrRd"  # of numbers over joints and frames; ColorBrewer's, safe for the colour-blind
 
-def joint_rows(skeleton: Skeleton) -> tuple[list[int], dict[str, float]]: # joints from top to bottom; part -> the middle of its rows
+
+def joint_rows(
+    skeleton: Skeleton,
+) -> tuple[
+    list[int], dict[str, float]
+]:  # joints from top to bottom; part -> the middle of its rows
     "Joints as rows with the sides of a part next to each other, parts in the skeleton's order."
     parts = {}
-    for j, joint in enumerate(skeleton.joints): parts.setdefault(side_and_part(joint)[1], []).append(j)
-    groups = {part: sorted(joints, key=lambda j: side_and_part(skeleton.joints[j])[0]) for part, joints in parts.items()}
+    for j, joint in enumerate(skeleton.joints):
+        parts.setdefault(side_and_part(joint)[1], []).append(j)
+    groups = {
+        part: sorted(joints, key=lambda j: side_and_part(skeleton.joints[j])[0])
+        for part, joints in parts.items()
+    }
     order = [j for joints in groups.values() for j in joints]
-    return order, {part.replace("_", " "): float(np.mean([order.index(j) for j in joints])) for part, joints in groups.items()}
+    return order, {
+        part.replace("_", " "): float(np.mean([order.index(j) for j in joints]))
+        for part, joints in groups.items()
+    }
 
 # %% ../../nbs/core/05_plotting.ipynb #b3d82927
 def draw_joint_map(
-    ax: Axes, skeleton: Skeleton,
-    values: np.ndarray, # [T, V], NaN where nothing is known
-    at: np.ndarray | None = None, # frame of the clip of each of the T, increasing; None: 0, 1, ...
-    norm: Normalize | None = None, # from values to colours; None: all that there are
+    ax: Axes,
+    skeleton: Skeleton,
+    values: np.ndarray,  # [T, V], NaN where nothing is known
+    at: np.ndarray | None = None,  # frame of the clip of each of the T, increasing; None: 0, 1, ...
+    norm: Normalize | None = None,  # from values to colours; None: all that there are
     cmap: str = WARM,
-) -> QuadMesh: # for a colour bar
+) -> QuadMesh:  # for a colour bar
     "Joints down, frames across: a column reaches half way to its neighbours."
     values, (order, labels) = np.asarray(values, dtype=float), joint_rows(skeleton)
     at = np.arange(len(values)) if at is None else np.asarray(at, dtype=float)
     if values.shape != (len(at), len(order)) or (np.diff(at) <= 0).any():
-        raise ValueError(f"a map of shape {list(values.shape)} does not fit {len(at)} increasing frames and the {len(order)} joints of {skeleton.name!r}")
-    half = np.diff(at) / 2 if len(at) > 1 else np.array([.5])
-    edges = np.concatenate([[at[0] - half[0]], at[1:] - half[:len(at) - 1], [at[-1] + half[-1]]])
-    mesh = ax.pcolormesh(edges, np.arange(len(order) + 1) - .5, np.ma.masked_invalid(values[:, order].T), cmap=cmap, norm=norm, rasterized=True)
+        raise ValueError(
+            f"a map of shape {list(values.shape)} does not fit {len(at)} increasing frames and the {len(order)} joints of {skeleton.name!r}"
+        )
+    half = np.diff(at) / 2 if len(at) > 1 else np.array([0.5])
+    edges = np.concatenate([[at[0] - half[0]], at[1:] - half[: len(at) - 1], [at[-1] + half[-1]]])
+    mesh = ax.pcolormesh(
+        edges,
+        np.arange(len(order) + 1) - 0.5,
+        np.ma.masked_invalid(values[:, order].T),
+        cmap=cmap,
+        norm=norm,
+        rasterized=True,
+    )
     marks = [side_color(skeleton.joints[j]) for j in order]
-    ax.scatter(np.full(len(order), -.008), range(len(order)), s=9, c=marks, marker="s", linewidths=0, transform=ax.get_yaxis_transform(), clip_on=False)
-    ax.set(facecolor="0.8", ylim=(len(order) - .5, -.5), xlim=edges[[0, -1]])
-    ax.set_yticks(list(labels.values()), list(labels), fontsize=7.5); ax.tick_params("y", length=0, pad=7); ax.grid(False)
+    ax.scatter(
+        np.full(len(order), -0.008),
+        range(len(order)),
+        s=9,
+        c=marks,
+        marker="s",
+        linewidths=0,
+        transform=ax.get_yaxis_transform(),
+        clip_on=False,
+    )
+    ax.set(facecolor="0.8", ylim=(len(order) - 0.5, -0.5), xlim=edges[[0, -1]])
+    ax.set_yticks(list(labels.values()), list(labels), fontsize=7.5)
+    ax.tick_params("y", length=0, pad=7)
+    ax.grid(False)
     return mesh
 
 # %% ../../nbs/core/05_plotting.ipynb #aee6018c
 def draw_bodies(
-    ax: Axes, skeleton: Skeleton,
-    frames, # [T, V, 2 or 3]
-    at: np.ndarray, # [T], frame of the clip; the axis runs over it
-    colors=None, # of the joints [T, V, ..]; None: by side of the body
-    keyframes: int = 7, # how many bodies
-) -> list[int]: # which of the T are drawn
+    ax: Axes,
+    skeleton: Skeleton,
+    frames,  # [T, V, 2 or 3]
+    at: np.ndarray,  # [T], frame of the clip; the axis runs over it
+    colors=None,  # of the joints [T, V, ..]; None: by side of the body
+    keyframes: int = 7,  # how many bodies
+) -> list[int]:  # which of the T are drawn
     "Bodies at even steps of an axis of time whose limits are set, each above its frame, all in one scale."
     xy, (first, last) = _upright(frames, skeleton), ax.get_xlim()
     known = np.isfinite(xy).all(-1).any(1)
-    wanted = first + (np.arange(keyframes) + .5) / keyframes * (last - first)
+    wanted = first + (np.arange(keyframes) + 0.5) / keyframes * (last - first)
     chosen = np.unique([np.abs(np.where(known, at, np.inf) - t).argmin() for t in wanted]).tolist()
     xy[known, :, 0] -= (np.nanmax(xy[known, :, 0], 1) + np.nanmin(xy[known, :, 0], 1))[:, None] / 2
-    low, high, side = np.nanmin(xy[chosen, :, 1]), np.nanmax(xy[chosen, :, 1]), np.nanmax(np.abs(xy[chosen, :, 0]))
+    low, high, side = (
+        np.nanmin(xy[chosen, :, 1]),
+        np.nanmax(xy[chosen, :, 1]),
+        np.nanmax(np.abs(xy[chosen, :, 0])),
+    )
     for t in chosen:
-        inset = ax.inset_axes([(at[t] - first) / (last - first) - .5 / keyframes, 0, 1 / keyframes, 1])
-        draw_skeleton(inset, skeleton, xy[t], color=None if colors is None else ".6", joint_color=None if colors is None else colors[t], joint_size=16, linewidth=1.2)
-        if colors is not None: inset.collections[-1].set(edgecolor=".4", linewidth=.4, clip_on=False) # pale ones would not be seen
-        inset.set(xlim=(-1.1 * side, 1.1 * side), ylim=(low - .05 * (high - low), high + .05 * (high - low)), anchor="S")
+        inset = ax.inset_axes(
+            [(at[t] - first) / (last - first) - 0.5 / keyframes, 0, 1 / keyframes, 1]
+        )
+        draw_skeleton(
+            inset,
+            skeleton,
+            xy[t],
+            color=None if colors is None else ".6",
+            joint_color=None if colors is None else colors[t],
+            joint_size=16,
+            linewidth=1.2,
+        )
+        if colors is not None:
+            inset.collections[-1].set(
+                edgecolor=".4", linewidth=0.4, clip_on=False
+            )  # pale ones would not be seen
+        inset.set(
+            xlim=(-1.1 * side, 1.1 * side),
+            ylim=(low - 0.05 * (high - low), high + 0.05 * (high - low)),
+            anchor="S",
+        )
     ax.axis("off")
     return chosen
 
 # %% ../../nbs/core/05_plotting.ipynb #0fff8783
 def animate_joint_map(
-    frames, # [T, V, 2 or 3]
+    frames,  # [T, V, 2 or 3]
     skeleton: Skeleton,
-    values: np.ndarray, # [T, V], NaN where nothing is known
-    at: np.ndarray | None = None, # frame of the clip of each of the T, increasing; None: 0, 1, ...
-    fps: float = 30, # frames a second of the clip
-    norm: Normalize | None = None, # None: all values that there are
-    label: str = "", # of the colours
-    size: tuple[int, int] = (760, 330), # pixels
-) -> str: # an <svg> element
+    values: np.ndarray,  # [T, V], NaN where nothing is known
+    at: np.ndarray | None = None,  # frame of the clip of each of the T, increasing; None: 0, 1, ...
+    fps: float = 30,  # frames a second of the clip
+    norm: Normalize | None = None,  # None: all values that there are
+    label: str = "",  # of the colours
+    size: tuple[int, int] = (760, 330),  # pixels
+) -> str:  # an <svg> element
     "A clip whose joints wear the colours of a map, and the map with a line at the frame that is shown."
-    at, (width, height) = np.arange(len(values)) if at is None else np.asarray(at, dtype=float), size
+    at, (width, height) = (
+        np.arange(len(values)) if at is None else np.asarray(at, dtype=float),
+        size,
+    )
     norm = norm or Normalize(np.nanmin(values), np.nanmax(values))
     timing = f'dur="{(at[-1] - at[0] + 1) / fps:.3f}s" repeatCount="indefinite" calcMode="discrete"'
-    place = (.46 * width, 14, .44 * width, height - 60) # of the map: left, top, width, height
-    body = _moving_body(_upright(frames, skeleton), skeleton, _hex(values, norm), (12, 12, .32 * width, height - 24), timing)
-    x = place[0] + (at - at[0] + .5) / (at[-1] - at[0] + 1) * place[2]
+    place = (0.46 * width, 14, 0.44 * width, height - 60)  # of the map: left, top, width, height
+    body = _moving_body(
+        _upright(frames, skeleton),
+        skeleton,
+        _hex(values, norm),
+        (12, 12, 0.32 * width, height - 24),
+        timing,
+    )
+    x = place[0] + (at - at[0] + 0.5) / (at[-1] - at[0] + 1) * place[2]
     cursor = f'<path d="M0 {place[1] - 4}V{place[1] + place[3] + 4}" stroke="#111" stroke-width="1.5">{_moves("transform", [f"{v:.1f} 0" for v in x], timing)}</path>'
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" fill="none" stroke-linecap="round" '
-            f'font-family="sans-serif" font-size="11">{body}{_still_map(values, skeleton, at, norm, place, label)}{cursor}</svg>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" fill="none" stroke-linecap="round" '
+        f'font-family="sans-serif" font-size="11">{body}{_still_map(values, skeleton, at, norm, place, label)}{cursor}</svg>'
+    )
 
 # %% ../../nbs/core/05_plotting.ipynb #1f29741c
-def _hex(values: np.ndarray, norm: Normalize) -> list: # [T][V]
+def _hex(values: np.ndarray, norm: Normalize) -> list:  # [T][V]
     "Colours of numbers; grey where nothing is known."
-    return [[to_hex(c) for c in row] for row in plt.get_cmap(WARM).with_extremes(bad="0.8")(norm(np.ma.masked_invalid(values)))]
+    return [
+        [to_hex(c) for c in row]
+        for row in plt.get_cmap(WARM).with_extremes(bad="0.8")(norm(np.ma.masked_invalid(values)))
+    ]
+
 
 def _moves(attribute: str, values: list[str], timing: str) -> str:
-    kind = 'animateTransform attributeName="transform" type="translate"' if attribute == "transform" else f'animate attributeName="{attribute}"'
+    kind = (
+        'animateTransform attributeName="transform" type="translate"'
+        if attribute == "transform"
+        else f'animate attributeName="{attribute}"'
+    )
     return f'<{kind} values="{";".join(values)}" {timing}/>'
 
-def _moving_body(xy: np.ndarray, skeleton: Skeleton, colors: list, place: tuple, timing: str) -> str:
+
+def _moving_body(
+    xy: np.ndarray, skeleton: Skeleton, colors: list, place: tuple, timing: str
+) -> str:
     "Links in grey, joints in their colours, in a box of the picture; what is missing waits outside it."
     left, top, width, height = place
     low, high = np.nanmin(xy, axis=(0, 1)), np.nanmax(xy, axis=(0, 1))
     scale = min(width / max(high[0] - low[0], 1e-9), height / max(high[1] - low[1], 1e-9))
-    xy = np.stack([(xy[..., 0] - (low[0] + high[0]) / 2) * scale + left + width / 2, ((low[1] + high[1]) / 2 - xy[..., 1]) * scale + top + height / 2], -1).round(1)
-    links = _moving_path(xy, list(skeleton.edges), "#aaa", 3, timing.replace(' calcMode="discrete"', ""))
+    xy = np.stack(
+        [
+            (xy[..., 0] - (low[0] + high[0]) / 2) * scale + left + width / 2,
+            ((low[1] + high[1]) / 2 - xy[..., 1]) * scale + top + height / 2,
+        ],
+        -1,
+    ).round(1)
+    links = _moving_path(
+        xy, list(skeleton.edges), "#aaa", 3, timing.replace(' calcMode="discrete"', "")
+    )
     xy, joints = np.where(np.isfinite(xy), xy, -99), ""
     for j in range(skeleton.num_joints):
-        moves = (("cx", [f"{v:g}" for v in xy[:, j, 0]]), ("cy", [f"{v:g}" for v in xy[:, j, 1]]), ("fill", [row[j] for row in colors]))
+        moves = (
+            ("cx", [f"{v:g}" for v in xy[:, j, 0]]),
+            ("cy", [f"{v:g}" for v in xy[:, j, 1]]),
+            ("fill", [row[j] for row in colors]),
+        )
         joints += f'<circle cx="{xy[0, j, 0]:g}" cy="{xy[0, j, 1]:g}" r="5" fill="{colors[0][j]}" stroke="#555">{"".join(_moves(a, v, timing) for a, v in moves)}</circle>'
     return links + joints
 
 # %% ../../nbs/core/05_plotting.ipynb #4b351540
-def _picture(rgba: np.ndarray, place: tuple) -> str: # [rows, columns, 4] as an <image> without blur
+def _picture(
+    rgba: np.ndarray, place: tuple
+) -> str:  # [rows, columns, 4] as an <image> without blur
     buffer = io.BytesIO()
-    plt.imsave(buffer, rgba, format="png", metadata={"Software": None}) # the same picture gives the same bytes
+    plt.imsave(
+        buffer, rgba, format="png", metadata={"Software": None}
+    )  # the same picture gives the same bytes
     box = " ".join(f'{k}="{v:.1f}"' for k, v in zip(("x", "y", "width", "height"), place))
     return f'<image {box} preserveAspectRatio="none" style="image-rendering:pixelated" href="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"/>'
 
-def _still_map(values: np.ndarray, skeleton: Skeleton, at: np.ndarray, norm: Normalize, place: tuple, label: str) -> str:
+
+def _still_map(
+    values: np.ndarray,
+    skeleton: Skeleton,
+    at: np.ndarray,
+    norm: Normalize,
+    place: tuple,
+    label: str,
+) -> str:
     "What `draw_joint_map` draws, a column a frame of the clip, with names, frames and colours."
-    (left, top, width, height), (order, labels), cmap = place, joint_rows(skeleton), plt.get_cmap(WARM).with_extremes(bad="0.8")
+    (left, top, width, height), (order, labels), cmap = (
+        place,
+        joint_rows(skeleton),
+        plt.get_cmap(WARM).with_extremes(bad="0.8"),
+    )
     frames = at[0] + np.arange(round(at[-1] - at[0]) + 1)
     nearest = np.abs(at[:, None] - frames).argmin(0)
     row, column = height / len(order), width / (at[-1] - at[0] + 1)
-    def text(x, y, s, anchor): return f'<text x="{x:.1f}" y="{y:.1f}" fill="#333" text-anchor="{anchor}">{s}</text>'
-    names = "".join(text(left - 12, top + (y + .5) * row + 4, name, "end") for name, y in labels.items())
-    sides = "".join(f'<rect x="{left - 8:.1f}" y="{top + i * row + 1:.1f}" width="5" height="{row - 2:.1f}" fill="{to_hex(side_color(skeleton.joints[j]))}"/>' for i, j in enumerate(order))
-    ticks = "".join(text(left + (t - at[0] + .5) * column, top + height + 16, f"{t:g}", "middle") for t in plt.MaxNLocator(6, integer=True).tick_values(at[0], at[-1]) if at[0] <= t <= at[-1])
+
+    def text(x, y, s, anchor):
+        return f'<text x="{x:.1f}" y="{y:.1f}" fill="#333" text-anchor="{anchor}">{s}</text>'
+
+    names = "".join(
+        text(left - 12, top + (y + 0.5) * row + 4, name, "end") for name, y in labels.items()
+    )
+    sides = "".join(
+        f'<rect x="{left - 8:.1f}" y="{top + i * row + 1:.1f}" width="5" height="{row - 2:.1f}" fill="{to_hex(side_color(skeleton.joints[j]))}"/>'
+        for i, j in enumerate(order)
+    )
+    ticks = "".join(
+        text(left + (t - at[0] + 0.5) * column, top + height + 16, f"{t:g}", "middle")
+        for t in plt.MaxNLocator(6, integer=True).tick_values(at[0], at[-1])
+        if at[0] <= t <= at[-1]
+    )
     scale, x = (left + width + 14, top, 12, height), left + width + 30
-    ends = text(x, top + 9, f"{norm.vmax:.2g}", "start") + text(x, top + height, f"{norm.vmin:.2g}", "start") + text(left + width + 26, top + height + 34, label, "end")
-    return (_picture(cmap(norm(np.ma.masked_invalid(values[nearest][:, order].T))), place) + names + sides + ticks + text(left, top + height + 34, "frame of the clip", "start")
-            + _picture(cmap(np.linspace(1, 0, 64))[:, None], scale) + ends)
+    ends = (
+        text(x, top + 9, f"{norm.vmax:.2g}", "start")
+        + text(x, top + height, f"{norm.vmin:.2g}", "start")
+        + text(left + width + 26, top + height + 34, label, "end")
+    )
+    return (
+        _picture(cmap(norm(np.ma.masked_invalid(values[nearest][:, order].T))), place)
+        + names
+        + sides
+        + ticks
+        + text(left, top + height + 34, "frame of the clip", "start")
+        + _picture(cmap(np.linspace(1, 0, 64))[:, None], scale)
+        + ends
+    )

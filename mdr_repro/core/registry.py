@@ -12,34 +12,43 @@ from collections.abc import Callable
 # %% ../../nbs/core/04_registry.ipynb #6d0f6369
 class Registry(dict):
     "name -> constructor(*leading, **options)."
-    def __init__(self,
-        kind: str, # what is built, for the sentences: "backbone"
-        leading: tuple[str, ...], # arguments that every constructor takes and that are no options
+
+    def __init__(
+        self,
+        kind: str,  # what is built, for the sentences: "backbone"
+        leading: tuple[str, ...],  # arguments that every constructor takes and that are no options
     ):
         super().__init__()
         self.kind, self.leading = kind, leading
 
-    def register(self, name: str, constructor: Callable) -> Callable: # the constructor
+    def register(self, name: str, constructor: Callable) -> Callable:  # the constructor
         "Add a name. A constructor of the same name may replace it (a notebook run after the package was imported), another may not."
         taken = self.get(name, constructor)
-        if taken.__qualname__ != constructor.__qualname__: raise ValueError(f"{self.kind} {name!r} is taken by {taken.__qualname__}; choose another name")
+        if taken.__qualname__ != constructor.__qualname__:
+            raise ValueError(
+                f"{self.kind} {name!r} is taken by {taken.__qualname__}; choose another name"
+            )
         self[name] = constructor
         return constructor
 
     def options(self, name: str) -> list[str]:
         "What may be given for this name; ValueError lists the known names."
-        if name not in self: raise ValueError(f"unknown {self.kind} {name!r}; known: {', '.join(sorted(self))}")
+        if name not in self:
+            raise ValueError(f"unknown {self.kind} {name!r}; known: {', '.join(sorted(self))}")
         return [p for p in inspect.signature(self[name]).parameters if p not in self.leading]
 
 # %% ../../nbs/core/04_registry.ipynb #7bb4c239
 def build(
     registry: Registry,
-    name: str, # a key of the registry
-    leading: tuple, # the arguments that are no options, in their order
-    options: dict, # of the constructor
+    name: str,  # a key of the registry
+    leading: tuple,  # the arguments that are no options, in their order
+    options: dict,  # of the constructor
 ):
     "What the constructor of this name makes; ValueError lists the known names, or the options that this one has."
     known = registry.options(name)
     unknown = [o for o in options if o not in known]
-    if unknown: raise ValueError(f"{registry.kind} {name!r} has no option {unknown[0]!r}; known: {', '.join(known) or 'none'}")
+    if unknown:
+        raise ValueError(
+            f"{registry.kind} {name!r} has no option {unknown[0]!r}; known: {', '.join(known) or 'none'}"
+        )
     return registry[name](*leading, **options)

@@ -16,12 +16,15 @@ from .per_person import with_bias
 from .temporal import Geometry, Shifted, body_pays, highest
 
 # %% ../../nbs/fast/06_folded.ipynb #ce523ff8
-def norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]: # a and s [C]
+def norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:  # a and s [C]
     "What a normalisation does in testing: z -> a z + s."
     a = norm.weight * (norm.running_var + norm.eps).rsqrt()
     return a, norm.bias - a * norm.running_mean
 
-def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]: # [C', C kappa] and [C']
+
+def folded(
+    conv: nn.Conv2d, norm: nn.BatchNorm2d
+) -> tuple[Tensor, Tensor]:  # [C', C kappa] and [C']
     "A convolution and the normalisation behind it, as a matrix and a bias."
     a, s = norm_affine(norm)
     return a[:, None] * conv.weight.flatten(1), a * conv.bias + s
@@ -29,33 +32,56 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]: # [C
 # %% ../../nbs/fast/06_folded.ipynb #b3ce1000
 class _Residual(nn.Module):
     "Adds what goes around a block to its result."
+
     def __init__(self, residual: nn.Module | None, stride: int = 1):
         super().__init__()
-        self.there, self.stride, self.plain = residual is not None, stride, isinstance(residual, nn.Identity)
+        self.there, self.stride, self.plain = (
+            residual is not None,
+            stride,
+            isinstance(residual, nn.Identity),
+        )
         W, b = folded(residual[0], residual[1]) if self.there and not self.plain else (None, None)
-        self.register_buffer("W", W); self.register_buffer("b", b)
+        self.register_buffer("W", W)
+        self.register_buffer("b", b)
 
-    def add(self, y: Tensor, x: Tensor): # y [C_out, V T'], x [C, V, T]
-        if not self.there: return
-        x = (x if self.stride == 1 else x[..., ::self.stride]).reshape(len(x), -1)
-        if self.plain: y.add_(x)
-        else: y.addmm_(self.W, x)
+    def add(self, y: Tensor, x: Tensor):  # y [C_out, V T'], x [C, V, T]
+        if not self.there:
+            return
+        x = (x if self.stride == 1 else x[..., :: self.stride]).reshape(len(x), -1)
+        if self.plain:
+            y.add_(x)
+        else:
+            y.addmm_(self.W, x)
 
 # %% ../../nbs/fast/06_folded.ipynb #90355665
 class FusedGraph(nn.Module):
     "The graph block in testing: [N, C_in + 1, V, T] -> [N, C_out + 1, V, T], ones at the end."
-    def __init__(self, block: nn.Module): # GCB
+
+    def __init__(self, block: nn.Module):  # GCB
         super().__init__()
         gc, (a, s) = block.graph, norm_affine(block.norm)
-        first, self.sigma, self.residual, self.columns = gc.features[0], gc.spatial[0].sigma, _Residual(block.residual), gc.product == "columns"
-        self.vectors = nn.ModuleList([f.conv_V for f in gc.features] + [t.conv_S for t in gc.spatial])
-        self.frames = nn.ModuleList(f.conv_T for f in gc.features) if hasattr(first, "conv_T") else None
-        self.sign = -1. if gc.spatial[0].pairwise == "difference" else 1.
-        W_S, W = gc.alpha.view(-1, 1, 1) * a[:, None] * stacked([t.W_S for t in gc.spatial]), interleaved([f.transform for f in gc.features])
+        first, self.sigma, self.residual, self.columns = (
+            gc.features[0],
+            gc.spatial[0].sigma,
+            _Residual(block.residual),
+            gc.product == "columns",
+        )
+        self.vectors = nn.ModuleList(
+            [f.conv_V for f in gc.features] + [t.conv_S for t in gc.spatial]
+        )
+        self.frames = (
+            nn.ModuleList(f.conv_T for f in gc.features) if hasattr(first, "conv_T") else None
+        )
+        self.sign = -1.0 if gc.spatial[0].pairwise == "difference" else 1.0
+        W_S, W = (
+            gc.alpha.view(-1, 1, 1) * a[:, None] * stacked([t.W_S for t in gc.spatial]),
+            interleaved([f.transform for f in gc.features]),
+        )
         W_TV = stacked([f.W_TV for f in gc.features]) if self.frames else None
         A = a[:, None, None, None] * (gc.A if self.columns else gc.A.transpose(1, 2))
         shift = s if self.residual.b is None else s + self.residual.b
-        for name, t in dict(W=W, W_TV=W_TV, W_S=W_S, A=A, shift=shift).items(): self.register_buffer(name, t)
+        for name, t in dict(W=W, W_TV=W_TV, W_S=W_S, A=A, shift=shift).items():
+            self.register_buffer(name, t)
 
     def inputs(self, x: Tensor) -> GraphInputs:
         N, _, V, T = x.shape
@@ -63,13 +89,33 @@ class FusedGraph(nn.Module):
         f_V, f_S = joined(x[:, :-1].mean(3), self.vectors).view(N, 2, K, -1, V).unbind(1)
         f_T = joined(x[:, :-1].mean(2), self.frames).view(N, K, -1, T) if self.frames else None
         sends, receives = (f_S, self.sign * f_V) if self.columns else (self.sign * f_V, f_S)
-        return GraphInputs(x, f_T, None if f_T is None else f_V, sends, receives, self.W, self.W_TV, self.W_S, self.A, None, self.shift, None)
-    def forward(self, x: Tensor) -> Tensor: return _run_graph(self, x)
+        return GraphInputs(
+            x,
+            f_T,
+            None if f_T is None else f_V,
+            sends,
+            receives,
+            self.W,
+            self.W_TV,
+            self.W_S,
+            self.A,
+            None,
+            self.shift,
+            None,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _run_graph(self, x)
 
 # %% ../../nbs/fast/06_folded.ipynb #73978732
 def _run_graph(block: FusedGraph, x: Tensor) -> Tensor:
     v, (N, _, V, T), C_out = block.inputs(x), x.shape, len(block.shift)
-    body, y, f, shift = Body(v, block.sigma), x.new_ones(N, C_out + 1, V, T), x.new_empty(len(block.W), V * T), block.shift[:, None]
+    body, y, f, shift = (
+        Body(v, block.sigma),
+        x.new_ones(N, C_out + 1, V, T),
+        x.new_empty(len(block.W), V * T),
+        block.shift[:, None],
+    )
     for i, (x_i, out) in enumerate(zip(x[:, :-1].unbind(), y[:, :-1].unbind())):
         body.graph(i)
         body.refine(i, body.features(i, f))
@@ -82,58 +128,111 @@ def _run_graph(block: FusedGraph, x: Tensor) -> Tensor:
 # %% ../../nbs/fast/06_folded.ipynb #bd6332ba
 class FusedTemporal(nn.Module):
     "The temporal block and the residual of the layer in testing: h [N, C + 1, V, T] and x [N, C_in + 1, V, T] -> [N, C_out + 1, V, T']."
-    def __init__(self,
-        scales: nn.ModuleList, # MultiScaleTemporalConv
+
+    def __init__(
+        self,
+        scales: nn.ModuleList,  # MultiScaleTemporalConv
         residual: nn.Module | None,
     ):
         super().__init__()
-        kinds = [[scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))] # by branch, then by kernel size
+        kinds = [
+            [scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))
+        ]  # by branch, then by kernel size
         *convs, pools, pointwise = kinds
-        self.stride, self.residual, self.m = scales[0].stride, _Residual(residual, scales[0].stride), len(scales)
+        self.stride, self.residual, self.m = (
+            scales[0].stride,
+            _Residual(residual, scales[0].stride),
+            len(scales),
+        )
         self.taps = [[(b[3].kernel_size[0], b[3].dilation[0]) for b in kind] for kind in convs]
-        ends, points, around = [norm_affine(b[-1]) for b in pools], [folded(*b) for b in pointwise], self.residual.b
-        shifts = [sum(folded(b[3], b[4])[1] for b in kind) for kind in convs] + [sum(s for _, s in ends), sum(b for _, b in points)]
-        if around is not None: shifts = [s + r for s, r in zip(shifts, around.split([len(s) for s in shifts]))]
-        kernels = [with_bias(torch.cat([folded(b[3], b[4])[0] for b in kind], 1), s) for kind, s in zip(convs, shifts)]
-        tensors = dict(W_r=torch.cat([with_bias(*folded(b[0], b[1])) for b in sum(kinds[:-1], [])]), scale=torch.stack([a for a, _ in ends])[..., None],
-                       shift=shifts[-2][:, None], W_p=with_bias(sum(W for W, _ in points), shifts[-1]))
-        for name, t in {**tensors, **{f"kernel_{i}": W for i, W in enumerate(kernels)}}.items(): self.register_buffer(name, t)
+        ends, points, around = (
+            [norm_affine(b[-1]) for b in pools],
+            [folded(*b) for b in pointwise],
+            self.residual.b,
+        )
+        shifts = [sum(folded(b[3], b[4])[1] for b in kind) for kind in convs] + [
+            sum(s for _, s in ends),
+            sum(b for _, b in points),
+        ]
+        if around is not None:
+            shifts = [s + r for s, r in zip(shifts, around.split([len(s) for s in shifts]))]
+        kernels = [
+            with_bias(torch.cat([folded(b[3], b[4])[0] for b in kind], 1), s)
+            for kind, s in zip(convs, shifts)
+        ]
+        tensors = dict(
+            W_r=torch.cat([with_bias(*folded(b[0], b[1])) for b in sum(kinds[:-1], [])]),
+            scale=torch.stack([a for a, _ in ends])[..., None],
+            shift=shifts[-2][:, None],
+            W_p=with_bias(sum(W for W, _ in points), shifts[-1]),
+        )
+        for name, t in {**tensors, **{f"kernel_{i}": W for i, W in enumerate(kernels)}}.items():
+            self.register_buffer(name, t)
 
     @property
-    def kernels(self) -> list[Tensor]: return [getattr(self, f"kernel_{i}") for i in range(len(self.taps))] # [c, sum of c kappa + 1] each
-    def forward(self, h: Tensor, x: Tensor) -> Tensor: return _run_temporal(self, h, x)
+    def kernels(self) -> list[Tensor]:
+        return [
+            getattr(self, f"kernel_{i}") for i in range(len(self.taps))
+        ]  # [c, sum of c kappa + 1] each
+
+    def forward(self, h: Tensor, x: Tensor) -> Tensor:
+        return _run_temporal(self, h, x)
 
 # %% ../../nbs/fast/06_folded.ipynb #3eecb1a5
 class _Buffers:
     "What one body after the other is computed in."
+
     def __init__(self, t: FusedTemporal, h: Tensor):
         (_, _, V, T), c, s = h.shape, len(t.W_p), t.stride
         geometry = Geometry(tuple(sum(t.taps, [])), s)
         margin, frames, m = geometry.margin, geometry.frames(T), t.m
-        self.frames, self.reduced, self.wide = frames, h.new_empty(len(t.W_r), V * T), h.new_zeros(len(t.W_r), V, T + 2 * margin)
-        self.inner, self.columns, self.shifted, parts = self.wide[..., margin:margin + T], [], [], iter(self.wide.split(c))
+        self.frames, self.reduced, self.wide = (
+            frames,
+            h.new_empty(len(t.W_r), V * T),
+            h.new_zeros(len(t.W_r), V, T + 2 * margin),
+        )
+        self.inner, self.columns, self.shifted, parts = (
+            self.wide[..., margin : margin + T],
+            [],
+            [],
+            iter(self.wide.split(c)),
+        )
         for kind in t.taps:
             columns = h.new_ones(c * sum(k for k, _ in kind) + 1, V * frames)
             self.columns.append(columns)
-            self.shifted.append([Shifted(next(parts), k, d, s, frames, margin, part) for (k, d), part in zip(kind, columns[:-1].split([c * k for k, _ in kind]))])
-        pooled = self.wide[-m * c:]
-        self.three, self.highest = tuple(pooled[..., margin - 1 + j:margin - 1 + j + T:s] for j in range(3)), h.new_empty(m * c, V, frames)
+            self.shifted.append(
+                [
+                    Shifted(next(parts), k, d, s, frames, margin, part)
+                    for (k, d), part in zip(kind, columns[:-1].split([c * k for k, _ in kind]))
+                ]
+            )
+        pooled = self.wide[-m * c :]
+        self.three, self.highest = (
+            tuple(pooled[..., margin - 1 + j : margin - 1 + j + T : s] for j in range(3)),
+            h.new_empty(m * c, V, frames),
+        )
 
 # %% ../../nbs/fast/06_folded.ipynb #26543af9
 def _run_temporal(t: FusedTemporal, h: Tensor, x: Tensor) -> Tensor:
     (N, C, V, T), c, b = h.shape, len(t.W_p), _Buffers(t, h)
-    y, kernels, size = h.new_ones(N, (len(t.taps) + 2) * c + 1, V, b.frames), t.kernels, V * b.frames
+    y, kernels, size = (
+        h.new_ones(N, (len(t.taps) + 2) * c + 1, V, b.frames),
+        t.kernels,
+        V * b.frames,
+    )
     for h_i, x_i, out in zip(h.unbind(), x[:, :-1].unbind(), y[:, :-1].flatten(2).unbind()):
         torch.mm(t.W_r, h_i.view(C, V * T), out=b.reduced)
         torch.clamp_min(b.reduced.view(b.inner.shape), 0, out=b.inner)
         *convolved, pooled, pointwise = out.split(c)
         for W, shifted, columns, part in zip(kernels, b.shifted, b.columns, convolved):
-            for copy_ in shifted: copy_()
+            for copy_ in shifted:
+                copy_()
             torch.mm(W, columns, out=part)
         first, *others = highest(b.three, b.highest).view(t.m, c, size).unbind()
         torch.addcmul(t.shift, first, t.scale[0], out=pooled)
-        for a, other in zip(t.scale[1:], others): pooled.addcmul_(other, a)
-        torch.mm(t.W_p, h_i[..., ::t.stride].reshape(C, size), out=pointwise)
+        for a, other in zip(t.scale[1:], others):
+            pooled.addcmul_(other, a)
+        torch.mm(t.W_p, h_i[..., :: t.stride].reshape(C, size), out=pointwise)
         t.residual.add(out, x_i)
         out.relu_()
     return y
@@ -141,49 +240,81 @@ def _run_temporal(t: FusedTemporal, h: Tensor, x: Tensor) -> Tensor:
 # %% ../../nbs/fast/06_folded.ipynb #ce24f371
 class FusedLayer(nn.Module):
     "A layer of MDR-GCN in testing, [N, C_in + 1, V, T] -> [N, C_out + 1, V, T'], ones at the end."
-    def __init__(self, layer: nn.Module): # MDRLayer
+
+    def __init__(self, layer: nn.Module):  # MDRLayer
         super().__init__()
         self.gcb, self.tcb = FusedGraph(layer.gcb), FusedTemporal(layer.tcb.scales, layer.residual)
 
-    def forward(self, x: Tensor) -> Tensor: return self.tcb(self.gcb(x), x)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tcb(self.gcb(x), x)
 
-def fusable(net: nn.Module) -> str: # "" or why not
+
+def fusable(net: nn.Module) -> str:  # "" or why not
     "Whether a network's layers can be fused."
     for layer in net.layers:
-        if not isinstance(layer.attention, nn.Identity) or not hasattr(layer.gcb.graph, "features"): return "attention is part of its layers; only cvsta and none can be fused"
-        if any(not n.track_running_stats for n in layer.modules() if isinstance(n, nn.BatchNorm2d)): return "a normalisation has no running statistics to fold"
+        if not isinstance(layer.attention, nn.Identity) or not hasattr(layer.gcb.graph, "features"):
+            return "attention is part of its layers; only cvsta and none can be fused"
+        if any(not n.track_running_stats for n in layer.modules() if isinstance(n, nn.BatchNorm2d)):
+            return "a normalisation has no running statistics to fold"
     return ""
 
 # %% ../../nbs/fast/06_folded.ipynb #b83afcf4
 class FusedNetwork(nn.Module):
     "MDR-GCN for testing: clips [N, C, T, V, M] -> features [N, D]."
-    def __init__(self, net: nn.Module): # MDRGCN
+
+    def __init__(self, net: nn.Module):  # MDRGCN
         super().__init__()
-        if reason := fusable(net): raise ValueError(f"this network cannot be fused: {reason}")
-        if net.training: raise ValueError("a network in training has no statistics of its own to fold; call eval() first")
-        self.begin, self.layers, self.embedding_dim = copy.deepcopy(net), nn.ModuleList(), net.embedding_dim
+        if reason := fusable(net):
+            raise ValueError(f"this network cannot be fused: {reason}")
+        if net.training:
+            raise ValueError(
+                "a network in training has no statistics of its own to fold; call eval() first"
+            )
+        self.begin, self.layers, self.embedding_dim = (
+            copy.deepcopy(net),
+            nn.ModuleList(),
+            net.embedding_dim,
+        )
         self.begin.layers = nn.ModuleList()
-        exact, kind = copy.deepcopy(net.layers).double(), next(net.parameters()).dtype # folded in float64: no rounding of rounded weights
-        with torch.no_grad(): self.layers.extend(FusedLayer(layer) for layer in exact)
+        exact, kind = (
+            copy.deepcopy(net.layers).double(),
+            next(net.parameters()).dtype,
+        )  # folded in float64: no rounding of rounded weights
+        with torch.no_grad():
+            self.layers.extend(FusedLayer(layer) for layer in exact)
         self.layers.to(kind)
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> nn.Module:
-        if mode: raise ValueError("a fused network cannot be trained; train the network that it was made from and fuse it again")
+        if mode:
+            raise ValueError(
+                "a fused network cannot be trained; train the network that it was made from and fuse it again"
+            )
         return super().train(False)
+
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         x = self.begin.bodies(x).transpose(2, 3)
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1).contiguous()
-        for layer in self.layers: x = layer(x)
+        for layer in self.layers:
+            x = layer(x)
         return self.begin.features(x[:, :-1])
 
 # %% ../../nbs/fast/06_folded.ipynb #748c2f7d
 def quickest(
-    net: nn.Module, # any backbone, in eval mode
-    x: Tensor, # the first of its batches [N, C, T, V, M]
-) -> nn.Module: # itself, or fused
+    net: nn.Module,  # any backbone, in eval mode
+    x: Tensor,  # the first of its batches [N, C, T, V, M]
+) -> nn.Module:  # itself, or fused
     "The form of a backbone in which testing takes least time."
-    if not hasattr(net, "fuse") or any(m._forward_hooks or m._forward_pre_hooks for m in net.modules()) or fusable(net): return net
+    if (
+        not hasattr(net, "fuse")
+        or any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+        or fusable(net)
+    ):
+        return net
     first = net.layers[0].gcb
-    return net.fuse() if not first.literal and body_pays(x, first.norm.num_features, len(first.graph.A)) else net
+    return (
+        net.fuse()
+        if not first.literal and body_pays(x, first.norm.num_features, len(first.graph.A))
+        else net
+    )

@@ -14,64 +14,111 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .per_person import Statistics, SubsetProducts, behind_relu, norm_slopes, remember, slopes, with_bias
+from mdr_repro.fast.per_person import (
+    Statistics,
+    SubsetProducts,
+    behind_relu,
+    norm_slopes,
+    remember,
+    slopes,
+    with_bias,
+)
 
 # %% ../../nbs/fast/03_graph.ipynb #954eca53
 class GraphInputs(NamedTuple):
     "What one graph block computes with; C_out and K rows of W stand in the order [C_out, K]."
-    x: Tensor # [N, C_in, V, T]; in inference with a channel of ones at the end
-    f_T: Tensor | None # [N, K, C_mid, T]; None: no attention, R = f_TV
-    f_V: Tensor | None # [N, K, C_mid, V]
-    sends: Tensor # [N, K, C_mid, V]: the part of Eq. 5 that belongs to the sending joint
-    receives: Tensor # the same for the receiving joint
-    W: Tensor # [C_out K, C_in + 1]: f_in -> f_TV; all three matrices end in their bias
-    W_TV: Tensor | None # [K, C_out, C_mid + 1]
-    W_S: Tensor # [K, C_out, C_mid + 1], times alpha
-    A: Tensor # [K, V, V], in inference [C_out, K, V, V], entry [v, w]: v sends, w receives
-    scale: Tensor # gamma of the normalisation [C_out]
-    shift: Tensor # beta
-    residual: Tensor | None # [N, C_out, V, T]; None: x
+
+    x: Tensor  # [N, C_in, V, T]; in inference with a channel of ones at the end
+    f_T: Tensor | None  # [N, K, C_mid, T]; None: no attention, R = f_TV
+    f_V: Tensor | None  # [N, K, C_mid, V]
+    sends: Tensor  # [N, K, C_mid, V]: the part of Eq. 5 that belongs to the sending joint
+    receives: Tensor  # the same for the receiving joint
+    W: Tensor  # [C_out K, C_in + 1]: f_in -> f_TV; all three matrices end in their bias
+    W_TV: Tensor | None  # [K, C_out, C_mid + 1]
+    W_S: Tensor  # [K, C_out, C_mid + 1], times alpha
+    A: Tensor  # [K, V, V], in inference [C_out, K, V, V], entry [v, w]: v sends, w receives
+    scale: Tensor  # gamma of the normalisation [C_out]
+    shift: Tensor  # beta
+    residual: Tensor | None  # [N, C_out, V, T]; None: x
 
 # %% ../../nbs/fast/03_graph.ipynb #2d8288a5
 class Body:
     "Eq. 3 to 6 for one body after the other."
+
     def __init__(self, v: GraphInputs, sigma: Callable):
         (N, C, V, T), (K, C_out, _) = v.x.shape, v.W_S.shape
-        self.sigma, self.W, self.A, self.x, self.input = sigma, v.W, v.A.flatten(-2), v.x.view(N, C, V * T).unbind(), v.x.new_ones(v.W.shape[1], V * T)
-        self.pairs = v.sends[..., None] + v.receives[..., None, :] # [N, K, C_mid, V, V]
+        self.sigma, self.W, self.A, self.x, self.input = (
+            sigma,
+            v.W,
+            v.A.flatten(-2),
+            v.x.view(N, C, V * T).unbind(),
+            v.x.new_ones(v.W.shape[1], V * T),
+        )
+        self.pairs = v.sends[..., None] + v.receives[..., None, :]  # [N, K, C_mid, V, V]
         self.S = torch.cat([sigma(self.pairs).flatten(3), v.x.new_ones(N, K, 1, V * V)], 2)
-        self.S_of, self.to_graph, self.G = self.S.unbind(), SubsetProducts(v.W_S, V * V), v.x.new_empty(C_out, K, V * V)
-        self.R, self.stacked_G, self.gate = v.x.new_empty(C_out, K, V * T), self.G.view(C_out, K * V, V), None if v.f_T is None else SubsetProducts(v.W_TV, V * T)
+        self.S_of, self.to_graph, self.G = (
+            self.S.unbind(),
+            SubsetProducts(v.W_S, V * V),
+            v.x.new_empty(C_out, K, V * V),
+        )
+        self.R, self.stacked_G, self.gate = (
+            v.x.new_empty(C_out, K, V * T),
+            self.G.view(C_out, K * V, V),
+            None if v.f_T is None else SubsetProducts(v.W_TV, V * T),
+        )
         self.stacked_R = self.R.view(C_out, K * V, T)
-        if not self.gate: return
-        self.f_T, self.f_V, self.both = v.f_T[..., None, :].unbind(), v.f_V[..., None].unbind(), v.x.new_empty(*v.f_V.shape[1:], T)
-        self.Q = v.x.new_ones(K, v.f_V.shape[2] + 1, V * T); self.Q_only = self.Q[:, :-1].unflatten(2, (V, T)) # sigma(f_T f_V), and ones
+        if not self.gate:
+            return
+        self.f_T, self.f_V, self.both = (
+            v.f_T[..., None, :].unbind(),
+            v.f_V[..., None].unbind(),
+            v.x.new_empty(*v.f_V.shape[1:], T),
+        )
+        self.Q = v.x.new_ones(K, v.f_V.shape[2] + 1, V * T)
+        self.Q_only = self.Q[:, :-1].unflatten(2, (V, T))  # sigma(f_T f_V), and ones
 
-    def graph(self, i: int): torch.add(self.to_graph(self.S_of[i]), self.A, out=self.G) # Eq. 5
-    def features(self, i: int, out: Tensor): return _features(self, i, out) # f_TV [C_out K, V T]
-    def refine(self, i: int, f: Tensor): return _refine(self, i, f) # Eq. 3 and 4
-    def product(self, out: Tensor): torch.bmm(self.stacked_G.transpose(1, 2), self.stacked_R, out=out) # Eq. 6
+    def graph(self, i: int):
+        torch.add(self.to_graph(self.S_of[i]), self.A, out=self.G)  # Eq. 5
+
+    def features(self, i: int, out: Tensor):
+        return _features(self, i, out)  # f_TV [C_out K, V T]
+
+    def refine(self, i: int, f: Tensor):
+        return _refine(self, i, f)  # Eq. 3 and 4
+
+    def product(self, out: Tensor):
+        torch.bmm(self.stacked_G.transpose(1, 2), self.stacked_R, out=out)  # Eq. 6
 
 # %% ../../nbs/fast/03_graph.ipynb #ee7aa46f
 def _features(body: Body, i: int, out: Tensor) -> Tensor:
-    if len(x := body.x[i]) < len(body.input): body.input[:-1] = x; x = body.input
+    if len(x := body.x[i]) < len(body.input):
+        body.input[:-1] = x
+        x = body.input
     return torch.mm(body.W, x, out=out)
 
+
 def _refine(body: Body, i: int, f: Tensor) -> Tensor:
-    if body.gate is None: return body.R.view_as(f).copy_(f)
+    if body.gate is None:
+        return body.R.view_as(f).copy_(f)
     torch.mul(body.f_V[i], body.f_T[i], out=body.both)
-    if body.sigma is F.hardswish: body.Q_only.copy_(body.sigma(body.both)) # has no `out`
-    else: body.sigma(body.both, out=body.Q_only)
-    body.f_R = body.gate(body.Q) # [C_out, K, V T]
+    if body.sigma is F.hardswish:
+        body.Q_only.copy_(body.sigma(body.both))  # has no `out`
+    else:
+        body.sigma(body.both, out=body.Q_only)
+    body.f_R = body.gate(body.Q)  # [C_out, K, V T]
     return torch.mul(body.f_R, f.view_as(body.R), out=body.R)
 
 # %% ../../nbs/fast/03_graph.ipynb #7f8a1ac3
-def _sum_over_subsets(v: GraphInputs, sigma: Callable) -> tuple[Tensor, Tensor, Tensor, Tensor]: # mean, variance, y and f, not normalised
+def _sum_over_subsets(
+    v: GraphInputs, sigma: Callable
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # mean, variance, y and f, not normalised
     "Steps 1 to 5 for all bodies."
     (N, _, V, T), (K, C_out, _) = v.x.shape, v.W_S.shape
     f, y, body = v.x.new_empty(N, C_out * K, V * T), v.x.new_empty(N, C_out, V * T), Body(v, sigma)
     statistics = Statistics(N, C_out, V * T, y)
-    for i, (f_i, y_i, y_VT) in enumerate(zip(f.unbind(), y.unbind(), y.view(N, C_out, V, T).unbind())):
+    for i, (f_i, y_i, y_VT) in enumerate(
+        zip(f.unbind(), y.unbind(), y.view(N, C_out, V, T).unbind())
+    ):
         body.graph(i)
         body.refine(i, body.features(i, f_i))
         body.product(y_VT)
@@ -79,42 +126,82 @@ def _sum_over_subsets(v: GraphInputs, sigma: Callable) -> tuple[Tensor, Tensor, 
     return *statistics.result(), y, f
 
 # %% ../../nbs/fast/03_graph.ipynb #d7e5bf1b
-def _forward(v: GraphInputs, sigma: Callable, eps: float) -> tuple[Tensor, ...]: # y, mean, variance, 1 / sigma, centred, f
+def _forward(
+    v: GraphInputs, sigma: Callable, eps: float
+) -> tuple[Tensor, ...]:  # y, mean, variance, 1 / sigma, centred, f
     mean, var, centred, f = _sum_over_subsets(v, sigma)
     inverse, y = (var + eps).rsqrt(), torch.empty_like(centred)
     residual = (v.x if v.residual is None else v.residual).reshape(y.shape)
     scale, shift, mean_ = (inverse * v.scale)[:, None], v.shift[:, None], mean[:, None]
-    for z, r, out in zip(centred.unbind(), residual.unbind(), y.unbind()): torch.addcmul(r, z.sub_(mean_), scale, out=out).add_(shift).relu_()
+    for z, r, out in zip(centred.unbind(), residual.unbind(), y.unbind()):
+        torch.addcmul(r, z.sub_(mean_), scale, out=out).add_(shift).relu_()
     return y.view(*y.shape[:2], *v.x.shape[2:]), mean, var, inverse, centred, f
 
 # %% ../../nbs/fast/03_graph.ipynb #701eedac
 class _Back:
     "Gradients of the inputs, filled one body after the other."
-    def __init__(self, v: GraphInputs, body: Body):
-        self.v, self.body, self.x, self.S = v, body, torch.empty_like(v.x), torch.empty_like(body.pairs)
-        self.A, self.x_of, self.S_of, self.W_t = torch.zeros_like(body.A), self.x.flatten(2).unbind(), self.S.flatten(3).unbind(), v.W[:, :-1].t()
-        self.W, self.b = v.W.new_zeros(len(v.W), v.W.shape[1] - 1), v.W.new_zeros(len(v.W))
-        self.dR, self.dG, self.subsets = torch.empty_like(body.stacked_R), torch.empty_like(body.stacked_G), torch.empty_like(body.to_graph.y)
-        self.dG_kc = self.dG.view_as(body.G).transpose(0, 1) # [K, C_out, V V], as a view
-        if body.gate is None: return
-        self.f_T, self.f_V, self.f_R = torch.empty_like(v.f_T), torch.empty_like(v.f_V), torch.empty_like(body.gate.y)
-        self.rows = list(zip(*(t.flatten(1, 2).unbind() for t in (v.f_T[..., None], v.f_V[..., None, :], self.f_T[..., None, :], self.f_V[..., None]))))
 
-    def graph(self, i: int): # dG -> A, W_S and the pairs
-        self.S_of[i].copy_(self.body.to_graph.back(self.subsets.copy_(self.dG_kc), self.body.S_of[i]))
+    def __init__(self, v: GraphInputs, body: Body):
+        self.v, self.body, self.x, self.S = (
+            v,
+            body,
+            torch.empty_like(v.x),
+            torch.empty_like(body.pairs),
+        )
+        self.A, self.x_of, self.S_of, self.W_t = (
+            torch.zeros_like(body.A),
+            self.x.flatten(2).unbind(),
+            self.S.flatten(3).unbind(),
+            v.W[:, :-1].t(),
+        )
+        self.W, self.b = v.W.new_zeros(len(v.W), v.W.shape[1] - 1), v.W.new_zeros(len(v.W))
+        self.dR, self.dG, self.subsets = (
+            torch.empty_like(body.stacked_R),
+            torch.empty_like(body.stacked_G),
+            torch.empty_like(body.to_graph.y),
+        )
+        self.dG_kc = self.dG.view_as(body.G).transpose(0, 1)  # [K, C_out, V V], as a view
+        if body.gate is None:
+            return
+        self.f_T, self.f_V, self.f_R = (
+            torch.empty_like(v.f_T),
+            torch.empty_like(v.f_V),
+            torch.empty_like(body.gate.y),
+        )
+        self.rows = list(
+            zip(
+                *(
+                    t.flatten(1, 2).unbind()
+                    for t in (
+                        v.f_T[..., None],
+                        v.f_V[..., None, :],
+                        self.f_T[..., None, :],
+                        self.f_V[..., None],
+                    )
+                )
+            )
+        )
+
+    def graph(self, i: int):  # dG -> A, W_S and the pairs
+        self.S_of[i].copy_(
+            self.body.to_graph.back(self.subsets.copy_(self.dG_kc), self.body.S_of[i])
+        )
         self.A += self.subsets.sum(1)
 
 # %% ../../nbs/fast/03_graph.ipynb #1bebded1
-def _back_refinement(back: _Back, i: int, f: Tensor) -> Tensor: # gradient of f_TV [C_out K, V T]
+def _back_refinement(back: _Back, i: int, f: Tensor) -> Tensor:  # gradient of f_TV [C_out K, V T]
     "Eq. 3 and 4 on the way back, from dR."
     body, dR = back.body, back.dR.view_as(back.body.R)
-    if body.gate is None: return dR.view_as(f)
-    torch.mul(dR.transpose(0, 1), f.view_as(body.R).transpose(0, 1), out=back.f_R) # of f_R
+    if body.gate is None:
+        return dR.view_as(f)
+    torch.mul(dR.transpose(0, 1), f.view_as(body.R).transpose(0, 1), out=back.f_R)  # of f_R
     dR.mul_(body.f_R)
-    dQ = slopes[body.sigma](body.gate.back(back.f_R, body.Q).view_as(body.both), body.both, body.Q_only).flatten(0, 1)
+    dQ = slopes[body.sigma](
+        body.gate.back(back.f_R, body.Q).view_as(body.both), body.both, body.Q_only
+    ).flatten(0, 1)
     f_T, f_V, d_T, d_V = back.rows[i]
-    torch.bmm(f_V, dQ, out=d_T) # over joints
-    torch.bmm(dQ, f_T, out=d_V) # over frames
+    torch.bmm(f_V, dQ, out=d_T)  # over joints
+    torch.bmm(dQ, f_T, out=d_V)  # over frames
     return dR.view_as(f)
 
 # %% ../../nbs/fast/03_graph.ipynb #4be4e101
@@ -127,13 +214,17 @@ def _back_body(back: _Back, i: int, dz: Tensor, f: Tensor, residual: Tensor | No
     torch.bmm(body.stacked_G, dz, out=back.dR)
     back.graph(i)
     df = _back_refinement(back, i, f)
-    back.W.addmm_(df, body.x[i].t()); back.b += df.sum(1)
-    if residual is None: torch.mm(back.W_t, df, out=back.x_of[i])
-    else: torch.addmm(residual, back.W_t, df, out=back.x_of[i])
+    back.W.addmm_(df, body.x[i].t())
+    back.b += df.sum(1)
+    if residual is None:
+        torch.mm(back.W_t, df, out=back.x_of[i])
+    else:
+        torch.addmm(residual, back.W_t, df, out=back.x_of[i])
 
 # %% ../../nbs/fast/03_graph.ipynb #c69f2ea3
 class GraphBlock(torch.autograd.Function):
     "Eq. 3 to 6, normalisation, residual, ReLU: GraphInputs -> y [N, C_out, V, T], and mean and variance of the batch."
+
     @staticmethod
     def forward(ctx, sigma, eps, *inputs):
         v = GraphInputs(*inputs)
@@ -155,61 +246,106 @@ class GraphBlock(torch.autograd.Function):
         for i, (g_i, c_i, f_i) in enumerate(zip(g.unbind(), centred.unbind(), f.unbind())):
             torch.mul(g_i, p, out=dz).addcmul_(c_i, q).sub_(r)
             _back_body(back, i, dz.view(C_out, V, T), f_i, None if ctx.residual else g_i)
-        return None, None, *_gradients(back, total, product * inverse, g.view_as(y) if ctx.residual else None)
+        return (
+            None,
+            None,
+            *_gradients(back, total, product * inverse, g.view_as(y) if ctx.residual else None),
+        )
 
 # %% ../../nbs/fast/03_graph.ipynb #9c0f6a2d
 def _gradients(back: _Back, shift: Tensor, scale: Tensor, residual: Tensor | None) -> GraphInputs:
     "In the order of the inputs."
     body, v = back.body, back.v
-    pairs = slopes[body.sigma](back.S, body.pairs, body.S[:, :, :-1].view_as(body.pairs)) # [N, K, C_mid, V, V]
+    pairs = slopes[body.sigma](
+        back.S, body.pairs, body.S[:, :, :-1].view_as(body.pairs)
+    )  # [N, K, C_mid, V, V]
     f_T, f_V, W_TV = (back.f_T, back.f_V, body.gate.dW) if body.gate else (None,) * 3
-    return GraphInputs(back.x, f_T, f_V, pairs.sum(4), pairs.sum(3), with_bias(back.W, back.b), W_TV, body.to_graph.dW, back.A.view_as(v.A), scale, shift, residual)
+    return GraphInputs(
+        back.x,
+        f_T,
+        f_V,
+        pairs.sum(4),
+        pairs.sum(3),
+        with_bias(back.W, back.b),
+        W_TV,
+        body.to_graph.dW,
+        back.A.view_as(v.A),
+        scale,
+        shift,
+        residual,
+    )
 
 # %% ../../nbs/fast/03_graph.ipynb #97d951fb
 class Means(torch.autograd.Function):
     "Means over joints [N, C, T] and over frames [N, C, V], whose gradients go back as one sum."
+
     @staticmethod
-    def forward(ctx, x): # [N, C, V, T]
+    def forward(ctx, x):  # [N, C, V, T]
         ctx.joints, ctx.frames = x.shape[2:]
         return x.mean(2), x.mean(3)
+
     @staticmethod
     @once_differentiable
-    def backward(ctx, dV, dT): return (dV / ctx.joints)[..., None, :] + (dT / ctx.frames)[..., None]
+    def backward(ctx, dV, dT):
+        return (dV / ctx.joints)[..., None, :] + (dT / ctx.frames)[..., None]
 
 # %% ../../nbs/fast/03_graph.ipynb #10b4b806
-def joined(x: Tensor, convs: list[nn.Conv2d]) -> Tensor: # x [N, C, S] -> [N, sum of C', S]
+def joined(x: Tensor, convs: list[nn.Conv2d]) -> Tensor:  # x [N, C, S] -> [N, sum of C', S]
     "Several 1x1 convolutions of the same short vectors."
     W, b = torch.cat([c.weight for c in convs]).flatten(1), torch.cat([c.bias for c in convs])
     return torch.baddbmm(b[:, None], W.expand(len(x), -1, -1), x)
 
-def stacked(convs: list[nn.Conv2d]) -> Tensor: # [K, C', C + 1]
-    "Matrices with biases of one convolution a subset."
-    return with_bias(torch.stack([c.weight for c in convs]).flatten(2), torch.stack([c.bias for c in convs]))
 
-def interleaved(convs: list[nn.Conv2d]) -> Tensor: # [C' K, C + 1]
+def stacked(convs: list[nn.Conv2d]) -> Tensor:  # [K, C', C + 1]
+    "Matrices with biases of one convolution a subset."
+    return with_bias(
+        torch.stack([c.weight for c in convs]).flatten(2), torch.stack([c.bias for c in convs])
+    )
+
+
+def interleaved(convs: list[nn.Conv2d]) -> Tensor:  # [C' K, C + 1]
     "The same with the subsets of a channel side by side."
     return stacked(convs).transpose(0, 1).flatten(0, 1)
 
 # %% ../../nbs/fast/03_graph.ipynb #5fa25e19
 def gather(
-    block: nn.Module, # GCB
-    x: Tensor, # [N, C_in, V, T], contiguous
+    block: nn.Module,  # GCB
+    x: Tensor,  # [N, C_in, V, T], contiguous
 ) -> GraphInputs:
     "The tensors of a graph convolution block."
     gc, N, V, T = block.graph, len(x), *x.shape[2:]
     K, (mean_V, mean_T) = len(gc.A), Means.apply(x)
-    f_V, f_S = joined(mean_T, [f.conv_V for f in gc.features] + [s.conv_S for s in gc.spatial]).view(N, 2, K, -1, V).unbind(1)
+    f_V, f_S = (
+        joined(mean_T, [f.conv_V for f in gc.features] + [s.conv_S for s in gc.spatial])
+        .view(N, 2, K, -1, V)
+        .unbind(1)
+    )
     f_T = W_TV = None
     if hasattr(gc.features[0], "conv_T"):
         f_T = joined(mean_V, [f.conv_T for f in gc.features]).view(N, K, -1, T)
         W_TV = stacked([f.W_TV for f in gc.features])
     other = -f_V if gc.spatial[0].pairwise == "difference" else f_V
-    sends, receives, A = (f_S, other, gc.A) if gc.product == "columns" else (other, f_S, gc.A.transpose(1, 2))
+    sends, receives, A = (
+        (f_S, other, gc.A) if gc.product == "columns" else (other, f_S, gc.A.transpose(1, 2))
+    )
     residual = None if isinstance(block.residual, nn.Identity) else block.residual(x)
-    return GraphInputs(x, f_T, None if f_T is None else f_V, sends, receives, interleaved([f.transform for f in gc.features]), W_TV, gc.alpha.view(-1, 1, 1) * stacked([s.W_S for s in gc.spatial]), A.contiguous(),
-                       block.norm.weight, block.norm.bias, residual)
+    return GraphInputs(
+        x,
+        f_T,
+        None if f_T is None else f_V,
+        sends,
+        receives,
+        interleaved([f.transform for f in gc.features]),
+        W_TV,
+        gc.alpha.view(-1, 1, 1) * stacked([s.W_S for s in gc.spatial]),
+        A.contiguous(),
+        block.norm.weight,
+        block.norm.bias,
+        residual,
+    )
 
-def run_graph(v: GraphInputs, sigma: Callable, norm: nn.BatchNorm2d) -> Tensor: # [N, C_out, V, T]
+
+def run_graph(v: GraphInputs, sigma: Callable, norm: nn.BatchNorm2d) -> Tensor:  # [N, C_out, V, T]
     "The block in training: batch statistics, which the normalisation remembers."
     y, mean, var = GraphBlock.apply(sigma, norm.eps, *v)
     remember([norm], mean, var, y.numel() // y.shape[1])

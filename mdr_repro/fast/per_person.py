@@ -13,48 +13,65 @@ from torch.nn import functional as F
 # %% ../../nbs/fast/02_per_person.ipynb #038dd92c
 class Statistics:
     "Mean and variance of channels over bodies that come one after the other."
-    def __init__(self,
-        bodies: int, # N
-        channels: int, # C
-        size: int, # numbers a channel and body
-        like: Tensor, # of this type, on this device
+
+    def __init__(
+        self,
+        bodies: int,  # N
+        channels: int,  # C
+        size: int,  # numbers a channel and body
+        like: Tensor,  # of this type, on this device
     ):
         self.size, self.scratch = size, like.new_empty(channels, size)
-        self.mean, self.deviation = like.new_empty(bodies, channels), like.new_empty(bodies, channels)
+        self.mean, self.deviation = (
+            like.new_empty(bodies, channels),
+            like.new_empty(bodies, channels),
+        )
         self.rows = list(zip(self.mean.unbind(), self.deviation.unbind()))
 
-    def add(self, i: int, z: Tensor): # z [C, size], of body i
+    def add(self, i: int, z: Tensor):  # z [C, size], of body i
         mean, deviation = self.rows[i]
         torch.mean(z, 1, out=mean)
-        torch.linalg.vector_norm(torch.sub(z, mean[:, None], out=self.scratch), dim=1, out=deviation)
+        torch.linalg.vector_norm(
+            torch.sub(z, mean[:, None], out=self.scratch), dim=1, out=deviation
+        )
 
-    def result(self) -> tuple[Tensor, Tensor]: # [C] each; the variance divides by the count
+    def result(self) -> tuple[Tensor, Tensor]:  # [C] each; the variance divides by the count
         mean = self.mean.mean(0)
-        return mean, self.deviation.square().mean(0) / self.size + (self.mean - mean).square().mean(0)
+        return mean, self.deviation.square().mean(0) / self.size + (self.mean - mean).square().mean(
+            0
+        )
 
 # %% ../../nbs/fast/02_per_person.ipynb #0454425c
 @torch.no_grad()
 def remember(
-    norms: list[nn.BatchNorm2d], # side by side
-    mean: Tensor, var: Tensor, # of their channels; the variance divides by the count
-    count: int, # numbers a channel
+    norms: list[nn.BatchNorm2d],  # side by side
+    mean: Tensor,
+    var: Tensor,  # of their channels; the variance divides by the count
+    count: int,  # numbers a channel
 ) -> None:
     "Move the running statistics as `nn.BatchNorm2d` does."
     sizes = [n.num_features for n in norms]
     for n, m, v in zip(norms, mean.split(sizes), (var * count / (count - 1)).split(sizes)):
-        n.running_mean.lerp_(m, n.momentum); n.running_var.lerp_(v, n.momentum); n.num_batches_tracked.add_(1)
+        n.running_mean.lerp_(m, n.momentum)
+        n.running_var.lerp_(v, n.momentum)
+        n.num_batches_tracked.add_(1)
 
 # %% ../../nbs/fast/02_per_person.ipynb #c6c4be63
 def behind_relu(
-    dy: Tensor, y: Tensor, # [N, C, V, T]: gradient and result of a ReLU
-    centred: Tensor, # [N, C, V T], or [N, B, m, C / B, V T]: m parts that were added, in B groups of channels
-) -> tuple[Tensor, Tensor, Tensor]: # g [N, C, V T], sum of g [C], sums of g centred, one a channel of centred
+    dy: Tensor,
+    y: Tensor,  # [N, C, V, T]: gradient and result of a ReLU
+    centred: Tensor,  # [N, C, V T], or [N, B, m, C / B, V T]: m parts that were added, in B groups of channels
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # g [N, C, V T], sum of g [C], sums of g centred, one a channel of centred
     "The gradient before the ReLU, and its sums for the normalisation, one body at a time."
     N, C = y.shape[:2]
     g, dy, y = (t.view(N, C, -1) for t in (torch.empty_like(y), dy.contiguous(), y))
     same = g if centred.dim() == 3 else g.view(N, centred.shape[1], 1, *centred.shape[3:])
     total, product = y.new_empty(N, C), y.new_empty(centred.shape[:-1])
-    for dy_i, y_i, g_i, s_i, c_i, t_i, p_i in zip(*(t.unbind() for t in (dy, y, g, same, centred, total, product))):
+    for dy_i, y_i, g_i, s_i, c_i, t_i, p_i in zip(
+        *(t.unbind() for t in (dy, y, g, same, centred, total, product))
+    ):
         torch.ops.aten.threshold_backward.grad_input(dy_i, y_i, 0, grad_input=g_i)
         torch.sum(g_i, 1, out=t_i)
         torch.linalg.vecdot(s_i, c_i, out=p_i)
@@ -62,38 +79,57 @@ def behind_relu(
 
 # %% ../../nbs/fast/02_per_person.ipynb #72060b8c
 def norm_slopes(
-    scale: Tensor, # gamma
-    inverse: Tensor, # 1 / sigma
-    total: Tensor, # sum of g
-    product: Tensor, # sum of g c
-    count: int, # n
-) -> tuple[Tensor, Tensor, Tensor]: # p, q, r, each [.., 1]
+    scale: Tensor,  # gamma
+    inverse: Tensor,  # 1 / sigma
+    total: Tensor,  # sum of g
+    product: Tensor,  # sum of g c
+    count: int,  # n
+) -> tuple[Tensor, Tensor, Tensor]:  # p, q, r, each [.., 1]
     "dz = p g + q c - r."
     p = scale * inverse
-    return p[..., None], (-p * inverse.square() * product / count)[..., None], (p * total / count)[..., None]
+    return (
+        p[..., None],
+        (-p * inverse.square() * product / count)[..., None],
+        (p * total / count)[..., None],
+    )
 
 # %% ../../nbs/fast/02_per_person.ipynb #ac81a023
-def with_bias(weight: Tensor, bias: Tensor) -> Tensor: # [.., C', C] and [.., C'] -> [.., C', C + 1]
+def with_bias(
+    weight: Tensor, bias: Tensor
+) -> Tensor:  # [.., C', C] and [.., C'] -> [.., C', C + 1]
     "The bias as the last column of its matrix."
     return torch.cat([weight, bias[..., None]], -1)
 
+
 class SubsetProducts:
     "W_k x_k for all subsets k of one body, and the way back."
-    def __init__(self,
-        W: Tensor, # [K, C_out, C_mid + 1], `with_bias`
-        size: int, # columns of x
-    ):
-        self.W, self.y, self.dW, self.back_W = W, W.new_empty(*W.shape[:2], size), torch.zeros_like(W), W[..., :-1].transpose(1, 2)
 
-    def __call__(self, x: Tensor) -> Tensor: # x [K, C_mid + 1, size], ones at the end -> [C_out, K, size], a view of a buffer
+    def __init__(
+        self,
+        W: Tensor,  # [K, C_out, C_mid + 1], `with_bias`
+        size: int,  # columns of x
+    ):
+        self.W, self.y, self.dW, self.back_W = (
+            W,
+            W.new_empty(*W.shape[:2], size),
+            torch.zeros_like(W),
+            W[..., :-1].transpose(1, 2),
+        )
+
+    def __call__(
+        self, x: Tensor
+    ) -> Tensor:  # x [K, C_mid + 1, size], ones at the end -> [C_out, K, size], a view of a buffer
         return torch.bmm(self.W, x, out=self.y).transpose(0, 1)
-    def back(self, g: Tensor, x: Tensor) -> Tensor: # g [K, C_out, size] -> gradient of x without its ones
+
+    def back(
+        self, g: Tensor, x: Tensor
+    ) -> Tensor:  # g [K, C_out, size] -> gradient of x without its ones
         self.dW.baddbmm_(g, x.transpose(1, 2))
         return torch.bmm(self.back_W, g)
 
 # %% ../../nbs/fast/02_per_person.ipynb #343a106d
 _ops = torch.ops.aten
-slopes = { # sigma -> (gradient behind it, its argument, its result) -> gradient before it
+slopes = {  # sigma -> (gradient behind it, its argument, its result) -> gradient before it
     torch.tanh: lambda g, x, y: _ops.tanh_backward(g, y),
     torch.sigmoid: lambda g, x, y: _ops.sigmoid_backward(g, y),
     F.hardswish: lambda g, x, y: _ops.hardswish_backward(g, x),

@@ -15,40 +15,58 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..cvsta import CVSTA
-from ..gcb import PlainTransform
 from .graph import gather, run_graph
 from .per_person import Statistics, behind_relu, norm_slopes, remember, slopes
+from ..gcb import PlainTransform
 
 # %% ../../nbs/fast/04_temporal.ipynb #71243328
 class TemporalInputs(NamedTuple):
     "What a temporal block computes with. Channels of the branches stand in the order [branch, kernel size, channel]."
-    h: Tensor # [N, C, V, T]
-    W_r: Tensor # [R, C]: the reductions; those of the convolutions first, then those of the max-pools
-    scale_r: Tensor # gamma of their normalisations [R]
-    shift_r: Tensor # beta
-    b_r: Tensor # biases of the reductions, which only the remembered mean sees
-    W_p: Tensor # [m c, C]: the 1x1 branches
-    scale: Tensor # gamma of the normalisations that end the branches [B, m, c]
-    shift: Tensor # beta
-    b: Tensor # biases of convolutions and 1x1 branches, zero for the max-pools [B m c]
-    residual: Tensor | None # [N, B c, V, T'], or nothing
+
+    h: Tensor  # [N, C, V, T]
+    W_r: Tensor  # [R, C]: the reductions; those of the convolutions first, then those of the max-pools
+    scale_r: Tensor  # gamma of their normalisations [R]
+    shift_r: Tensor  # beta
+    b_r: Tensor  # biases of the reductions, which only the remembered mean sees
+    W_p: Tensor  # [m c, C]: the 1x1 branches
+    scale: Tensor  # gamma of the normalisations that end the branches [B, m, c]
+    shift: Tensor  # beta
+    b: Tensor  # biases of convolutions and 1x1 branches, zero for the max-pools [B m c]
+    residual: Tensor | None  # [N, B c, V, T'], or nothing
+
 
 class Geometry(NamedTuple):
     "Kernel sizes and dilations of the convolutions, and the stride that all branches share."
-    taps: tuple[tuple[int, int], ...] # (kappa, d) of each convolution
+
+    taps: tuple[tuple[int, int], ...]  # (kappa, d) of each convolution
     stride: int
 
     @property
-    def margin(self) -> int: return max([(k - 1) // 2 * d for k, d in self.taps] + [1]) # frames before and behind
-    def frames(self, T: int) -> int: return -(-T // self.stride)
+    def margin(self) -> int:
+        return max([(k - 1) // 2 * d for k, d in self.taps] + [1])  # frames before and behind
+
+    def frames(self, T: int) -> int:
+        return -(-T // self.stride)
 
 # %% ../../nbs/fast/04_temporal.ipynb #467d06e0
 class Shifted:
     "The copies of x that a convolution adds up: x [c, V, margin + T + margin] -> [c kappa, V T']."
-    def __init__(self, x: Tensor, kernel_size: int, dilation: int, stride: int, frames: int, margin: int, columns: Tensor | None = None): # columns: where to
+
+    def __init__(
+        self,
+        x: Tensor,
+        kernel_size: int,
+        dilation: int,
+        stride: int,
+        frames: int,
+        margin: int,
+        columns: Tensor | None = None,
+    ):  # columns: where to
         (c, V, _), (channel, joint, _) = x.shape, x.stride()
         first = x.storage_offset() + margin - (kernel_size - 1) // 2 * dilation
-        self.view = x.as_strided((c, kernel_size, V, frames), (channel, dilation, joint, stride), first)
+        self.view = x.as_strided(
+            (c, kernel_size, V, frames), (channel, dilation, joint, stride), first
+        )
         self.columns = x.new_empty(c * kernel_size, V * frames) if columns is None else columns
         self.copy, self.transposed = self.columns.view(c, kernel_size, V, frames), self.columns.t()
 
@@ -57,21 +75,22 @@ class Shifted:
         return self.columns
 
 # %% ../../nbs/fast/04_temporal.ipynb #349bb7e7
-def reversed_kernel(W: Tensor) -> Tensor: # [c, c', kappa, 1] -> [c', c kappa]
+def reversed_kernel(W: Tensor) -> Tensor:  # [c, c', kappa, 1] -> [c', c kappa]
     return W.flip(2).transpose(0, 1).flatten(1)
 
 # %% ../../nbs/fast/04_temporal.ipynb #a126fb67
 def highest(
-    frames: tuple[Tensor, Tensor, Tensor], # before, now, behind [c, V, T']
+    frames: tuple[Tensor, Tensor, Tensor],  # before, now, behind [c, V, T']
     out: Tensor,
 ) -> Tensor:
     "The maximum."
     return torch.maximum(torch.maximum(frames[0], frames[1], out=out), frames[2], out=out)
 
+
 def highest_back(
-    g: Tensor, # [c, V, T']
+    g: Tensor,  # [c, V, T']
     frames: tuple[Tensor, Tensor, Tensor],
-    out: Tensor, # gradient of the frames themselves [c, V, T]
+    out: Tensor,  # gradient of the frames themselves [c, V, T]
     stride: int,
 ) -> None:
     "The gradient goes to the earliest of the highest frames."
@@ -80,50 +99,91 @@ def highest_back(
     g = g - to_behind
     to_now = g * (now > before)
     to_before, T = g.sub_(to_now), out.shape[2]
-    if stride == 1: out.copy_(to_now)
-    else: out.zero_()[..., ::stride] = to_now
-    out[..., stride - 1:T - 1:stride] += to_before[..., 1:]
-    out[..., 1::stride] += to_behind[..., :len(range(1, T, stride))]
+    if stride == 1:
+        out.copy_(to_now)
+    else:
+        out.zero_()[..., ::stride] = to_now
+    out[..., stride - 1 : T - 1 : stride] += to_before[..., 1:]
+    out[..., 1::stride] += to_behind[..., : len(range(1, T, stride))]
 
 # %% ../../nbs/fast/04_temporal.ipynb #754b842e
 class Branches:
     "Round 2 for one body after the other."
+
     def __init__(self, v: TemporalInputs, kernels: Sequence[Tensor], geometry: Geometry):
         (_, self.C, V, T), (R, c) = v.h.shape, (len(v.W_r), v.scale.shape[2])
-        self.geometry, self.margin, self.c, self.frames = geometry, geometry.margin, c, geometry.frames(T)
-        self.convolved, self.pooled, self.kernels, self.W_p = len(kernels) * c, R - len(kernels) * c, [W.flatten(1) for W in kernels], v.W_p
+        self.geometry, self.margin, self.c, self.frames = (
+            geometry,
+            geometry.margin,
+            c,
+            geometry.frames(T),
+        )
+        self.convolved, self.pooled, self.kernels, self.W_p = (
+            len(kernels) * c,
+            R - len(kernels) * c,
+            [W.flatten(1) for W in kernels],
+            v.W_p,
+        )
         self.wide = v.h.new_zeros(R, V, T + 2 * self.margin)
-        self.inner = self.wide[..., self.margin:self.margin + T]
-        self.shifted = [Shifted(part, k, d, geometry.stride, self.frames, self.margin) for part, (k, d) in zip(self.wide.split(c), geometry.taps)]
+        self.inner = self.wide[..., self.margin : self.margin + T]
+        self.shifted = [
+            Shifted(part, k, d, geometry.stride, self.frames, self.margin)
+            for part, (k, d) in zip(self.wide.split(c), geometry.taps)
+        ]
         start = self.margin - 1
-        self.three = tuple(self.wide[self.convolved:, :, start + j:start + j + T:geometry.stride] for j in range(3))
+        self.three = tuple(
+            self.wide[self.convolved :, :, start + j : start + j + T : geometry.stride]
+            for j in range(3)
+        )
 
-    def parts(self, z: Tensor) -> tuple[list[Tensor], Tensor, Tensor]: # of [B m c, V T']: a convolution each, max-pools, 1x1
-        *convolved, pooled, pointwise = z.split([self.c] * len(self.kernels) + [self.pooled, len(self.W_p)])
+    def parts(
+        self, z: Tensor
+    ) -> tuple[
+        list[Tensor], Tensor, Tensor
+    ]:  # of [B m c, V T']: a convolution each, max-pools, 1x1
+        *convolved, pooled, pointwise = z.split(
+            [self.c] * len(self.kernels) + [self.pooled, len(self.W_p)]
+        )
         return convolved, pooled, pointwise
-    def thinned(self, h: Tensor) -> Tensor: # [C, V, T] -> [C, V T']
-        return h[..., ::self.geometry.stride].reshape(self.C, -1)
-    def rectify(self, z: Tensor, scale: Tensor, shift: Tensor): torch.mul(z, scale, out=self.inner).add_(shift).clamp_min_(0)
+
+    def thinned(self, h: Tensor) -> Tensor:  # [C, V, T] -> [C, V T']
+        return h[..., :: self.geometry.stride].reshape(self.C, -1)
+
+    def rectify(self, z: Tensor, scale: Tensor, shift: Tensor):
+        torch.mul(z, scale, out=self.inner).add_(shift).clamp_min_(0)
+
     def __call__(self, h: Tensor, z: Tensor):
         convolved, pooled, pointwise = self.parts(z)
-        for W, shifted, out in zip(self.kernels, self.shifted, convolved): torch.mm(W, shifted(), out=out)
+        for W, shifted, out in zip(self.kernels, self.shifted, convolved):
+            torch.mm(W, shifted(), out=out)
         highest(self.three, pooled.view(self.pooled, -1, self.frames))
         torch.mm(self.W_p, self.thinned(h), out=pointwise)
 
 # %% ../../nbs/fast/04_temporal.ipynb #b74f94f2
 class Sums(NamedTuple):
     "What is known after the rounds: for reductions (r) and branches mean, variance, 1 / sigma, centred results."
-    mean_r: Tensor; var_r: Tensor; inverse_r: Tensor; centred_r: Tensor # [R], [N, R, V T]
-    mean: Tensor; var: Tensor; inverse: Tensor; centred: Tensor # [B m c], [N, B, m, c, V T']
+
+    mean_r: Tensor
+    var_r: Tensor
+    inverse_r: Tensor
+    centred_r: Tensor  # [R], [N, R, V T]
+    mean: Tensor
+    var: Tensor
+    inverse: Tensor
+    centred: Tensor  # [B m c], [N, B, m, c, V T']
 
 # %% ../../nbs/fast/04_temporal.ipynb #1bb4a0c8
-def _reduce(v: TemporalInputs, eps: float) -> tuple[Tensor, ...]: # mean, variance, 1 / sigma, and results not yet centred
+def _reduce(
+    v: TemporalInputs, eps: float
+) -> tuple[Tensor, ...]:  # mean, variance, 1 / sigma, and results not yet centred
     "Round 1."
     (N, C, V, T), R = v.h.shape, len(v.W_r)
     z, statistics = v.h.new_empty(N, R, V * T), Statistics(N, R, V * T, v.h)
-    for i, (h, out) in enumerate(zip(v.h.view(N, C, V * T).unbind(), z.unbind())): statistics.add(i, torch.mm(v.W_r, h, out=out))
+    for i, (h, out) in enumerate(zip(v.h.view(N, C, V * T).unbind(), z.unbind())):
+        statistics.add(i, torch.mm(v.W_r, h, out=out))
     mean, var = statistics.result()
     return mean, var, (var + eps).rsqrt(), z
+
 
 def _branch(v: TemporalInputs, kernels: Sequence[Tensor], geometry: Geometry, eps: float) -> Sums:
     "Rounds 1 and 2."
@@ -131,63 +191,115 @@ def _branch(v: TemporalInputs, kernels: Sequence[Tensor], geometry: Geometry, ep
     (N, _, V, T), (B, m, c), branches = v.h.shape, v.scale.shape, Branches(v, kernels, geometry)
     z, size = v.h.new_empty(N, B * m * c, V * branches.frames), V * branches.frames
     statistics = Statistics(N, B * m * c, size, z)
-    scale, shift, centre = ((inverse_r * v.scale_r)[:, None, None], v.shift_r[:, None, None], mean_r[:, None, None])
-    for i, (h, z_i, r_i) in enumerate(zip(v.h.unbind(), z.unbind(), z_r.view(N, -1, V, T).unbind())):
+    scale, shift, centre = (
+        (inverse_r * v.scale_r)[:, None, None],
+        v.shift_r[:, None, None],
+        mean_r[:, None, None],
+    )
+    for i, (h, z_i, r_i) in enumerate(
+        zip(v.h.unbind(), z.unbind(), z_r.view(N, -1, V, T).unbind())
+    ):
         branches.rectify(r_i.sub_(centre), scale, shift)
         branches(h, z_i)
         statistics.add(i, z_i)
     mean, var = statistics.result()
-    return Sums(mean_r, var_r, inverse_r, z_r, mean, var, (var + eps).rsqrt(), z.view(N, B, m, c, size))
+    return Sums(
+        mean_r, var_r, inverse_r, z_r, mean, var, (var + eps).rsqrt(), z.view(N, B, m, c, size)
+    )
 
 # %% ../../nbs/fast/04_temporal.ipynb #6aaec1b1
-def _add_up(v: TemporalInputs, s: Sums) -> Tensor: # y [N, B c, V, T']; centres s.centred
+def _add_up(v: TemporalInputs, s: Sums) -> Tensor:  # y [N, B c, V, T']; centres s.centred
     "Round 3."
     B, m, c = v.scale.shape
-    scale, mean, shift = (s.inverse.view(B, m, c) * v.scale)[..., None].unbind(1), s.mean.view(B, m, c, 1), v.shift.sum(1)[..., None]
+    scale, mean, shift = (
+        (s.inverse.view(B, m, c) * v.scale)[..., None].unbind(1),
+        s.mean.view(B, m, c, 1),
+        v.shift.sum(1)[..., None],
+    )
     y = s.centred.new_empty(len(v.h), B, c, s.centred.shape[-1])
     residuals = [None] * len(y) if v.residual is None else v.residual.reshape(y.shape).unbind()
     for z, out, r in zip(s.centred.unbind(), y.unbind(), residuals):
         first, *others = z.sub_(mean).unbind(1)
-        torch.mul(first, scale[0], out=out) if r is None else torch.addcmul(r, first, scale[0], out=out)
-        for other, a in zip(others, scale[1:]): out.addcmul_(other, a)
+        torch.mul(first, scale[0], out=out) if r is None else torch.addcmul(
+            r, first, scale[0], out=out
+        )
+        for other, a in zip(others, scale[1:]):
+            out.addcmul_(other, a)
         out.add_(shift).relu_()
     return y.view(len(y), B * c, v.h.shape[2], -1)
 
 # %% ../../nbs/fast/04_temporal.ipynb #c9a56fa6
 class _Back:
     "Gradients of one block, filled one body after the other."
+
     def __init__(self, v: TemporalInputs, kernels: Sequence[Tensor], branches: Branches):
         (_, _, V, T), b = v.h.shape, branches
         self.v, self.b, self.reversed = v, b, [reversed_kernel(W) for W in kernels]
-        self.h, self.W_r, self.W_p, self.kernels = torch.empty_like(v.h), torch.zeros_like(v.W_r), torch.zeros_like(v.W_p), [torch.zeros_like(W) for W in kernels]
-        self.flat, self.z = [W.flatten(1) for W in self.kernels], v.h.new_empty(*v.scale.shape, V * b.frames)
+        self.h, self.W_r, self.W_p, self.kernels = (
+            torch.empty_like(v.h),
+            torch.zeros_like(v.W_r),
+            torch.zeros_like(v.W_p),
+            [torch.zeros_like(W) for W in kernels],
+        )
+        self.flat, self.z = (
+            [W.flatten(1) for W in self.kernels],
+            v.h.new_empty(*v.scale.shape, V * b.frames),
+        )
         self.convolved, self.pooled, self.pointwise = b.parts(self.z.flatten(0, 2))
-        self.between = v.h.new_zeros(b.convolved, V, b.wide.shape[2]) # where a stride leaves zeros
-        self.spread = [Shifted(part, k, d, 1, T, b.margin) for part, (k, d) in zip(self.between.split(b.c), b.geometry.taps)]
-        self.into, self.rectified = self.between[..., b.margin:b.margin + T:b.geometry.stride], v.h.new_empty(len(v.W_r), V, T)
-        self.rectified_of = [part.flatten(1) for part in self.rectified[:b.convolved].split(b.c)]
+        self.between = v.h.new_zeros(b.convolved, V, b.wide.shape[2])  # where a stride leaves zeros
+        self.spread = [
+            Shifted(part, k, d, 1, T, b.margin)
+            for part, (k, d) in zip(self.between.split(b.c), b.geometry.taps)
+        ]
+        self.into, self.rectified = (
+            self.between[..., b.margin : b.margin + T : b.geometry.stride],
+            v.h.new_empty(len(v.W_r), V, T),
+        )
+        self.rectified_of = [part.flatten(1) for part in self.rectified[: b.convolved].split(b.c)]
 
-    def branches(self, h: Tensor, dh: Tensor): # h and its gradient [C, V, T] of one body, from self.z
+    def branches(
+        self, h: Tensor, dh: Tensor
+    ):  # h and its gradient [C, V, T] of one body, from self.z
         b = self.b
-        self.into.copy_(self.z.flatten(0, 2)[:b.convolved].view(self.into.shape))
-        for W, dW, g, shifted, spread, out in zip(self.reversed, self.flat, self.convolved, b.shifted, self.spread, self.rectified_of):
+        self.into.copy_(self.z.flatten(0, 2)[: b.convolved].view(self.into.shape))
+        for W, dW, g, shifted, spread, out in zip(
+            self.reversed, self.flat, self.convolved, b.shifted, self.spread, self.rectified_of
+        ):
             shifted()
             dW.addmm_(g, shifted.transposed)
             torch.mm(W, spread(), out=out)
-        highest_back(self.pooled.view(b.pooled, -1, b.frames), b.three, self.rectified[b.convolved:], b.geometry.stride)
+        highest_back(
+            self.pooled.view(b.pooled, -1, b.frames),
+            b.three,
+            self.rectified[b.convolved :],
+            b.geometry.stride,
+        )
         self.W_p.addmm_(self.pointwise, b.thinned(h).t())
-        if b.geometry.stride == 1: torch.mm(b.W_p.t(), self.pointwise, out=dh.view(b.C, -1))
-        else: dh.zero_()[..., ::b.geometry.stride] = torch.mm(b.W_p.t(), self.pointwise).view(b.C, -1, b.frames)
+        if b.geometry.stride == 1:
+            torch.mm(b.W_p.t(), self.pointwise, out=dh.view(b.C, -1))
+        else:
+            dh.zero_()[..., :: b.geometry.stride] = torch.mm(b.W_p.t(), self.pointwise).view(
+                b.C, -1, b.frames
+            )
 
 # %% ../../nbs/fast/04_temporal.ipynb #9a577bf2
-def _back_branches(back: _Back, s: Sums, slopes_z: tuple[Tensor, ...], g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _back_branches(
+    back: _Back, s: Sums, slopes_z: tuple[Tensor, ...], g: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     "Rounds 3 and 2 backwards: gradient of the normalised reductions [N, R, V T], its sums, and its sums times the centred ones."
     v, b, (N, _, V, T) = back.v, back.b, back.v.h.shape
     (p, q, r), B, m, c = slopes_z, *v.scale.shape
     g_r, R = torch.empty_like(s.centred_r), len(v.W_r)
-    total, product, z_r, g4 = g.new_empty(N, R), g.new_empty(N, R), s.centred_r.view(N, R, V, T), g_r.view(N, R, V, T)
+    total, product, z_r, g4 = (
+        g.new_empty(N, R),
+        g.new_empty(N, R),
+        s.centred_r.view(N, R, V, T),
+        g_r.view(N, R, V, T),
+    )
     scale, shift = (v.scale_r * s.inverse_r)[:, None, None], v.shift_r[:, None, None]
-    for i, (g_i, z_i, h, dh) in enumerate(zip(g.view(N, B, 1, c, -1).unbind(), s.centred.unbind(), v.h.unbind(), back.h.unbind())):
+    for i, (g_i, z_i, h, dh) in enumerate(
+        zip(g.view(N, B, 1, c, -1).unbind(), s.centred.unbind(), v.h.unbind(), back.h.unbind())
+    ):
         torch.mul(g_i, p, out=back.z).addcmul_(z_i, q).sub_(r)
         b.rectify(z_r[i], scale, shift)
         back.branches(h, dh)
@@ -201,22 +313,33 @@ def _back_reductions(back: _Back, s: Sums, g: Tensor, total: Tensor, product: Te
     "Round 1 backwards; g is used up."
     N, C, V, T = back.v.h.shape
     p, q, r = norm_slopes(back.v.scale_r, s.inverse_r, total, product, N * V * T)
-    for d, z, h, dh in zip(g.unbind(), s.centred_r.unbind(), back.v.h.view(N, C, -1).unbind(), back.h.view(N, C, -1).unbind()):
+    for d, z, h, dh in zip(
+        g.unbind(),
+        s.centred_r.unbind(),
+        back.v.h.view(N, C, -1).unbind(),
+        back.h.view(N, C, -1).unbind(),
+    ):
         d.mul_(p).addcmul_(z, q).sub_(r)
         back.W_r.addmm_(d, h.t())
         dh.addmm_(back.v.W_r.t(), d)
 
-def _back_norms(back: _Back, s: Sums, g: Tensor, total: Tensor, product: Tensor) -> tuple[Tensor, ...]: # g; gradients of scale_r, shift_r, scale, shift
+
+def _back_norms(
+    back: _Back, s: Sums, g: Tensor, total: Tensor, product: Tensor
+) -> tuple[Tensor, ...]:  # g; gradients of scale_r, shift_r, scale, shift
     "All rounds backwards, from g, its sums and its sums times the centred results."
     v = back.v
     inverse, shift = s.inverse.view_as(v.scale), total.view(len(v.scale), 1, -1).expand_as(v.scale)
-    g_r, total_r, product_r = _back_branches(back, s, norm_slopes(v.scale, inverse, shift, product, len(g) * g.shape[2]), g)
+    g_r, total_r, product_r = _back_branches(
+        back, s, norm_slopes(v.scale, inverse, shift, product, len(g) * g.shape[2]), g
+    )
     _back_reductions(back, s, g_r, total_r, product_r)
     return g, product_r * s.inverse_r, total_r, product * inverse, shift
 
 # %% ../../nbs/fast/04_temporal.ipynb #c11fc6d6
 class TemporalBlock(torch.autograd.Function):
     "The branches, normalisations, residual, ReLU: TemporalInputs and kernels -> y [N, B c, V, T'], and the batch's means and variances."
+
     @staticmethod
     def forward(ctx, geometry, eps, count, *tensors):
         v, kernels = TemporalInputs(*tensors[:count]), tensors[count:]
@@ -224,71 +347,164 @@ class TemporalBlock(torch.autograd.Function):
         y = _add_up(v, s)
         ctx.save_for_backward(*v._replace(residual=None), y, *s, *kernels)
         ctx.geometry, ctx.residual = geometry, v.residual is not None
-        seen = s.mean_r + v.b_r, s.var_r, s.mean + v.b, s.var # the biases, taken out again by the normalisation
+        seen = (
+            s.mean_r + v.b_r,
+            s.var_r,
+            s.mean + v.b,
+            s.var,
+        )  # the biases, taken out again by the normalisation
         ctx.mark_non_differentiable(*seen)
         return y, *seen
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, *_):
-        n, saved = len(TemporalInputs._fields), ctx.saved_tensors # asked for once: activation checkpointing gives them once
-        v, y, s, kernels = TemporalInputs(*saved[:n]), saved[n], Sums(*saved[n + 1:n + 9]), saved[n + 9:]
+        n, saved = (
+            len(TemporalInputs._fields),
+            ctx.saved_tensors,
+        )  # asked for once: activation checkpointing gives them once
+        v, y, s, kernels = (
+            TemporalInputs(*saved[:n]),
+            saved[n],
+            Sums(*saved[n + 1 : n + 9]),
+            saved[n + 9 :],
+        )
         back = _Back(v, kernels, Branches(v, kernels, ctx.geometry))
         g, *slope = _back_norms(back, s, *behind_relu(dy, y, s.centred))
-        inputs = TemporalInputs(back.h, back.W_r, *slope[:2], torch.zeros_like(v.b_r), back.W_p, *slope[2:], torch.zeros_like(v.b), g.view_as(y) if ctx.residual else None)
+        inputs = TemporalInputs(
+            back.h,
+            back.W_r,
+            *slope[:2],
+            torch.zeros_like(v.b_r),
+            back.W_p,
+            *slope[2:],
+            torch.zeros_like(v.b),
+            g.view_as(y) if ctx.residual else None,
+        )
         return None, None, None, *inputs, *back.kernels
 
 # %% ../../nbs/fast/04_temporal.ipynb #47c10773
 def run_temporal(
-    scales: Sequence[nn.Module], # MultiScaleTemporalConv of the same widths, stride and dilations
-    h: Tensor, # [N, C, V, T], contiguous
-    residual: Tensor | None, # [N, C_out, V, T'], or nothing
-) -> Tensor: # [N, C_out, V, T']
+    scales: Sequence[nn.Module],  # MultiScaleTemporalConv of the same widths, stride and dilations
+    h: Tensor,  # [N, C, V, T], contiguous
+    residual: Tensor | None,  # [N, C_out, V, T'], or nothing
+) -> Tensor:  # [N, C_out, V, T']
     "The sum of multi-scale convolutions, residual and ReLU, in training."
-    kinds = [[scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))] # by branch, then by kernel size
-    reduced, every, convs, c = sum(kinds[:-1], []), sum(kinds, []), [b[3] for b in sum(kinds[:-2], [])], kinds[-1][0][0].out_channels
-    def cat(modules, name): return torch.cat([getattr(m, name) for m in modules])
-    reductions, norms_r, pointwise, norms = [b[0] for b in reduced], [b[1] for b in reduced], [b[0] for b in kinds[-1]], [b[-1] for b in every]
-    biases = torch.cat([*(conv.bias for conv in convs), *(b[0].bias.new_zeros(c) for b in kinds[-2]), *(p.bias for p in pointwise)])
+    kinds = [
+        [scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))
+    ]  # by branch, then by kernel size
+    reduced, every, convs, c = (
+        sum(kinds[:-1], []),
+        sum(kinds, []),
+        [b[3] for b in sum(kinds[:-2], [])],
+        kinds[-1][0][0].out_channels,
+    )
+
+    def cat(modules, name):
+        return torch.cat([getattr(m, name) for m in modules])
+
+    reductions, norms_r, pointwise, norms = (
+        [b[0] for b in reduced],
+        [b[1] for b in reduced],
+        [b[0] for b in kinds[-1]],
+        [b[-1] for b in every],
+    )
+    biases = torch.cat(
+        [
+            *(conv.bias for conv in convs),
+            *(b[0].bias.new_zeros(c) for b in kinds[-2]),
+            *(p.bias for p in pointwise),
+        ]
+    )
     shape = (len(kinds), len(scales), c)
-    v = TemporalInputs(h, cat(reductions, "weight").flatten(1), cat(norms_r, "weight"), cat(norms_r, "bias"), cat(reductions, "bias"), cat(pointwise, "weight").flatten(1),
-                       cat(norms, "weight").view(shape), cat(norms, "bias").view(shape), biases, residual)
-    geometry = Geometry(tuple((conv.kernel_size[0], conv.dilation[0]) for conv in convs), scales[0].stride)
-    y, mean_r, var_r, mean, var = TemporalBlock.apply(geometry, norms[0].eps, len(v), *v, *[conv.weight for conv in convs])
+    v = TemporalInputs(
+        h,
+        cat(reductions, "weight").flatten(1),
+        cat(norms_r, "weight"),
+        cat(norms_r, "bias"),
+        cat(reductions, "bias"),
+        cat(pointwise, "weight").flatten(1),
+        cat(norms, "weight").view(shape),
+        cat(norms, "bias").view(shape),
+        biases,
+        residual,
+    )
+    geometry = Geometry(
+        tuple((conv.kernel_size[0], conv.dilation[0]) for conv in convs), scales[0].stride
+    )
+    y, mean_r, var_r, mean, var = TemporalBlock.apply(
+        geometry, norms[0].eps, len(v), *v, *[conv.weight for conv in convs]
+    )
     remember(norms_r, mean_r, var_r, h.numel() // h.shape[1])
     remember(norms, mean, var, y.numel() // y.shape[1])
     return y
 
 # %% ../../nbs/fast/04_temporal.ipynb #8459dab3
 def run_layer(
-    layer: nn.Module, # MDRLayer
-    x: Tensor, # [N, C_in, T, V]
-) -> Tensor: # [N, C_out, T', V]
+    layer: nn.Module,  # MDRLayer
+    x: Tensor,  # [N, C_in, T, V]
+) -> Tensor:  # [N, C_out, T', V]
     "Graph block, temporal block, residual, in training."
     x = x.transpose(2, 3).contiguous()
     h = run_graph(gather(layer.gcb, x), layer.gcb.graph.spatial[0].sigma, layer.gcb.norm)
     return run_temporal(layer.tcb.scales, h, layer_residual(layer, x)).transpose(2, 3)
 
-def layer_residual(layer: nn.Module, x: Tensor) -> Tensor | None: # x [N, C_in, V, T] -> [N, C_out, V, T']
-    return None if layer.residual is None else layer.residual(x[..., ::layer.stride])
+
+def layer_residual(
+    layer: nn.Module, x: Tensor
+) -> Tensor | None:  # x [N, C_in, V, T] -> [N, C_out, V, T']
+    return None if layer.residual is None else layer.residual(x[..., :: layer.stride])
 
 # %% ../../nbs/fast/04_temporal.ipynb #f44011d6
 def body_pays(
-    x: Tensor, # [N, C, T, V]
-    channels: int, # C_out
-    subsets: int, # K
+    x: Tensor,  # [N, C, T, V]
+    channels: int,  # C_out
+    subsets: int,  # K
 ) -> bool:
     "Whether a body of this size is worth a turn of its own."
-    on_cpu = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-    return on_cpu and subsets * channels * x.shape[2] * x.shape[3] >= 2 ** (15 if torch.get_num_threads() == 1 else 17)
+    on_cpu = (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+    )
+    return on_cpu and subsets * channels * x.shape[2] * x.shape[3] >= 2 ** (
+        15 if torch.get_num_threads() == 1 else 17
+    )
+
 
 def plain(module: nn.Module) -> bool:
     "All of it in training, and every normalisation keeps running averages in the usual way."
-    return all(m.training and (not isinstance(m, nn.BatchNorm2d) or m.momentum is not None and m.track_running_stats and m.affine) for m in module.modules())
+    return all(
+        m.training
+        and (
+            not isinstance(m, nn.BatchNorm2d)
+            or m.momentum is not None
+            and m.track_running_stats
+            and m.affine
+        )
+        for m in module.modules()
+    )
 
-def suits(layer: nn.Module, x: Tensor) -> bool: # MDRLayer, [N, C_in, T, V]
+
+def suits(layer: nn.Module, x: Tensor) -> bool:  # MDRLayer, [N, C_in, T, V]
     "Whether a layer can be, and is worth being, computed one body at a time in training."
-    if layer.literal or not layer.training or not isinstance(layer.attention, nn.Identity): return False
-    graph, watched = layer.gcb.graph, any(m._forward_hooks or m._forward_pre_hooks for m in (layer.gcb, layer.tcb, layer.gcb.graph))
-    if watched or not hasattr(graph, "features") or not body_pays(x, layer.gcb.norm.num_features, len(graph.A)): return False
-    return all(type(f) in (CVSTA, PlainTransform) for f in graph.features) and graph.spatial[0].sigma in slopes and plain(layer)
+    if layer.literal or not layer.training or not isinstance(layer.attention, nn.Identity):
+        return False
+    graph, watched = (
+        layer.gcb.graph,
+        any(
+            m._forward_hooks or m._forward_pre_hooks
+            for m in (layer.gcb, layer.tcb, layer.gcb.graph)
+        ),
+    )
+    if (
+        watched
+        or not hasattr(graph, "features")
+        or not body_pays(x, layer.gcb.norm.num_features, len(graph.A))
+    ):
+        return False
+    return (
+        all(type(f) in (CVSTA, PlainTransform) for f in graph.features)
+        and graph.spatial[0].sigma in slopes
+        and plain(layer)
+    )

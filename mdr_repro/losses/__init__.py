@@ -15,43 +15,48 @@ from pkgutil import iter_modules
 import torch
 from torch import Tensor
 
+from ..core.registry import Registry, build
 from ..rdl import RobustDecoupleLoss
 from ..recognizer import Objective, Softmax
-from ..core.registry import Registry, build
 
 # %% ../../nbs/losses/00_registry.ipynb #40d8d79a
-objectives = Registry("objective", ("num_classes", "embedding_dim")) # name -> constructor(num_classes, embedding_dim, **options)
+objectives = Registry(
+    "objective", ("num_classes", "embedding_dim")
+)  # name -> constructor(num_classes, embedding_dim, **options)
+
 
 def register_objective(
-    name: str, # as in RunSpec.objective
-    constructor: Callable[..., Objective], # called with (num_classes, embedding_dim, **options)
-) -> Callable[..., Objective]: # the constructor
+    name: str,  # as in RunSpec.objective
+    constructor: Callable[..., Objective],  # called with (num_classes, embedding_dim, **options)
+) -> Callable[..., Objective]:  # the constructor
     "Make an objective known to `build_objective`."
     return objectives.register(name, constructor)
+
 
 register_objective("softmax", Softmax)
 register_objective("rdl", RobustDecoupleLoss);
 
 # %% ../../nbs/losses/00_registry.ipynb #8caed998
 def objective_options(
-    name: str, # a key of `objectives`
+    name: str,  # a key of `objectives`
 ) -> list[str]:
     "The options that `build_objective` takes for this name."
     return objectives.options(name)
 
+
 def build_objective(
-    name: str, # a key of `objectives`
-    num_classes: int, # K
-    embedding_dim: int, # D
-    **options, # of the objective's constructor
-) -> Objective: # features [N, D] -> a number to go down on, or logits [N, K]
+    name: str,  # a key of `objectives`
+    num_classes: int,  # K
+    embedding_dim: int,  # D
+    **options,  # of the objective's constructor
+) -> Objective:  # features [N, D] -> a number to go down on, or logits [N, K]
     "The objective of this name; ValueError lists the known names, or the options that this one has."
     return build(objectives, name, (num_classes, embedding_dim), options)
 
 # %% ../../nbs/losses/00_registry.ipynb #175d0ce7
 def check_objective(
-    objective: Objective, # built for K classes and D features
-    num_clips: int = 12, # N
+    objective: Objective,  # built for K classes and D features
+    num_clips: int = 12,  # N
 ) -> None:
     "Assert what trainer and evaluation rely on: shapes, terms that add up, finite gradients, parameter groups, refusal of wrong labels."
     net, g = copy.deepcopy(objective), torch.Generator().manual_seed(0)
@@ -59,35 +64,50 @@ def check_objective(
     x, y = torch.randn(num_clips, D, generator=g), torch.randint(K, (num_clips,), generator=g)
     _check_outputs(net, x, y)
     _check_sum(net.train(), x, y)
-    for scale in (1.0, 1e-3, 1e3, 0.0): _check_gradients(net, x * scale, y, f"features of scale {scale:g}")
+    for scale in (1.0, 1e-3, 1e3, 0.0):
+        _check_gradients(net, x * scale, y, f"features of scale {scale:g}")
     _check_groups(net)
     _check_step(net, x, y)
     for wrong in (-1, K):
-        try: net(x, torch.full((num_clips,), wrong))
-        except ValueError as e: assert str(wrong) in str(e), f"the message for label {wrong} does not name it: {e}"
-        except Exception as e: raise AssertionError(f"label {wrong} of K={K} classes ends in {type(e).__name__}, not in a ValueError that names it") from e
-        else: raise AssertionError(f"label {wrong} of K={K} classes was accepted")
+        try:
+            net(x, torch.full((num_clips,), wrong))
+        except ValueError as e:
+            assert str(wrong) in str(e), f"the message for label {wrong} does not name it: {e}"
+        except Exception as e:
+            raise AssertionError(
+                f"label {wrong} of K={K} classes ends in {type(e).__name__}, not in a ValueError that names it"
+            ) from e
+        else:
+            raise AssertionError(f"label {wrong} of K={K} classes was accepted")
 
 # %% ../../nbs/losses/00_registry.ipynb #10c72047
 def _check_outputs(net: Objective, x: Tensor, y: Tensor) -> None:
     logits, loss, terms = net.logits(x), net(x, y), net.terms(x, y)
-    assert logits.shape == (len(x), net.num_classes), f"logits are {tuple(logits.shape)}, not [N, K] = {(len(x), net.num_classes)}"
+    assert logits.shape == (len(x), net.num_classes), (
+        f"logits are {tuple(logits.shape)}, not [N, K] = {(len(x), net.num_classes)}"
+    )
     assert loss.shape == () and loss.isfinite(), f"the loss is not a finite scalar: {loss}"
     assert "softmax" in terms, f"terms lack 'softmax': {', '.join(terms)}"
-    for k, v in terms.items(): assert v.shape == () and v.isfinite(), f"term {k!r} is not a finite scalar: {v}"
+    for k, v in terms.items():
+        assert v.shape == () and v.isfinite(), f"term {k!r} is not a finite scalar: {v}"
+
 
 def _check_gradients(net: Objective, x: Tensor, y: Tensor, where: str) -> None:
     x = x.clone().requires_grad_()
     net.zero_grad()
     net(x, y).backward()
     for name, p in [("the features", x), *net.named_parameters()]:
-        if p.requires_grad: assert p.grad is not None and p.grad.isfinite().all(), f"the gradient of {name} is missing or not finite for {where}"
+        if p.requires_grad:
+            assert p.grad is not None and p.grad.isfinite().all(), (
+                f"the gradient of {name} is missing or not finite for {where}"
+            )
 
 # %% ../../nbs/losses/00_registry.ipynb #0a1b5c03
-def _drawn(work: Callable): # with the same random numbers at every call
+def _drawn(work: Callable):  # with the same random numbers at every call
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return work()
+
 
 def _check_sum(net: Objective, x: Tensor, y: Tensor) -> None:
     N, terms, loss = len(x), _drawn(lambda: net.terms(x, y)), _drawn(lambda: net(x, y))
@@ -96,30 +116,43 @@ def _check_sum(net: Objective, x: Tensor, y: Tensor) -> None:
     assert net.total(terms, N) == loss, "the loss is not the total of its terms"
     parts = {k: float(weights.get(k, 1)) * v.double() for k, v in terms.items()}
     size = 1 + sum(v.abs() for v in parts.values())
-    assert (sum(parts.values()) - loss.double()).abs() < 1e-5 * size, "the weighted terms do not add up to the loss"
+    assert (sum(parts.values()) - loss.double()).abs() < 1e-5 * size, (
+        "the weighted terms do not add up to the loss"
+    )
     off = [k for k in terms if weights.get(k, 1) == 0]
     broken = {k: v * float("nan") if k in off else v for k, v in terms.items()}
-    assert net.total(broken, N).isfinite(), f"{', '.join(off)} has weight 0 and still enters the loss"
+    assert net.total(broken, N).isfinite(), (
+        f"{', '.join(off)} has weight 0 and still enters the loss"
+    )
 
 # %% ../../nbs/losses/00_registry.ipynb #4c6539bf
 def _check_groups(net: Objective) -> None:
     groups = net.parameter_groups(0.1)
     held = sorted(id(p) for g in groups for p in g["params"])
-    assert held == sorted(id(p) for p in net.parameters()), "parameter_groups must hold every parameter exactly once"
-    for g in groups: assert isinstance(g.get("name"), str) and g.get("lr", 0) > 0, f"a group lacks its name or rate: {sorted(g)}"
+    assert held == sorted(id(p) for p in net.parameters()), (
+        "parameter_groups must hold every parameter exactly once"
+    )
+    for g in groups:
+        assert isinstance(g.get("name"), str) and g.get("lr", 0) > 0, (
+            f"a group lacks its name or rate: {sorted(g)}"
+        )
     assert len({g["name"] for g in groups}) == len(groups), "two groups have one name"
+
 
 def _check_step(net: Objective, x: Tensor, y: Tensor) -> None:
     groups = net.parameter_groups(0.1)
-    if not groups: return
+    if not groups:
+        return
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0)
-    for g in optimizer.param_groups: g["lr"] = 1e-4
+    for g in optimizer.param_groups:
+        g["lr"] = 1e-4
     net.zero_grad()
-    before = _drawn(lambda: net(x, y)) # a loss that draws random numbers draws the same ones twice
+    before = _drawn(lambda: net(x, y))  # a loss that draws random numbers draws the same ones twice
     before.backward()
     optimizer.step()
     after = _drawn(lambda: net(x, y))
     assert after < before, "a small step down the gradient did not lower the loss"
 
 # %% ../../nbs/losses/00_registry.ipynb #fca6dad8
-for _module in iter_modules(import_module("mdr_repro.losses").__path__): import_module(f"mdr_repro.losses.{_module.name}")
+for _module in iter_modules(import_module("mdr_repro.losses").__path__):
+    import_module(f"mdr_repro.losses.{_module.name}")

@@ -19,84 +19,129 @@ from ..recognizer import Objective, check_labels
 # %% ../../nbs/losses/03_angular_margins.ipynb #0016b429
 class AngularMargin(Objective):
     "A softmax on cosines with a margin for the right class while training: a loss of pytorch-metric-learning in the contract of an objective."
-    keeps_length = False # of the features; otherwise only their direction is used
-    def __init__(self,
-        num_classes: int, # K
-        embedding_dim: int, # D
-        margin_loss: nn.Module, # with weights W [D, K]
+
+    keeps_length = False  # of the features; otherwise only their direction is used
+
+    def __init__(
+        self,
+        num_classes: int,  # K
+        embedding_dim: int,  # D
+        margin_loss: nn.Module,  # with weights W [D, K]
     ):
         super().__init__(num_classes, embedding_dim)
         self.margin_loss = margin_loss
-        nn.init.normal_(margin_loss.W, 0, sqrt(2 / num_classes)) # as the classifier of the softmax loss
+        nn.init.normal_(
+            margin_loss.W, 0, sqrt(2 / num_classes)
+        )  # as the classifier of the softmax loss
 
     def _prepared(self, x: Tensor) -> Tensor:
         x = x.to(self.margin_loss.W.dtype)
         return x if self.keeps_length else unit(x)
 
-    def logits(self, x: Tensor) -> Tensor: # [N, K], without margin
-        with torch.autocast(x.device.type, enabled=False): return self.margin_loss.get_logits(self._prepared(x))
+    def logits(self, x: Tensor) -> Tensor:  # [N, K], without margin
+        with torch.autocast(x.device.type, enabled=False):
+            return self.margin_loss.get_logits(self._prepared(x))
 
-    def terms(self, x: Tensor, y: Tensor) -> dict[str, Tensor]: # softmax: with margin
+    def terms(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # softmax: with margin
         y = check_labels(y, self.num_classes).long()
-        with torch.autocast(x.device.type, enabled=False): return {"softmax": self.margin_loss(self._prepared(x), y)}
+        with torch.autocast(x.device.type, enabled=False):
+            return {"softmax": self.margin_loss(self._prepared(x), y)}
 
 # %% ../../nbs/losses/03_angular_margins.ipynb #e62fb7b0
-def _check(scale: float, margin: float, least: float = 0., below: float = float("inf")):
-    if not scale > 0: raise ValueError(f"scale={scale!r}: give a number > 0")
-    if not least <= margin < below: raise ValueError(f"margin={margin!r}: give a number >= {least:g}" + (f" and < {below:.4g}" if below < float("inf") else ""))
+def _check(scale: float, margin: float, least: float = 0.0, below: float = float("inf")):
+    if not scale > 0:
+        raise ValueError(f"scale={scale!r}: give a number > 0")
+    if not least <= margin < below:
+        raise ValueError(
+            f"margin={margin!r}: give a number >= {least:g}"
+            + (f" and < {below:.4g}" if below < float("inf") else "")
+        )
 
 # %% ../../nbs/losses/03_angular_margins.ipynb #fc810099
 class _SphereFaceLoss(SphereFaceLoss):
-    annealing = 0. # lambda
+    annealing = 0.0  # lambda
+
     def modify_cosine_of_target_classes(self, cosine):
-        return (self.annealing * cosine + super().modify_cosine_of_target_classes(cosine)) / (1 + self.annealing)
+        return (self.annealing * cosine + super().modify_cosine_of_target_classes(cosine)) / (
+            1 + self.annealing
+        )
+
 
 class SphereFace(AngularMargin):
     "A-Softmax (Liu et al., CVPR 2017)."
+
     keeps_length = True
-    def __init__(self,
-        num_classes: int, # K
-        embedding_dim: int, # D
-        margin: int = 4, # m, a whole number
-        scale: float = 1., # besides ||x||
-        annealing: float = 5., # lambda, held constant; 0: the equation as it stands
+
+    def __init__(
+        self,
+        num_classes: int,  # K
+        embedding_dim: int,  # D
+        margin: int = 4,  # m, a whole number
+        scale: float = 1.0,  # besides ||x||
+        annealing: float = 5.0,  # lambda, held constant; 0: the equation as it stands
     ):
         _check(scale, margin, least=1)
-        if margin != int(margin): raise ValueError(f"margin={margin!r}: SphereFace multiplies the angle by a whole number")
-        if annealing < 0: raise ValueError(f"annealing={annealing!r}: give lambda >= 0")
-        super().__init__(num_classes, embedding_dim, _SphereFaceLoss(num_classes, embedding_dim, margin=int(margin), scale=scale))
+        if margin != int(margin):
+            raise ValueError(
+                f"margin={margin!r}: SphereFace multiplies the angle by a whole number"
+            )
+        if annealing < 0:
+            raise ValueError(f"annealing={annealing!r}: give lambda >= 0")
+        super().__init__(
+            num_classes,
+            embedding_dim,
+            _SphereFaceLoss(num_classes, embedding_dim, margin=int(margin), scale=scale),
+        )
         self.margin_loss.annealing = annealing
+
 
 register_objective("sphereface", SphereFace);
 
 # %% ../../nbs/losses/03_angular_margins.ipynb #32b15741
 class CosFace(AngularMargin):
     "LMCL, the large margin cosine loss (Wang et al., CVPR 2018, Eq. 4)."
-    def __init__(self,
-        num_classes: int, # K
-        embedding_dim: int, # D
-        margin: float = 0.35, # m, of the cosine
-        scale: float = 64., # s
+
+    def __init__(
+        self,
+        num_classes: int,  # K
+        embedding_dim: int,  # D
+        margin: float = 0.35,  # m, of the cosine
+        scale: float = 64.0,  # s
     ):
         _check(scale, margin)
-        super().__init__(num_classes, embedding_dim, CosFaceLoss(num_classes, embedding_dim, margin=margin, scale=scale))
+        super().__init__(
+            num_classes,
+            embedding_dim,
+            CosFaceLoss(num_classes, embedding_dim, margin=margin, scale=scale),
+        )
+
 
 register_objective("lmcl", CosFace);
 
 # %% ../../nbs/losses/03_angular_margins.ipynb #12537afe
 class _ArcFaceLoss(ArcFaceLoss):
     def get_angles(self, cosine):
-        return super().get_angles(torch.where(cosine.abs() < 1, cosine, cosine.detach())) # arccos has no derivative at its ends
+        return super().get_angles(
+            torch.where(cosine.abs() < 1, cosine, cosine.detach())
+        )  # arccos has no derivative at its ends
+
 
 class ArcFace(AngularMargin):
     "The additive angular margin loss (Deng et al., CVPR 2019, Eq. 3)."
-    def __init__(self,
-        num_classes: int, # K
-        embedding_dim: int, # D
-        margin: float = 0.5, # m, in radians
-        scale: float = 64., # s
+
+    def __init__(
+        self,
+        num_classes: int,  # K
+        embedding_dim: int,  # D
+        margin: float = 0.5,  # m, in radians
+        scale: float = 64.0,  # s
     ):
         _check(scale, margin, below=pi)
-        super().__init__(num_classes, embedding_dim, _ArcFaceLoss(num_classes, embedding_dim, margin=degrees(margin), scale=scale))
+        super().__init__(
+            num_classes,
+            embedding_dim,
+            _ArcFaceLoss(num_classes, embedding_dim, margin=degrees(margin), scale=scale),
+        )
+
 
 register_objective("arcface", ArcFace);

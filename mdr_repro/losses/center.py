@@ -15,21 +15,21 @@ from ..recognizer import Softmax, check_labels
 
 # %% ../../nbs/losses/02_center.ipynb #ed1722d2
 def center_loss(
-    x: Tensor, # features [N, D]
-    c: Tensor, # class centers [K, D]
-    y: Tensor, # labels [N], each in 0..K-1
-    checked: bool = False, # whether the labels have been looked at
-) -> Tensor: # scalar
+    x: Tensor,  # features [N, D]
+    c: Tensor,  # class centers [K, D]
+    y: Tensor,  # labels [N], each in 0..K-1
+    checked: bool = False,  # whether the labels have been looked at
+) -> Tensor:  # scalar
     "L_C, Wen et al. Eq. 2: half the squared distance of each feature to its class center, averaged over the batch."
     return 0.5 * (x - own_center(x, c, y, checked)).square().sum(1).mean()
 
 # %% ../../nbs/losses/02_center.ipynb #31373744
 def center_updates(
-    x: Tensor, # features [N, D]
-    c: Tensor, # class centers [K, D]
-    y: Tensor, # labels [N], each in 0..K-1
-    checked: bool = False, # whether the labels have been looked at
-) -> Tensor: # [K, D]
+    x: Tensor,  # features [N, D]
+    c: Tensor,  # class centers [K, D]
+    y: Tensor,  # labels [N], each in 0..K-1
+    checked: bool = False,  # whether the labels have been looked at
+) -> Tensor:  # [K, D]
     "Delta c, Wen et al. Eq. 4."
     y = (y if checked else check_labels(y, len(c))).long()
     count = torch.bincount(y, minlength=len(c)).to(c.dtype)[:, None]
@@ -37,9 +37,13 @@ def center_updates(
 
 # %% ../../nbs/losses/02_center.ipynb #fc13e304
 def _check(weight: float, center_rate: float, update: str):
-    if weight < 0: raise ValueError(f"weight={weight!r}: give lambda >= 0")
-    if center_rate <= 0: raise ValueError(f"center_rate={center_rate!r}: give alpha > 0")
-    if update not in ("wen", "gradient"): raise ValueError(f"unknown update {update!r}; known: wen, gradient")
+    if weight < 0:
+        raise ValueError(f"weight={weight!r}: give lambda >= 0")
+    if center_rate <= 0:
+        raise ValueError(f"center_rate={center_rate!r}: give alpha > 0")
+    if update not in ("wen", "gradient"):
+        raise ValueError(f"unknown update {update!r}; known: wen, gradient")
+
 
 def _zero_with_gradient(c: Tensor, gradient: Tensor) -> Tensor:
     "The number 0, whose derivative by c is this gradient."
@@ -49,33 +53,49 @@ def _zero_with_gradient(c: Tensor, gradient: Tensor) -> Tensor:
 # %% ../../nbs/losses/02_center.ipynb #3f531f9d
 class CenterLoss(Softmax):
     "Softmax with center loss (Wen et al., ECCV 2016, Eq. 5)."
-    def __init__(self,
-        num_classes: int, # K
-        embedding_dim: int, # D
-        weight: float = 0.003, # lambda, as in Wen et al.'s face experiments
-        center_rate: float = 0.5, # alpha, likewise
-        update: str = "wen", # how centers move: their Eq. 4; or "gradient" of the whole loss
+
+    def __init__(
+        self,
+        num_classes: int,  # K
+        embedding_dim: int,  # D
+        weight: float = 0.003,  # lambda, as in Wen et al.'s face experiments
+        center_rate: float = 0.5,  # alpha, likewise
+        update: str = "wen",  # how centers move: their Eq. 4; or "gradient" of the whole loss
     ):
         super().__init__(num_classes, embedding_dim)
         _check(weight, center_rate, update)
         self.weight, self.center_rate, self.update = weight, center_rate, update
         self.centers = nn.Parameter(torch.randn(num_classes, embedding_dim))
 
-    def terms(self, x: Tensor, y: Tensor) -> dict[str, Tensor]: # softmax, center
-        terms, c = super().terms(x, y), self.centers # softmax has looked at the labels
-        if self.update == "gradient": return {**terms, "center": center_loss(x, c, y, checked=True)}
+    def terms(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # softmax, center
+        terms, c = super().terms(x, y), self.centers  # softmax has looked at the labels
+        if self.update == "gradient":
+            return {**terms, "center": center_loss(x, c, y, checked=True)}
         c, moves = c.detach(), center_updates(x.detach(), c.detach(), y, checked=True)
         center = center_loss(x, c, y, checked=True)
-        return {"softmax": terms["softmax"] + _zero_with_gradient(self.centers, moves), "center": center}
+        return {
+            "softmax": terms["softmax"] + _zero_with_gradient(self.centers, moves),
+            "center": center,
+        }
 
-    def term_weights(self, num_clips: int) -> dict[str, float]: return {"center": self.weight}
-    def parameter_groups(self, lr: float) -> list[dict]: return _parameter_groups(self, lr)
+    def term_weights(self, num_clips: int) -> dict[str, float]:
+        return {"center": self.weight}
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        return _parameter_groups(self, lr)
 
 # %% ../../nbs/losses/02_center.ipynb #6d3c6947
 def _parameter_groups(loss: CenterLoss, lr: float) -> list[dict]:
     "The classifier, and the centers by themselves: a weight decay would pull them to the origin, and every feature after them."
-    centers = {"name": "centers", "params": [loss.centers], "lr": loss.center_rate, "weight_decay": 0.0}
-    if loss.update == "wen": centers |= {"momentum": 0.0, "nesterov": False, "scheduled": False} # then a step is Eq. 4
+    centers = {
+        "name": "centers",
+        "params": [loss.centers],
+        "lr": loss.center_rate,
+        "weight_decay": 0.0,
+    }
+    if loss.update == "wen":
+        centers |= {"momentum": 0.0, "nesterov": False, "scheduled": False}  # then a step is Eq. 4
     return [{"name": "classifier", "params": list(loss.classifier.parameters()), "lr": lr}, centers]
+
 
 register_objective("center", CenterLoss);

@@ -17,18 +17,19 @@ from ..recognizer import Softmax, check_labels
 
 # %% ../../nbs/losses/05_information_bottleneck.ipynb #76516669
 def marginal_mmd(
-    z: Tensor, # codes [N, D]
-) -> Tensor: # scalar
+    z: Tensor,  # codes [N, D]
+) -> Tensor:  # scalar
     "The length of the mean code: how far its distribution is from N(0, I), as a linear kernel sees it."
     return torch.linalg.vector_norm(z.mean(0))
 
+
 def conditional_mmd(
-    z: Tensor, # codes [N, D]
-    y: Tensor, # labels [N], each in 0..K-1
-    anchors: Tensor, # mu [K, D]
-) -> Tensor: # scalar
+    z: Tensor,  # codes [N, D]
+    y: Tensor,  # labels [N], each in 0..K-1
+    anchors: Tensor,  # mu [K, D]
+) -> Tensor:  # scalar
     "The squared distance between the mean code of a class and its anchor, averaged over the classes in the batch and over D."
-    member = F.one_hot(y.long(), len(anchors)).to(z.dtype) # [N, K]
+    member = F.one_hot(y.long(), len(anchors)).to(z.dtype)  # [N, K]
     clips = member.sum(0)
     means = member.T @ z / clips.clamp(min=1)[:, None]
     present = (clips > 0).to(z.dtype)
@@ -37,47 +38,82 @@ def conditional_mmd(
 # %% ../../nbs/losses/05_information_bottleneck.ipynb #50dd6be5
 class InformationBottleneck(Softmax):
     "Softmax on a random code of the features, whose means over the batch and over each class are drawn to 0 and to fixed orthogonal anchors (InfoGCN)."
-    def __init__(self,
-        num_classes: int, # K
-        embedding_dim: int, # D, of the features and of the code
-        weights: tuple[float, float] = (1e-4, 1e-1), # lambda_1 of the marginal, lambda_2 of the conditional term
-        label_smoothing: float = 0.1, # the share of the target that all classes have alike
-        noise_ratio: float = 0.5, # rho; 0.5 makes sigma a standard deviation
-        gain: float = 3.0, # length of the anchors
+
+    def __init__(
+        self,
+        num_classes: int,  # K
+        embedding_dim: int,  # D, of the features and of the code
+        weights: tuple[float, float] = (
+            1e-4,
+            1e-1,
+        ),  # lambda_1 of the marginal, lambda_2 of the conditional term
+        label_smoothing: float = 0.1,  # the share of the target that all classes have alike
+        noise_ratio: float = 0.5,  # rho; 0.5 makes sigma a standard deviation
+        gain: float = 3.0,  # length of the anchors
     ):
         super().__init__(num_classes, embedding_dim)
         _check_options(weights, label_smoothing)
-        self.weights, self.label_smoothing, self.noise_ratio = tuple(weights), label_smoothing, noise_ratio
-        self.hidden, self.mean, self.log_variance = (nn.Linear(embedding_dim, embedding_dim) for _ in range(3))
-        for layer in (self.hidden, self.mean, self.log_variance): nn.init.xavier_uniform_(layer.weight, nn.init.calculate_gain("relu"))
-        anchors = nn.init.orthogonal_(torch.empty(num_classes, embedding_dim), gain, generator=torch.Generator().manual_seed(0))
-        self.register_buffer("anchors", anchors, persistent=False) # the same for every run, as labels are
+        self.weights, self.label_smoothing, self.noise_ratio = (
+            tuple(weights),
+            label_smoothing,
+            noise_ratio,
+        )
+        self.hidden, self.mean, self.log_variance = (
+            nn.Linear(embedding_dim, embedding_dim) for _ in range(3)
+        )
+        for layer in (self.hidden, self.mean, self.log_variance):
+            nn.init.xavier_uniform_(layer.weight, nn.init.calculate_gain("relu"))
+        anchors = nn.init.orthogonal_(
+            torch.empty(num_classes, embedding_dim),
+            gain,
+            generator=torch.Generator().manual_seed(0),
+        )
+        self.register_buffer(
+            "anchors", anchors, persistent=False
+        )  # the same for every run, as labels are
 
-    def code(self, features: Tensor) -> Tensor: return _code(self, features) # z [N, D]
-    def logits(self, features: Tensor) -> Tensor: return self.classifier(self.mean(torch.relu(self.hidden(features))))
-    def terms(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]: return _terms(self, features, labels)
-    def term_weights(self, num_clips: int) -> dict[str, float]: return dict(zip(("marginal", "conditional"), self.weights))
+    def code(self, features: Tensor) -> Tensor:
+        return _code(self, features)  # z [N, D]
+
+    def logits(self, features: Tensor) -> Tensor:
+        return self.classifier(self.mean(torch.relu(self.hidden(features))))
+
+    def terms(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return _terms(self, features, labels)
+
+    def term_weights(self, num_clips: int) -> dict[str, float]:
+        return dict(zip(("marginal", "conditional"), self.weights))
 
 # %% ../../nbs/losses/05_information_bottleneck.ipynb #af06ed64
 def _check_options(weights, label_smoothing) -> None:
     if isinstance(weights, str) or len(weights) != 2 or not all(w >= 0 for w in weights):
-        raise ValueError(f"weights={weights!r} must be two numbers that are not negative: of the marginal and of the conditional term")
-    if not 0 <= label_smoothing < 1: raise ValueError(f"label_smoothing={label_smoothing!r} must be at least 0 and less than 1")
+        raise ValueError(
+            f"weights={weights!r} must be two numbers that are not negative: of the marginal and of the conditional term"
+        )
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing={label_smoothing!r} must be at least 0 and less than 1")
 
-def _code(net: InformationBottleneck, features: Tensor) -> Tensor: # z [N, D]
+
+def _code(net: InformationBottleneck, features: Tensor) -> Tensor:  # z [N, D]
     "A draw from N(mu, sigma^2) where a gradient will be taken, else mu."
     h = torch.relu(net.hidden(features))
     mu = net.mean(h)
-    if not (net.training and torch.is_grad_enabled()): return mu
+    if not (net.training and torch.is_grad_enabled()):
+        return mu
     sigma = (net.noise_ratio * net.log_variance(h)).clamp(max=log(100)).exp()
     return mu + sigma * torch.randn_like(sigma)
+
 
 def _terms(net: InformationBottleneck, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
     "One code of the batch, and what softmax and the two discrepancies make of it."
     labels = check_labels(labels, net.num_classes).long()
     z = net.code(features)
     softmax = F.cross_entropy(net.classifier(z), labels, label_smoothing=net.label_smoothing)
-    return {"softmax": softmax, "marginal": marginal_mmd(z), "conditional": conditional_mmd(z, labels, net.anchors)}
+    return {
+        "softmax": softmax,
+        "marginal": marginal_mmd(z),
+        "conditional": conditional_mmd(z, labels, net.anchors),
+    }
 
 # %% ../../nbs/losses/05_information_bottleneck.ipynb #3ac5145a
 register_objective("information_bottleneck", InformationBottleneck);

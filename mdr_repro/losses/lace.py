@@ -15,41 +15,50 @@ from ..recognizer import Objective, softmax_loss
 
 # %% ../../nbs/losses/04_lace.ipynb #1b480f54
 def whiten(
-    v: Tensor, # vectors [N, D]
-    root: Tensor, # B [D, D], the covariance is B B^T
-) -> Tensor: # [N, D]
+    v: Tensor,  # vectors [N, D]
+    root: Tensor,  # B [D, D], the covariance is B B^T
+) -> Tensor:  # [N, D]
     "B^-1 v of each row: with covariance B B^T before, with the identity after."
     return torch.linalg.solve(root, v.T).T
 
+
 def adaptive_cosine(
-    x: Tensor, # features [N, D]
-    s: Tensor, # target signatures [K, D]
-    mean: Tensor, # of the background [D]
-    root: Tensor, # of the background's covariance [D, D]
-) -> Tensor: # [N, K], each in -1..1
+    x: Tensor,  # features [N, D]
+    s: Tensor,  # target signatures [K, D]
+    mean: Tensor,  # of the background [D]
+    root: Tensor,  # of the background's covariance [D, D]
+) -> Tensor:  # [N, K], each in -1..1
     "D_ACE(x, s): the cosine between feature and signature after whitening; zero where either has no direction."
     return unit(whiten(x - mean, root)) @ unit(whiten(s, root)).T
 
 # %% ../../nbs/losses/04_lace.ipynb #313ea125
 class LACE(Objective):
     "The learnable adaptive cosine estimator (Peeples et al., WACV 2022)."
-    def __init__(self,
-        num_classes: int, # K
-        embedding_dim: int, # D
-        scale: float = 1., # of the cosines in the softmax; 1: as published
+
+    def __init__(
+        self,
+        num_classes: int,  # K
+        embedding_dim: int,  # D
+        scale: float = 1.0,  # of the cosines in the softmax; 1: as published
     ):
         super().__init__(num_classes, embedding_dim)
-        if not scale > 0: raise ValueError(f"scale={scale!r}: give a number > 0")
-        self.scale, bound = scale, embedding_dim**-.5
-        self.signatures = nn.Parameter(torch.empty(num_classes, embedding_dim).uniform_(-bound, bound))
+        if not scale > 0:
+            raise ValueError(f"scale={scale!r}: give a number > 0")
+        self.scale, bound = scale, embedding_dim**-0.5
+        self.signatures = nn.Parameter(
+            torch.empty(num_classes, embedding_dim).uniform_(-bound, bound)
+        )
         self.mean = nn.Parameter(torch.empty(embedding_dim).uniform_(-bound, bound))
         self.root = nn.Parameter(torch.randn(embedding_dim, embedding_dim))
 
-    def logits(self, x: Tensor) -> Tensor: # [N, K], in -scale..scale
+    def logits(self, x: Tensor) -> Tensor:  # [N, K], in -scale..scale
         with torch.autocast(x.device.type, enabled=False):
-            return self.scale * adaptive_cosine(x.to(self.root.dtype), self.signatures, self.mean, self.root)
+            return self.scale * adaptive_cosine(
+                x.to(self.root.dtype), self.signatures, self.mean, self.root
+            )
 
     def terms(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"softmax": softmax_loss(self.logits(x), y)}
+
 
 register_objective("lace", LACE);

@@ -19,146 +19,259 @@ from . import build_objective
 from ..recognizer import Objective
 
 # %% ../../nbs/losses/01_plane.ipynb #b863d217
-MIDDLES, SPREAD, OUTLIER = ((-.7, .7), (.7, .7), (0., -1.6)), .45, (1.6, 1.2) # of the classes; standard deviation; where clip 0 is put
+MIDDLES, SPREAD, OUTLIER = (
+    ((-0.7, 0.7), (0.7, 0.7), (0.0, -1.6)),
+    0.45,
+    (1.6, 1.2),
+)  # of the classes; standard deviation; where clip 0 is put
+
 
 def plane_clips(
     seed: int = 0,
-    outlier: bool = True, # otherwise clip 0 is a clip of class 0 like any other
+    outlier: bool = True,  # otherwise clip 0 is a clip of class 0 like any other
     per_class: int = 60,
-) -> tuple[Tensor, Tensor]: # points [N, 2], labels [N]
+) -> tuple[Tensor, Tensor]:  # points [N, 2], labels [N]
     "Three classes of points in the plane; the same seed gives the same points, with the outlier or without."
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(3).repeat_interleave(per_class)
-    points = torch.tensor(MIDDLES)[labels] + SPREAD * torch.randn(len(labels), 2, generator=generator)
-    if outlier: points[0] = torch.tensor(OUTLIER)
+    points = torch.tensor(MIDDLES)[labels] + SPREAD * torch.randn(
+        len(labels), 2, generator=generator
+    )
+    if outlier:
+        points[0] = torch.tensor(OUTLIER)
     return points, labels
 
 # %% ../../nbs/losses/01_plane.ipynb #2ab5568c
 def _optimizers(net: nn.Module, objective: Objective, lr: float) -> list[torch.optim.Optimizer]:
     "Adam; and plain SGD for groups whose rate no schedule lowers."
-    groups = [{"name": "network", "params": list(net.parameters()), "lr": lr}, *objective.parameter_groups(lr)]
-    scheduled, own = ([{"params": g["params"], "lr": g["lr"]} for g in groups if g.get("scheduled", True) is kind] for kind in (True, False))
+    groups = [
+        {"name": "network", "params": list(net.parameters()), "lr": lr},
+        *objective.parameter_groups(lr),
+    ]
+    scheduled, own = (
+        [{"params": g["params"], "lr": g["lr"]} for g in groups if g.get("scheduled", True) is kind]
+        for kind in (True, False)
+    )
     return [torch.optim.Adam(scheduled)] + ([torch.optim.SGD(own)] if own else [])
 
 # %% ../../nbs/losses/01_plane.ipynb #67761659
-def _descend(name: str, options: dict, seed: int, x: Tensor, y: Tensor, steps: int, lr: float = .01, batch: int = 30) -> tuple[nn.Module, Objective]:
+def _descend(
+    name: str,
+    options: dict,
+    seed: int,
+    x: Tensor,
+    y: Tensor,
+    steps: int,
+    lr: float = 0.01,
+    batch: int = 30,
+) -> tuple[nn.Module, Objective]:
     "Network and objective after so many batches, the rate falling to zero along a cosine."
-    with torch.random.fork_rng(devices=[]): # the caller's random numbers stay as they were
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(seed)
-        net, objective = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 2)), build_objective(name, 3, 2, **options)
+        net, objective = (
+            nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 2)),
+            build_objective(name, 3, 2, **options),
+        )
     g, epochs = torch.Generator().manual_seed(seed), -(-steps * batch // len(x))
-    batches = torch.cat([torch.randperm(len(x), generator=g) for _ in range(epochs)]).split(batch)[:steps]
+    batches = torch.cat([torch.randperm(len(x), generator=g) for _ in range(epochs)]).split(batch)[
+        :steps
+    ]
     adam, *own = optimizers = _optimizers(net, objective, lr)
     highest = [g["lr"] for g in adam.param_groups]
     for step, i in enumerate(batches):
-        for g, rate in zip(adam.param_groups, highest): g["lr"] = rate * (1 + cos(pi * step / steps)) / 2
-        for optimizer in optimizers: optimizer.zero_grad()
+        for g, rate in zip(adam.param_groups, highest):
+            g["lr"] = rate * (1 + cos(pi * step / steps)) / 2
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         objective(net(x[i]), y[i]).backward()
-        for optimizer in optimizers: optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
     return net, objective
 
 # %% ../../nbs/losses/01_plane.ipynb #13c444a0
 @dataclass(frozen=True)
 class PlaneResult:
     "An objective and the embedding it was trained with."
-    name: str # of the objective in the registry
+
+    name: str  # of the objective in the registry
     options: dict[str, Any]
-    features: Tensor # [N, 2]
-    labels: Tensor # [N]
-    outlier: int | None # number of the clip, None: there is none
+    features: Tensor  # [N, 2]
+    labels: Tensor  # [N]
+    outlier: int | None  # number of the clip, None: there is none
     objective: Objective
-    loss: float # over all clips, at the end
+    loss: float  # over all clips, at the end
 
 # %% ../../nbs/losses/01_plane.ipynb #5b89eee4
 def train_plane(
-    objective_name: str, # a name of the registry
-    seed: int = 0, # of the clips, the weights and the batches
-    steps: int = 400, # batches of 30 clips
-    outlier: bool = True, # with the outlier, or with an ordinary clip in its place
-    starts: int = 4, # each tried for an eighth of the steps
-    **options, # of the objective
+    objective_name: str,  # a name of the registry
+    seed: int = 0,  # of the clips, the weights and the batches
+    steps: int = 400,  # batches of 30 clips
+    outlier: bool = True,  # with the outlier, or with an ordinary clip in its place
+    starts: int = 4,  # each tried for an eighth of the steps
+    **options,  # of the objective
 ) -> PlaneResult:
     "Train the small network with the objective of this name; the same arguments give the same result."
     x, y = plane_clips(seed, outlier)
-    def final_loss(net, objective): return objective(net(x), y).item()
-    trials = {k: final_loss(*_descend(objective_name, options, k, x, y, max(steps // 8, 1))) for k in range(seed, seed + starts)} if starts > 1 else {seed: 0.}
+
+    def final_loss(net, objective):
+        return objective(net(x), y).item()
+
+    trials = (
+        {
+            k: final_loss(*_descend(objective_name, options, k, x, y, max(steps // 8, 1)))
+            for k in range(seed, seed + starts)
+        }
+        if starts > 1
+        else {seed: 0.0}
+    )
     net, objective = _descend(objective_name, options, min(trials, key=trials.get), x, y, steps)
-    return PlaneResult(objective_name, options, net(x).detach(), y, 0 if outlier else None, objective.requires_grad_(False), final_loss(net, objective))
+    return PlaneResult(
+        objective_name,
+        options,
+        net(x).detach(),
+        y,
+        0 if outlier else None,
+        objective.requires_grad_(False),
+        final_loss(net, objective),
+    )
 
 # %% ../../nbs/losses/01_plane.ipynb #a3d31377
 def _angle(a: Tensor, b: Tensor) -> float:
     "Between two vectors, in degrees."
     return torch.atan2((a[0] * b[1] - a[1] * b[0]).abs(), a @ b).rad2deg().item()
 
+
 def plane_numbers(
     result: PlaneResult,
-) -> dict[str, float]: # variance_ratio, angle, fan, drag, turn, accuracy
+) -> dict[str, float]:  # variance_ratio, angle, fan, drag, turn, accuracy
     "How tight the classes are, how far the two close ones are apart in angle, and how far the outlier has moved the center of its class."
     x, y = result.features.double(), result.labels
     kept = torch.ones(len(y), dtype=torch.bool)
-    if result.outlier is not None: kept[result.outlier] = False
+    if result.outlier is not None:
+        kept[result.outlier] = False
     means = torch.stack([x[kept & (y == k)].mean(0) for k in range(3)])
     within = (x - means[y]).square().sum(1)
     centers = getattr(result.objective, "centers", None)
     center = x[y == 0].mean(0) if centers is None else centers[0].detach().double()
-    return {"variance_ratio": (within[kept].mean() / (means - means.mean(0)).square().sum(1).mean()).item(),
-            "angle": _angle(means[0], means[1]),
-            "fan": torch.cosine_similarity(x, means[y]).clamp(-1, 1).arccos()[kept].median().rad2deg().item(),
-            "drag": ((center - means[0]).norm() / within[kept & (y == 0)].mean().sqrt()).item(),
-            "turn": _angle(center, means[0]),
-            "accuracy": (result.objective.logits(result.features).argmax(1) == y)[kept].double().mean().item()}
+    return {
+        "variance_ratio": (
+            within[kept].mean() / (means - means.mean(0)).square().sum(1).mean()
+        ).item(),
+        "angle": _angle(means[0], means[1]),
+        "fan": torch.cosine_similarity(x, means[y])
+        .clamp(-1, 1)
+        .arccos()[kept]
+        .median()
+        .rad2deg()
+        .item(),
+        "drag": ((center - means[0]).norm() / within[kept & (y == 0)].mean().sqrt()).item(),
+        "turn": _angle(center, means[0]),
+        "accuracy": (result.objective.logits(result.features).argmax(1) == y)[kept]
+        .double()
+        .mean()
+        .item(),
+    }
 
 # %% ../../nbs/losses/01_plane.ipynb #182cc5e1
-VISIBLE_WEIGHT = 0.1 # lambda of center loss in the plane: the first of 0.003, 0.01, 0.03, 0.1 that halves softmax's variance ratio
+VISIBLE_WEIGHT = 0.1  # lambda of center loss in the plane: the first of 0.003, 0.01, 0.03, 0.1 that halves softmax's variance ratio
 
-def plane_flexibility(
-    result: PlaneResult,
-) -> dict[str, float]: # radial_share in 0..1, norm_spread
+
+def plane_flexibility(result: PlaneResult) -> dict[str, float]:  # radial_share in 0..1, norm_spread
     "How far the loss acts on norms, and how freely norms vary within a class; of the points without the outlier."
     x, y = result.features.double().requires_grad_(), result.labels
-    objective = copy.deepcopy(result.objective).double() # some remember what they have seen
-    gradient, = torch.autograd.grad(objective(x, y), x)
+    objective = copy.deepcopy(result.objective).double()  # some remember what they have seen
+    (gradient,) = torch.autograd.grad(objective(x, y), x)
     kept = torch.ones(len(y), dtype=torch.bool)
-    if result.outlier is not None: kept[result.outlier] = False
+    if result.outlier is not None:
+        kept[result.outlier] = False
     norms = x.detach().norm(dim=1)
     along = (gradient * x.detach()).sum(1) / norms
     share = along.square() / gradient.square().sum(1).clamp(min=1e-300)
-    spreads = [norms[kept & (y == k)].std(correction=0) / norms[kept & (y == k)].mean() for k in range(3)]
-    return {"radial_share": share[kept].mean().item(), "norm_spread": torch.stack(spreads).mean().item()}
+    spreads = [
+        norms[kept & (y == k)].std(correction=0) / norms[kept & (y == k)].mean() for k in range(3)
+    ]
+    return {
+        "radial_share": share[kept].mean().item(),
+        "norm_spread": torch.stack(spreads).mean().item(),
+    }
 
 # %% ../../nbs/losses/01_plane.ipynb #d8bb5dc8
 @torch.no_grad()
 def decision_regions(
     result: PlaneResult,
-    limit: float, # half the side of the square around the origin
-    size: int = 201, # points on a side
-) -> Tensor: # int64 [size, size]; row: feature 2 from -limit up, column: feature 1
+    limit: float,  # half the side of the square around the origin
+    size: int = 201,  # points on a side
+) -> Tensor:  # int64 [size, size]; row: feature 2 from -limit up, column: feature 1
     "The class that the objective ranks first, on a grid."
     axis = torch.linspace(-limit, limit, size)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).reshape(-1, 2)
     return result.objective.logits(grid).argmax(1).reshape(size, size)
 
+
 def plane_limit(*results: PlaneResult) -> float:
     "Half the side of a square around the origin that holds all features, and the centers, of these results."
-    return 1.08 * max(points.abs().max().item() for r in results for points in (r.features, getattr(r.objective, "centers", r.features)))
+    return 1.08 * max(
+        points.abs().max().item()
+        for r in results
+        for points in (r.features, getattr(r.objective, "centers", r.features))
+    )
 
 # %% ../../nbs/losses/01_plane.ipynb #97c38e25
 def draw_plane(
-    ax, # matplotlib axes
+    ax,  # matplotlib axes
     result: PlaneResult,
-    limit: float | None = None, # half the side of the square that is drawn; None: as large as needed
-    title: str | None = None, # None: name and options
+    limit: float
+    | None = None,  # half the side of the square that is drawn; None: as large as needed
+    title: str | None = None,  # None: name and options
 ):
     "Features and centers over the classes of the plane; the outlier is a cross."
-    import seaborn as sns # here, since drawing is all it is needed for
-    limit, colors, x, y = limit or plane_limit(result), sns.color_palette("colorblind")[:3], result.features, result.labels
-    pale = torch.tensor(colors) * .24 + .76
-    ax.imshow(pale[decision_regions(result, limit)], origin="lower", extent=(-limit, limit) * 2, interpolation="nearest", zorder=0)
+    import seaborn as sns  # here, since drawing is all it is needed for
+
+    limit, colors, x, y = (
+        limit or plane_limit(result),
+        sns.color_palette("colorblind")[:3],
+        result.features,
+        result.labels,
+    )
+    pale = torch.tensor(colors) * 0.24 + 0.76
+    ax.imshow(
+        pale[decision_regions(result, limit)],
+        origin="lower",
+        extent=(-limit, limit) * 2,
+        interpolation="nearest",
+        zorder=0,
+    )
     for k, (color, marker) in enumerate(zip(colors, "os^")):
-        ax.scatter(*x[y == k].T, s=13, color=color, marker=marker, linewidths=0, alpha=.8, label=f"class {k}", zorder=2)
+        ax.scatter(
+            *x[y == k].T,
+            s=13,
+            color=color,
+            marker=marker,
+            linewidths=0,
+            alpha=0.8,
+            label=f"class {k}",
+            zorder=2,
+        )
     if hasattr(result.objective, "centers"):
-        ax.scatter(*result.objective.centers.detach().T, s=150, marker="*", c=colors, edgecolor="k", label="centers", zorder=3)
-    if result.outlier is not None: ax.scatter(*x[result.outlier], s=80, marker="x", color="k", linewidths=2, label="outlier", zorder=4)
+        ax.scatter(
+            *result.objective.centers.detach().T,
+            s=150,
+            marker="*",
+            c=colors,
+            edgecolor="k",
+            label="centers",
+            zorder=3,
+        )
+    if result.outlier is not None:
+        ax.scatter(
+            *x[result.outlier], s=80, marker="x", color="k", linewidths=2, label="outlier", zorder=4
+        )
     ax.plot(0, 0, "k+", zorder=1)
-    ax.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="feature 1", ylabel="feature 2", title=title or " ".join([result.name, *(f"{k}={v}" for k, v in result.options.items())]))
+    ax.set(
+        xlim=(-limit, limit),
+        ylim=(-limit, limit),
+        xlabel="feature 1",
+        ylabel="feature 2",
+        title=title or " ".join([result.name, *(f"{k}={v}" for k, v in result.options.items())]),
+    )
     ax.grid(False)

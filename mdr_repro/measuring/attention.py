@@ -36,106 +36,142 @@ from ..training.trainer import run_clips
 # %% ../../nbs/measuring/06_attention.ipynb #25dbf119
 def subset_features(
     graph: GraphConvolution,
-    x: Tensor, # f_in [N, C_in, T, V]
-) -> Iterator[tuple[Tensor | None, Tensor]]: # f_R (None without CVSTA) and R, each [N, C_out, T, V]
+    x: Tensor,  # f_in [N, C_in, T, V]
+) -> Iterator[
+    tuple[Tensor | None, Tensor]
+]:  # f_R (None without CVSTA) and R, each [N, C_out, T, V]
     "The factors of Eq. 4, one subset after the other; means before or after the convolutions as the layer itself takes them."
-    over_V, over_T = (x, x) if graph.form == "released" else (x.mean(3, keepdim=True), x.mean(2, keepdim=True))
+    over_V, over_T = (
+        (x, x) if graph.form == "released" else (x.mean(3, keepdim=True), x.mean(2, keepdim=True))
+    )
     for features in graph.features:
         f_T, f_V = features.vectors(over_V, over_T)
         yield None if f_T is None else features.saliency(f_T, f_V), features.refine(x, f_T, f_V)
 
 # %% ../../nbs/measuring/06_attention.ipynb #489c4642
-def full_layer(backbone: nn.Module) -> int: # counted from 0
+def full_layer(backbone: nn.Module) -> int:  # counted from 0
     "The last layer whose graph convolution is given every frame of its input."
-    return next((l for l, layer in enumerate(_layers(backbone)) if layer.stride > 1), len(backbone.layers) - 1)
+    return next(
+        (l for l, layer in enumerate(_layers(backbone)) if layer.stride > 1),
+        len(backbone.layers) - 1,
+    )
+
 
 def _layers(backbone: nn.Module) -> nn.ModuleList:
     "Layers of a network whose graph convolutions are Eq. 6; ValueError for any other."
     layers = getattr(backbone, "layers", ())
-    if not len(layers) or any(not isinstance(getattr(getattr(layer, "gcb", None), "graph", None), GraphConvolution) for layer in layers):
-        raise ValueError(f"{type(backbone).__name__} has layers without Eq. 6; attention maps are those of mdr_gcn with attention cvsta, none or st_joint_att")
+    if not len(layers) or any(
+        not isinstance(getattr(getattr(layer, "gcb", None), "graph", None), GraphConvolution)
+        for layer in layers
+    ):
+        raise ValueError(
+            f"{type(backbone).__name__} has layers without Eq. 6; attention maps are those of mdr_gcn with attention cvsta, none or st_joint_att"
+        )
     return layers
 
 # %% ../../nbs/measuring/06_attention.ipynb #900bfc6b
 @torch.no_grad()
 def attention_maps(
-    recognizer: Recognizer, # in eval mode, with mdr_gcn
-    x: Tensor, # clips [N, C, T, V, M]
-    layer: int | None = None, # counted from 0; None: `full_layer`
-) -> dict[str, Tensor]: # "R"; where there is CVSTA "f_R" and "f_TV" as well: each [N, M, T', V]
+    recognizer: Recognizer,  # in eval mode, with mdr_gcn
+    x: Tensor,  # clips [N, C, T, V, M]
+    layer: int | None = None,  # counted from 0; None: `full_layer`
+) -> dict[str, Tensor]:  # "R"; where there is CVSTA "f_R" and "f_TV" as well: each [N, M, T', V]
     "Mean sizes over channels and subsets of Eq. 3 and Eq. 4 in one layer, all of one pass."
     net, layers = recognizer.backbone, _layers(recognizer.backbone)
     layer = full_layer(net) if layer is None else layer
-    if not 0 <= layer < len(layers): raise ValueError(f"layer {layer} asked of {len(layers)}; count from 0")
-    if recognizer.training: raise ValueError("the recognizer is in training mode; call eval() on it first")
+    if not 0 <= layer < len(layers):
+        raise ValueError(f"layer {layer} asked of {len(layers)}; count from 0")
+    if recognizer.training:
+        raise ValueError("the recognizer is in training mode; call eval() on it first")
     y, maps = net.bodies(x), {}
-    for before in layers[:layer]: y = before(y)
+    for before in layers[:layer]:
+        y = before(y)
     graph = layers[layer].gcb.graph
     for features, (f_R, R) in zip(graph.features, subset_features(graph, y)):
         factors = {"R": R} if f_R is None else {"f_R": f_R, "R": R, "f_TV": features.transform(y)}
-        for name, f in factors.items(): maps[name] = maps.get(name, 0) + f.abs().mean(1) / len(graph.features)
+        for name, f in factors.items():
+            maps[name] = maps.get(name, 0) + f.abs().mean(1) / len(graph.features)
     return {name: m.unflatten(0, (len(x), net.num_persons)) for name, m in maps.items()}
 
 # %% ../../nbs/measuring/06_attention.ipynb #aa19a9dd
 def frame_of(
     backbone: nn.Module,
-    position: Tensor, # [N, T], where the T frames lie in their clips
-    layer: int, # counted from 0
-) -> Tensor: # [N, T'], the same of a layer's columns
+    position: Tensor,  # [N, T], where the T frames lie in their clips
+    layer: int,  # counted from 0
+) -> Tensor:  # [N, T'], the same of a layer's columns
     "Frames that are left after the strides before a layer."
-    return position[:, ::int(np.prod([before.stride for before in _layers(backbone)[:layer]]))]
+    return position[:, :: int(np.prod([before.stride for before in _layers(backbone)[:layer]]))]
 
 # %% ../../nbs/measuring/06_attention.ipynb #26b6a317
 def speed(
-    joints: np.ndarray, # positions [T, V, 2 or 3], NaN where missing
-    at: np.ndarray, # tau, frame of the clip [T]
-) -> np.ndarray: # [T, V], units of the clip a frame; NaN where unknown or padded
+    joints: np.ndarray,  # positions [T, V, 2 or 3], NaN where missing
+    at: np.ndarray,  # tau, frame of the clip [T]
+) -> np.ndarray:  # [T, V], units of the clip a frame; NaN where unknown or padded
     "Central differences over the frames that are shown for the first time."
     found, fresh = np.full(joints.shape[:2], np.nan), np.flatnonzero(first_time(at))
-    if len(fresh) < 2: return found
+    if len(fresh) < 2:
+        return found
     p, tau = joints[fresh], at[fresh]
-    ahead, behind = np.minimum(np.arange(len(fresh)) + 1, len(fresh) - 1), np.maximum(np.arange(len(fresh)) - 1, 0)
-    found[fresh] = np.linalg.norm(p[ahead] - p[behind], axis=-1) / (tau[ahead] - tau[behind])[:, None] + 0 * p[..., 0]
+    ahead, behind = (
+        np.minimum(np.arange(len(fresh)) + 1, len(fresh) - 1),
+        np.maximum(np.arange(len(fresh)) - 1, 0),
+    )
+    found[fresh] = (
+        np.linalg.norm(p[ahead] - p[behind], axis=-1) / (tau[ahead] - tau[behind])[:, None]
+        + 0 * p[..., 0]
+    )
     return found
 
-def first_time(at: np.ndarray) -> np.ndarray: # bool [T]
+
+def first_time(at: np.ndarray) -> np.ndarray:  # bool [T]
     "Frames of the clip, not zeros (negative) and not later than all before them only by going round or standing still."
     at = np.asarray(at)
     return (at >= 0) & (at > np.maximum.accumulate(np.concatenate([[-1], at[:-1]])))
 
 # %% ../../nbs/measuring/06_attention.ipynb #e9c7e084
-def spearman(a: np.ndarray, b: np.ndarray) -> float: # -1..1; NaN for fewer than three pairs, or where one side is constant
+def spearman(
+    a: np.ndarray, b: np.ndarray
+) -> float:  # -1..1; NaN for fewer than three pairs, or where one side is constant
     "Rank correlation of the pairs that are both known; equal values share their ranks."
     known = np.isfinite(a) & np.isfinite(b)
-    if known.sum() < 3: return np.nan
+    if known.sum() < 3:
+        return np.nan
     a, b = (rankdata(side[known]) - (known.sum() + 1) / 2 for side in (a, b))
     scale = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / scale) if scale > 0 else np.nan
 
+
 def map_correlations(
-    intensity: np.ndarray, # [T, V]
-    pace: np.ndarray, # of `speed` [T, V]
-) -> tuple[float, float]: # over joints, over frames
+    intensity: np.ndarray,  # [T, V]
+    pace: np.ndarray,  # of `speed` [T, V]
+) -> tuple[float, float]:  # over joints, over frames
     "The joint correlation and the frame correlation of one body."
     known = np.isfinite(intensity) & np.isfinite(pace)
     counts = [known.sum(axis) for axis in (0, 1)]
     with np.errstate(invalid="ignore"):
-        means = [[np.where(known, side, 0).sum(axis) / counts[axis] for side in (intensity, pace)] for axis in (0, 1)]
+        means = [
+            [np.where(known, side, 0).sum(axis) / counts[axis] for side in (intensity, pace)]
+            for axis in (0, 1)
+        ]
     return spearman(*means[0]), spearman(*means[1])
 
 # %% ../../nbs/measuring/06_attention.ipynb #7eb758c5
 def network_input(
     clips: ClipSet,
-    index: Tensor, # which clips [N]
+    index: Tensor,  # which clips [N]
     sampling: Sampling,
     modality: str = "joint",
-    known: Survey | None = None, # `survey(clips, sampling)`, where it is known already
-) -> tuple[Tensor, np.ndarray, Tensor]: # x [N, C, T, V, M]; positions [N, M, T, V, dims], NaN where missing; where the frames lie [N, T]
+    known: Survey | None = None,  # `survey(clips, sampling)`, where it is known already
+) -> tuple[
+    Tensor, np.ndarray, Tensor
+]:  # x [N, C, T, V, M]; positions [N, M, T, V, dims], NaN where missing; where the frames lie [N, T]
     "Clips as the network sees them in testing."
     joints, there, position = make_joints(clips, index, sampling, known=known)
-    x = to_streams(joints, clips.skeleton, (modality,), there, difference_dims(clips, sampling))[modality].contiguous()
-    _, seen = sample_frames(clips, index, position) # also where the network is not told
-    places = joints[:, :clips.dims].masked_fill(~seen, torch.nan)
+    x = to_streams(joints, clips.skeleton, (modality,), there, difference_dims(clips, sampling))[
+        modality
+    ].contiguous()
+    _, seen = sample_frames(clips, index, position)  # also where the network is not told
+    places = joints[:, : clips.dims].masked_fill(~seen, torch.nan)
     return x, places.permute(0, 4, 2, 3, 1).cpu().numpy().astype(float), position
 
 # %% ../../nbs/measuring/06_attention.ipynb #29441863
@@ -145,9 +181,9 @@ def motion_correlations(
     sampling: Sampling,
     modality: str = "joint",
     batch_size: int = 64,
-    layer: int | None = None, # counted from 0; None: `full_layer`
-    name: str = "R", # of `attention_maps`
-) -> np.ndarray: # [bodies of the test clips, 2]
+    layer: int | None = None,  # counted from 0; None: `full_layer`
+    name: str = "R",  # of `attention_maps`
+) -> np.ndarray:  # [bodies of the test clips, 2]
     "Joint correlation and frame correlation of every body, NaN where nothing moves; on the device of the clips."
     layer, found = full_layer(recognizer.backbone) if layer is None else layer, []
     known = survey(clips, sampling)
@@ -156,97 +192,147 @@ def motion_correlations(
         maps, tau = attention_maps(recognizer, x, layer)[name].cpu().numpy(), position.cpu().numpy()
         columns = frame_of(recognizer.backbone, torch.arange(tau.shape[1])[None], layer)[0].numpy()
         for n in range(len(index)):
-            found += [map_correlations(maps[n, m], speed(joints[n, m], tau[n])[columns]) for m in range(maps.shape[1])]
+            found += [
+                map_correlations(maps[n, m], speed(joints[n, m], tau[n])[columns])
+                for m in range(maps.shape[1])
+            ]
     return np.array(found)
 
 # %% ../../nbs/measuring/06_attention.ipynb #8b719635
-def joint_correlation_before(store: RunStore, records: list[Record]) -> float: # -1..1
+def joint_correlation_before(store: RunStore, records: list[Record]) -> float:  # -1..1
     "The joint correlation of f_TV in a network with CVSTA: of what its gate is given, in the same pass."
     return _correlations(store, records[0].spec, "f_TV")[0]
 
-def frame_correlation_before(store: RunStore, records: list[Record]) -> float: # -1..1
+
+def frame_correlation_before(store: RunStore, records: list[Record]) -> float:  # -1..1
     "The frame correlation of f_TV in a network with CVSTA."
     return _correlations(store, records[0].spec, "f_TV")[1]
 
 # %% ../../nbs/measuring/06_attention.ipynb #8b719636
 @lru_cache(maxsize=256)
-def _correlations(store: RunStore, spec: RunSpec, name: str = "R") -> tuple[float, float]: # name: of `attention_maps`
+def _correlations(
+    store: RunStore, spec: RunSpec, name: str = "R"
+) -> tuple[float, float]:  # name: of `attention_maps`
     clips = run_clips(spec, open_clips(spec.data, store.data_root)).to(store.device)
-    found = motion_correlations(store.get(spec).model(store.device), clips, spec.sampling, spec.modality, spec.schedule.batch_size, name=name)
-    if not np.isfinite(found).any(0).all(): raise ValueError(f"run {spec.id}: nothing moves in any test clip of {spec.data}, so nothing can be correlated with motion")
+    found = motion_correlations(
+        store.get(spec).model(store.device),
+        clips,
+        spec.sampling,
+        spec.modality,
+        spec.schedule.batch_size,
+        name=name,
+    )
+    if not np.isfinite(found).any(0).all():
+        raise ValueError(
+            f"run {spec.id}: nothing moves in any test clip of {spec.data}, so nothing can be correlated with motion"
+        )
     return tuple(np.nanmean(found, axis=0).tolist())
 
-def joint_correlation(store: RunStore, records: list[Record]) -> float: # -1..1
+
+def joint_correlation(store: RunStore, records: list[Record]) -> float:  # -1..1
     "Spearman correlation over joints of intensity and speed, mean over the test clips."
     return _correlations(store, records[0].spec)[0]
 
-def frame_correlation(store: RunStore, records: list[Record]) -> float: # -1..1
+
+def frame_correlation(store: RunStore, records: list[Record]) -> float:  # -1..1
     "Spearman correlation over frames of intensity and speed, mean over the test clips."
     return _correlations(store, records[0].spec)[1]
 
 # %% ../../nbs/measuring/06_attention.ipynb #11a00002
 def right_knee(skeleton: Skeleton) -> int | None:
     "Number of the joint, by its name; None where the skeleton has none."
-    return next((j for j, name in enumerate(skeleton.joints) if set(name.split("_")) == {"right", "knee"}), None)
+    return next(
+        (j for j, name in enumerate(skeleton.joints) if set(name.split("_")) == {"right", "knee"}),
+        None,
+    )
 
-def focus_counts(intensity: np.ndarray, joints: np.ndarray, at: np.ndarray) -> np.ndarray: # maps [T, V]; positions [T, V, dims], NaN where missing; frames of the clip [T]
+
+def focus_counts(
+    intensity: np.ndarray, joints: np.ndarray, at: np.ndarray
+) -> np.ndarray:  # maps [T, V]; positions [T, V, dims], NaN where missing; frames of the clip [T]
     "In how many frames of one body, padding aside, each joint is the most intense of the known ones [V]."
     known = np.isfinite(joints).all(-1) & first_time(at)[:, None]
     shown = known.any(1)
     most = np.where(known, intensity, -np.inf)[shown].argmax(1)
     return np.bincount(most, minlength=intensity.shape[1])
 
+
 @lru_cache(maxsize=256)
-def _knee_shares(store: RunStore, spec: RunSpec) -> dict[str, float]: # map -> %; without f_R where there is no CVSTA
+def _knee_shares(
+    store: RunStore, spec: RunSpec
+) -> dict[str, float]:  # map -> %; without f_R where there is no CVSTA
     clips, counts = run_clips(spec, open_clips(spec.data, store.data_root)).to(store.device), {}
     recognizer, known = store.get(spec).model(store.device), survey(clips, spec.sampling)
     layer = full_layer(recognizer.backbone)
     for index in clips.indices("test").split(spec.schedule.batch_size):
         x, joints, position = network_input(clips, index, spec.sampling, spec.modality, known)
-        columns = frame_of(recognizer.backbone, torch.arange(position.shape[1])[None], layer)[0].numpy()
+        columns = frame_of(recognizer.backbone, torch.arange(position.shape[1])[None], layer)[
+            0
+        ].numpy()
         for name, maps in attention_maps(recognizer, x, layer).items():
-            bodies = [focus_counts(maps[n, m].cpu().numpy(), joints[n, m][columns], position[n].cpu().numpy()[columns]) for n in range(len(index)) for m in range(maps.shape[1])]
+            bodies = [
+                focus_counts(
+                    maps[n, m].cpu().numpy(),
+                    joints[n, m][columns],
+                    position[n].cpu().numpy()[columns],
+                )
+                for n in range(len(index))
+                for m in range(maps.shape[1])
+            ]
             counts[name] = counts.get(name, 0) + sum(bodies)
-    return {name: 100 * float(c[right_knee(clips.skeleton)] / c.sum()) for name, c in counts.items()}
+    return {
+        name: 100 * float(c[right_knee(clips.skeleton)] / c.sum()) for name, c in counts.items()
+    }
 
 # %% ../../nbs/measuring/06_attention.ipynb #11a00003
 def _knee(store: RunStore, record: Record, name: str) -> float | None:
     "Share of one map; None without a right knee, or without that map."
-    if right_knee(open_clips(record.spec.data, store.data_root).skeleton) is None: return None
+    if right_knee(open_clips(record.spec.data, store.data_root).skeleton) is None:
+        return None
     return _knee_shares(store, record.spec).get(name)
 
-def knee_in_map(store: RunStore, records: list[Record]) -> float | None: # % of the frames of all test clips
+
+def knee_in_map(
+    store: RunStore, records: list[Record]
+) -> float | None:  # % of the frames of all test clips
     "How often the right knee is the most intense joint of the attention map f_R."
     return _knee(store, records[0], "f_R")
 
-def knee_in_features(store: RunStore, records: list[Record]) -> float | None: # %
+
+def knee_in_features(store: RunStore, records: list[Record]) -> float | None:  # %
     "The same of R, with CVSTA or without."
     return _knee(store, records[0], "R")
 
-def fair_share(store: RunStore, records: list[Record]) -> float | None: # %
+
+def fair_share(store: RunStore, records: list[Record]) -> float | None:  # %
     "One joint in all, beside the right knee; None without one."
     skeleton = open_clips(records[0].spec.data, store.data_root).skeleton
     return None if right_knee(skeleton) is None else 100 / skeleton.num_joints
 
 # %% ../../nbs/measuring/06_attention.ipynb #f0c36175
-EXAMPLE = "3StepSequence3" # Section IV.E
+EXAMPLE = "3StepSequence3"  # Section IV.E
 
-def example_clip(clips: ClipSet, name: str = EXAMPLE) -> int: # which clip
+
+def example_clip(clips: ClipSet, name: str = EXAMPLE) -> int:  # which clip
     "The test clip of that name; else the longest of the class of that name; else the longest of the class that moves fastest."
     test = clips.indices("test").cpu()
-    if not len(test): raise ValueError(f"{clips.meta['name']} has no test clip to draw")
+    if not len(test):
+        raise ValueError(f"{clips.meta['name']} has no test clip to draw")
     named = [i for i in test.tolist() if clips.names[i] == name]
-    if named: return named[0]
+    if named:
+        return named[0]
     labels = clips.labels.cpu()[test]
-    if name in clips.class_names and (labels == clips.class_names.index(name)).any(): label = clips.class_names.index(name)
+    if name in clips.class_names and (labels == clips.class_names.index(name)).any():
+        label = clips.class_names.index(name)
     else:
         pace = torch.tensor([_mean_speed(clips, i) for i in test.tolist()], dtype=torch.float64)
         label = max(labels.unique().tolist(), key=lambda k: pace[labels == k].mean().item())
     return int(max(test[labels == label].tolist(), key=lambda i: int(clips.lengths[i])))
 
+
 def _mean_speed(clips: ClipSet, i: int) -> float:
     "Of all joints of all persons of a clip; 0 where nothing is known."
-    p = clips.clip(i)[..., :clips.dims].cpu().double()
+    p = clips.clip(i)[..., : clips.dims].cpu().double()
     p = p.masked_fill((p == 0).all(-1, keepdim=True), torch.nan)
     return float(p.diff(dim=0).norm(dim=-1).nanmean().nan_to_num())
 
@@ -254,36 +340,50 @@ def _mean_speed(clips: ClipSet, i: int) -> float:
 @dataclass(frozen=True, eq=False)
 class AttentionClip:
     "One clip with the maps of several runs, all [T', V], NaN where a joint is missing."
+
     name: str
     class_name: str
-    layer: int # counted from 1, as B1 to B10 in Fig. 3
+    layer: int  # counted from 1, as B1 to B10 in Fig. 3
     skeleton: Skeleton
-    at: np.ndarray # frame of the clip [T']
-    bodies: np.ndarray # positions about the center joint [T', V, 2 or 3]
-    film_at: np.ndarray # frames of the clip that the moving picture shows [F], two apart at most
-    film: np.ndarray # positions in them [F, V, 2 or 3]
-    pace: np.ndarray # speed
-    maps: dict[str, np.ndarray] # title -> intensities, in parts of their mean
+    at: np.ndarray  # frame of the clip [T']
+    bodies: np.ndarray  # positions about the center joint [T', V, 2 or 3]
+    film_at: np.ndarray  # frames of the clip that the moving picture shows [F], two apart at most
+    film: np.ndarray  # positions in them [F, V, 2 or 3]
+    pace: np.ndarray  # speed
+    maps: dict[str, np.ndarray]  # title -> intensities, in parts of their mean
 
-    def numbers(self) -> dict: # plain JSON values, for `save_figure`
-        def listed(a): return [[None if np.isnan(v) else round(float(v), 4) for v in row] for row in a]
-        return {"clip": self.name, "class": self.class_name, "layer": self.layer, "joints": list(self.skeleton.joints), "frames": [round(float(t), 3) for t in self.at],
-                "maps": {k: listed(m) for k, m in self.maps.items()}, "speed": listed(self.pace)}
+    def numbers(self) -> dict:  # plain JSON values, for `save_figure`
+        def listed(a):
+            return [[None if np.isnan(v) else round(float(v), 4) for v in row] for row in a]
 
-PANELS = { # title -> row and map
-    "attention map": ("with CVSTA", "f_R"), "f_TV with CVSTA": ("with CVSTA", "R"),
-    "f_TV before CVSTA": ("with CVSTA", "f_TV"), # in the same network and pass
-    "f_TV without CVSTA": ("without CVSTA", "R"), # in a network of its own
+        return {
+            "clip": self.name,
+            "class": self.class_name,
+            "layer": self.layer,
+            "joints": list(self.skeleton.joints),
+            "frames": [round(float(t), 3) for t in self.at],
+            "maps": {k: listed(m) for k, m in self.maps.items()},
+            "speed": listed(self.pace),
+        }
+
+
+PANELS = {  # title -> row and map
+    "attention map": ("with CVSTA", "f_R"),
+    "f_TV with CVSTA": ("with CVSTA", "R"),
+    "f_TV before CVSTA": ("with CVSTA", "f_TV"),  # in the same network and pass
+    "f_TV without CVSTA": ("without CVSTA", "R"),  # in a network of its own
 }
 
 # %% ../../nbs/measuring/06_attention.ipynb #b103df13
 def attention_clip(
     store: RunStore,
-    spec: RunSpec, # of any of the runs: clips and sampling
-    records: dict[str, Record], # rows "with CVSTA" and "without CVSTA"; a missing one leaves its maps out
+    spec: RunSpec,  # of any of the runs: clips and sampling
+    records: dict[
+        str, Record
+    ],  # rows "with CVSTA" and "without CVSTA"; a missing one leaves its maps out
     name: str = EXAMPLE,
-    frames: int = 160, # of the clip, at most, from the first that the network sees
-    layer: int | None = None, # counted from 0; None: `full_layer`
+    frames: int = 160,  # of the clip, at most, from the first that the network sees
+    layer: int | None = None,  # counted from 0; None: `full_layer`
 ) -> AttentionClip:
     "The chosen clip and its maps, each in parts of its mean over the known joints and frames."
     clips = run_clips(spec, open_clips(spec.data, store.data_root))
@@ -294,100 +394,202 @@ def attention_clip(
         recognizer = record.model()
         layer = full_layer(recognizer.backbone) if layer is None else layer
         columns = frame_of(recognizer.backbone, torch.arange(len(tau))[None], layer)[0].numpy()
-        maps |= {(row, k): m[0, 0].numpy().astype(float) for k, m in attention_maps(recognizer, x, layer).items()}
+        maps |= {
+            (row, k): m[0, 0].numpy().astype(float)
+            for k, m in attention_maps(recognizer, x, layer).items()
+        }
     pace, fresh = speed(joints[0, 0], tau)[columns], first_time(tau)[columns]
     shown = fresh & (tau[columns] <= tau[columns][fresh][0] + frames - 1)
-    at = tau[columns][shown]; film_at = at if np.diff(at).max(initial=0) <= 2 else np.arange(at[0], at[-1] + 1, 2)
+    at = tau[columns][shown]
+    film_at = at if np.diff(at).max(initial=0) <= 2 else np.arange(at[0], at[-1] + 1, 2)
     (bodies, seen), (film, _) = _about_center(clips, i, at), _about_center(clips, i, film_at)
-    panels = {title: _relative(maps[key][shown], seen) for title, key in PANELS.items() if key in maps}
-    return AttentionClip(clips.names[i], clips.class_names[clips.labels[i]], (layer or 0) + 1, clips.skeleton, at, bodies, film_at, film, pace[shown], panels)
+    panels = {
+        title: _relative(maps[key][shown], seen) for title, key in PANELS.items() if key in maps
+    }
+    return AttentionClip(
+        clips.names[i],
+        clips.class_names[clips.labels[i]],
+        (layer or 0) + 1,
+        clips.skeleton,
+        at,
+        bodies,
+        film_at,
+        film,
+        pace[shown],
+        panels,
+    )
 
 # %% ../../nbs/measuring/06_attention.ipynb #43dba8b1
-def _about_center(clips: ClipSet, i: int, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]: # [T', V, dims], and bool [T', V]
+def _about_center(
+    clips: ClipSet, i: int, at: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:  # [T', V, dims], and bool [T', V]
     "The first person of a clip with its center joint at the origin, so that whoever travels stays in the picture."
-    joints, there = sample_frames(clips, torch.tensor([i]), torch.as_tensor(at)[None], origins(clips, "frame"))
-    return tuple(a[0, ..., 0].permute(1, 2, 0).numpy() for a in (joints[:, :clips.dims].double().masked_fill(~there, torch.nan), there[:, 0:1]))
+    joints, there = sample_frames(
+        clips, torch.tensor([i]), torch.as_tensor(at)[None], origins(clips, "frame")
+    )
+    return tuple(
+        a[0, ..., 0].permute(1, 2, 0).numpy()
+        for a in (joints[:, : clips.dims].double().masked_fill(~there, torch.nan), there[:, 0:1])
+    )
 
-def _relative(intensity: np.ndarray, seen: np.ndarray) -> np.ndarray: # [T', V]
+
+def _relative(intensity: np.ndarray, seen: np.ndarray) -> np.ndarray:  # [T', V]
     "Intensity over its mean, NaN where the joint is missing."
     known = np.where(seen[..., 0], intensity, np.nan)
     return known / np.nanmean(known)
 
 # %% ../../nbs/measuring/06_attention.ipynb #55b2f415
-def highlighted(clip: AttentionClip) -> pd.DataFrame: # a line a map
+def highlighted(clip: AttentionClip) -> pd.DataFrame:  # a line a map
     "Most intense joint of each frame, counted; shares in per cent of the frames in which something is known."
-    rows, knee = [], [j for j, name in enumerate(clip.skeleton.joints) if set(name.split("_")) == {"right", "knee"}]
+    rows, knee = (
+        [],
+        [
+            j
+            for j, name in enumerate(clip.skeleton.joints)
+            if set(name.split("_")) == {"right", "knee"}
+        ],
+    )
     for title, values in clip.maps.items():
         known = np.isfinite(values).any(1)
         most = np.nanargmax(values[known], axis=1)
         counts = 100 * np.bincount(most, minlength=values.shape[1]) / known.sum()
         over_joints, over_frames = map_correlations(values, clip.pace)
-        rows.append({"map": title, "joint highlighted most": clip.skeleton.joints[counts.argmax()].replace("_", " "), "in % of frames": counts.max(),
-                     "right knee (%)": counts[knee[0]] if knee else np.nan, "fair share (%)": 100 / values.shape[1], "spread (%)": 100 * np.nanstd(values) / np.nanmean(values),
-                     "joint correlation": over_joints, "frame correlation": over_frames})
+        rows.append(
+            {
+                "map": title,
+                "joint highlighted most": clip.skeleton.joints[counts.argmax()].replace("_", " "),
+                "in % of frames": counts.max(),
+                "right knee (%)": counts[knee[0]] if knee else np.nan,
+                "fair share (%)": 100 / values.shape[1],
+                "spread (%)": 100 * np.nanstd(values) / np.nanmean(values),
+                "joint correlation": over_joints,
+                "frame correlation": over_frames,
+            }
+        )
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["map"]).set_index("map")
 
 # %% ../../nbs/measuring/06_attention.ipynb #0359841e
-TITLES = {"attention map": "(a) attention map: mean $|f_R|$ (Eq. 3)", "f_TV with CVSTA": r"(b) $f_{TV}$ with CVSTA: mean $|R|$ (Eq. 4)",
-          "f_TV before CVSTA": r"(c) without CVSTA, the same network: mean $|f_{TV}|$", "f_TV without CVSTA": r"(c) without CVSTA, a network of its own: mean $|f_{TV}|$"}
+TITLES = {
+    "attention map": "(a) attention map: mean $|f_R|$ (Eq. 3)",
+    "f_TV with CVSTA": r"(b) $f_{TV}$ with CVSTA: mean $|R|$ (Eq. 4)",
+    "f_TV before CVSTA": r"(c) without CVSTA, the same network: mean $|f_{TV}|$",
+    "f_TV without CVSTA": r"(c) without CVSTA, a network of its own: mean $|f_{TV}|$",
+}
+
 
 def _norm(*maps: np.ndarray):
     from matplotlib.colors import Normalize
-    values = np.concatenate([m[np.isfinite(m)] for m in maps]) if maps else np.array([0., 2.])
+
+    values = np.concatenate([m[np.isfinite(m)] for m in maps]) if maps else np.array([0.0, 2.0])
     return Normalize(*np.percentile(values, (1, 99)))
 
 # %% ../../nbs/measuring/06_attention.ipynb #35fdeb0e
-def draw_attention(clip: AttentionClip): # matplotlib Figure
+def draw_attention(clip: AttentionClip):  # matplotlib Figure
     "Fig. 4."
     import matplotlib.pyplot as plt
+
     from mdr_repro.core.plotting import draw_joint_map
-    tall = max(1.7, .105 * clip.skeleton.num_joints) # a line of type for each joint of the midline
-    fig, axes = plt.subplots(2 + len(PANELS), 1, figsize=(6.4, 2.9 + len(PANELS) * tall), sharex=True,
-                             height_ratios=[1.2, .45, *[tall] * len(PANELS)], layout="constrained")
+
+    tall = max(
+        1.7, 0.105 * clip.skeleton.num_joints
+    )  # a line of type for each joint of the midline
+    fig, axes = plt.subplots(
+        2 + len(PANELS),
+        1,
+        figsize=(6.4, 2.9 + len(PANELS) * tall),
+        sharex=True,
+        height_ratios=[1.2, 0.45, *[tall] * len(PANELS)],
+        layout="constrained",
+    )
     shared = _norm(*(m for title, m in clip.maps.items() if title != "attention map"))
-    norms = {title: _norm(clip.maps[title]) if title == "attention map" and title in clip.maps else shared for title in PANELS}
+    norms = {
+        title: _norm(clip.maps[title])
+        if title == "attention map" and title in clip.maps
+        else shared
+        for title in PANELS
+    }
     for ax, title in zip(axes[2:], PANELS):
-        mesh = draw_joint_map(ax, clip.skeleton, clip.maps.get(title, np.full(clip.pace.shape, np.nan)), clip.at, norms[title])
-        ax.set_title(TITLES[title] + ("" if title in clip.maps else ": not run"), fontsize="small", loc="left")
-        if title not in clip.maps: continue
+        mesh = draw_joint_map(
+            ax,
+            clip.skeleton,
+            clip.maps.get(title, np.full(clip.pace.shape, np.nan)),
+            clip.at,
+            norms[title],
+        )
+        ax.set_title(
+            TITLES[title] + ("" if title in clip.maps else ": not run"),
+            fontsize="small",
+            loc="left",
+        )
+        if title not in clip.maps:
+            continue
         bar = fig.colorbar(mesh, ax=ax, extend="both", aspect=14)
-        bar.set_label("intensity / mean", fontsize=8); bar.ax.tick_params(labelsize=8)
+        bar.set_label("intensity / mean", fontsize=8)
+        bar.ax.tick_params(labelsize=8)
     axes[-1].set_xlabel("frame of the clip")
     _draw_motion(axes[0], axes[1], clip, norms["attention map"])
-    fig.suptitle(f"{_short(clip.class_name)}, clip {clip.name}, layer B{clip.layer}", fontsize="medium")
+    fig.suptitle(
+        f"{_short(clip.class_name)}, clip {clip.name}, layer B{clip.layer}", fontsize="medium"
+    )
     return fig
 
 # %% ../../nbs/measuring/06_attention.ipynb #31d0ce99
-def _short(text: str, most: int = 40) -> str: return text if len(text) <= most else text[:most - 1].rsplit(" ", 1)[0].rstrip(",") + " ..."
+def _short(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else text[: most - 1].rsplit(" ", 1)[0].rstrip(",") + " ..."
+
 
 def _draw_motion(strip, ax, clip: AttentionClip, norm) -> None:
     "Bodies over their frames, and the mean speed of their joints."
     import matplotlib.pyplot as plt
+
     from mdr_repro.core.plotting import WARM, draw_bodies
+
     known = np.isfinite(clip.pace)
     pace = np.where(known, clip.pace, 0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)
-    ax.plot(clip.at, pace, color=".3", lw=1.2); ax.set_ylim(0, None); ax.set_yticks([])
+    ax.plot(clip.at, pace, color=".3", lw=1.2)
+    ax.set_ylim(0, None)
+    ax.set_yticks([])
     ax.set_ylabel("speed", rotation=0, ha="right", va="center", fontsize=8)
     colors = None
     if "attention map" in clip.maps:
-        colors = plt.get_cmap(WARM).with_extremes(bad="0.8")(norm(np.ma.masked_invalid(clip.maps["attention map"])))
+        colors = plt.get_cmap(WARM).with_extremes(bad="0.8")(
+            norm(np.ma.masked_invalid(clip.maps["attention map"]))
+        )
     for t in draw_bodies(strip, clip.skeleton, clip.bodies, clip.at, colors):
-        ax.plot(clip.at[t], 1, "v", color=".3", ms=4, transform=ax.get_xaxis_transform(), clip_on=False)
+        ax.plot(
+            clip.at[t], 1, "v", color=".3", ms=4, transform=ax.get_xaxis_transform(), clip_on=False
+        )
 
 # %% ../../nbs/measuring/06_attention.ipynb #6c34db71
 def animate_attention(
     clip: AttentionClip,
-    fps: float = 30, # of the clip
-    titles: tuple[str, ...] = ("attention map", "f_TV with CVSTA"), # which maps, see PANELS
-) -> str: # a page of HTML
+    fps: float = 30,  # of the clip
+    titles: tuple[str, ...] = ("attention map", "f_TV with CVSTA"),  # which maps, see PANELS
+) -> str:  # a page of HTML
     "One moving picture a map: the skeleton in its colours, and a line that runs over it."
     from mdr_repro.core.plotting import animate_joint_map
-    column = np.abs(clip.at[:, None] - clip.film_at).argmin(0) # what the body wears between the network's frames
+
+    column = np.abs(clip.at[:, None] - clip.film_at).argmin(
+        0
+    )  # what the body wears between the network's frames
+
     def picture(title):
-        if title not in clip.maps: return f"<p>{escape(title)}: not run</p>"
+        if title not in clip.maps:
+            return f"<p>{escape(title)}: not run</p>"
         values = clip.maps[title]
-        return animate_joint_map(clip.film, clip.skeleton, values[column], clip.film_at, fps, _norm(values), f"{title}: intensity / mean")
+        return animate_joint_map(
+            clip.film,
+            clip.skeleton,
+            values[column],
+            clip.film_at,
+            fps,
+            _norm(values),
+            f"{title}: intensity / mean",
+        )
+
     head = f"{_short(clip.class_name)}, clip {clip.name}, layer B{clip.layer}"
-    return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Figure 4 in motion</title>\n<style>body{font-family:sans-serif;color:#333;margin:1em}'
-            'h1{font-size:1em;font-weight:normal}svg{display:block;max-width:100%;height:auto}</style></head>\n'
-            f'<body><h1>{escape(head)}</h1>\n' + "\n".join(map(picture, titles)) + "\n</body></html>\n")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Figure 4 in motion</title>\n<style>body{font-family:sans-serif;color:#333;margin:1em}'
+        "h1{font-size:1em;font-weight:normal}svg{display:block;max-width:100%;height:auto}</style></head>\n"
+        f"<body><h1>{escape(head)}</h1>\n" + "\n".join(map(picture, titles)) + "\n</body></html>\n"
+    )

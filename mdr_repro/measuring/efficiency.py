@@ -31,83 +31,120 @@ def count_parameters(module: nn.Module) -> int:
 @contextmanager
 def _at_rest(module: nn.Module) -> Iterator[None]:
     "Evaluation mode, every operation as its equation has it, without gradients (by requires_grad: under no_grad the counter of torch 2.13 misses operations); put back afterwards."
-    modes, wants, forms = [(m, m.training) for m in module.modules()], [(p, p.requires_grad) for p in module.parameters()], [(m, m.literal) for m in module.modules() if hasattr(m, "literal")]
+    modes, wants, forms = (
+        [(m, m.training) for m in module.modules()],
+        [(p, p.requires_grad) for p in module.parameters()],
+        [(m, m.literal) for m in module.modules() if hasattr(m, "literal")],
+    )
     module.eval().requires_grad_(False)
-    for m, _ in forms: m.literal = True
-    try: yield
+    for m, _ in forms:
+        m.literal = True
+    try:
+        yield
     finally:
-        for m, literal in forms: m.literal = literal
-        for m, training in modes: m.training = training
-        for p, want in wants: p.requires_grad_(want)
+        for m, literal in forms:
+            m.literal = literal
+        for m, training in modes:
+            m.training = training
+        for p, want in wants:
+            p.requires_grad_(want)
 
 # %% ../../nbs/measuring/01_efficiency.ipynb #a04475ec
 def _zeros(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
     "A batch of zeros where the module lives."
     return torch.zeros(shape, device=next(module.parameters()).device)
 
+
 def count_macs(
-    backbone: nn.Module, # [N, C, T, V, M] -> [N, D]
-    shape: tuple[int, ...], # of a batch [N, C, T, V, M]; N = 1 for the cost of one clip
-    num_classes: int | None = None, # adds a linear classifier on D features for so many classes
+    backbone: nn.Module,  # [N, C, T, V, M] -> [N, D]
+    shape: tuple[int, ...],  # of a batch [N, C, T, V, M]; N = 1 for the cost of one clip
+    num_classes: int | None = None,  # adds a linear classifier on D features for so many classes
 ) -> int:
     "Multiply-accumulates of the convolutions and matrix products of one forward pass; FLOPs are twice that."
-    with _at_rest(backbone), FlopCounterMode(display=False) as counter: features = backbone(_zeros(backbone, shape))
-    return counter.get_total_flops() // 2 + (features.numel() * num_classes if num_classes is not None else 0)
+    with _at_rest(backbone), FlopCounterMode(display=False) as counter:
+        features = backbone(_zeros(backbone, shape))
+    return counter.get_total_flops() // 2 + (
+        features.numel() * num_classes if num_classes is not None else 0
+    )
 
 # %% ../../nbs/measuring/01_efficiency.ipynb #060063c5
-def clock(device: torch.device) -> float: # seconds
+def clock(device: torch.device) -> float:  # seconds
     "The time when all that was asked of the device is done."
-    if device.type == "cuda": torch.cuda.synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter()
+
 
 def _timed(module: nn.Module, x: Tensor, backward: bool) -> float:
     "Seconds of one pass; a GPU is waited for before and after."
     start = clock(x.device)
     with torch.set_grad_enabled(backward):
         y = module(x)
-        if backward: y.sum().backward()
+        if backward:
+            y.sum().backward()
     return clock(x.device) - start
 
 # %% ../../nbs/measuring/01_efficiency.ipynb #8f7e131b
 def latency(
-    modules: dict[str, nn.Module], # compared with each other, each as it is (train or eval mode, device)
-    x: Tensor, # the batch that all of them take
+    modules: dict[
+        str, nn.Module
+    ],  # compared with each other, each as it is (train or eval mode, device)
+    x: Tensor,  # the batch that all of them take
     repeats: int = 15,
-    warmup: int = 3, # passes before the clock counts
-    backward: bool = False, # forward and backward, as in a training step
-) -> pd.DataFrame: # a row a module: median, quartiles
+    warmup: int = 3,  # passes before the clock counts
+    backward: bool = False,  # forward and backward, as in a training step
+) -> pd.DataFrame:  # a row a module: median, quartiles
     "Seconds a pass: the modules take turns, so that whatever else the machine does meets all of them alike."
     seconds = {name: [] for name in modules}
     for i in range(warmup + repeats):
         for name, module in modules.items():
             s = _timed(module, x, backward)
             module.zero_grad(set_to_none=True)
-            if i >= warmup: seconds[name].append(s)
-    rows = {name: dict(zip(("median", "low", "high"), np.quantile(s, (0.5, 0.25, 0.75)))) for name, s in seconds.items()}
-    return pd.DataFrame.from_dict(rows, orient="index").assign(repeats=repeats, threads=torch.get_num_threads())
+            if i >= warmup:
+                seconds[name].append(s)
+    rows = {
+        name: dict(zip(("median", "low", "high"), np.quantile(s, (0.5, 0.25, 0.75))))
+        for name, s in seconds.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").assign(
+        repeats=repeats, threads=torch.get_num_threads()
+    )
 
 # %% ../../nbs/measuring/01_efficiency.ipynb #4b92b7a7
 def peak_memory(
     backbone: nn.Module,
-    shape: tuple[int, ...], # of a batch [N, C, T, V, M]
-    backward: bool = True, # forward and backward, as in a training step; False: forward without gradients
-) -> tuple[int, str]: # bytes, and how they were measured
+    shape: tuple[int, ...],  # of a batch [N, C, T, V, M]
+    backward: bool = True,  # forward and backward, as in a training step; False: forward without gradients
+) -> tuple[int, str]:  # bytes, and how they were measured
     "The most memory that one pass takes beyond weights and batch."
     x = _zeros(backbone, shape)
-    if x.is_cuda: return _cuda_memory(backbone, x, backward), "max_memory_allocated"
+    if x.is_cuda:
+        return _cuda_memory(backbone, x, backward), "max_memory_allocated"
     buffer = io.BytesIO()
-    try: torch.save((backbone, shape, backward, torch.get_num_threads()), buffer)
-    except pickle.PicklingError as e: raise ValueError(f"{type(backbone).__name__} cannot be sent to a process of its own ({e}); define it in a module, not in a notebook") from None
+    try:
+        torch.save((backbone, shape, backward, torch.get_num_threads()), buffer)
+    except pickle.PicklingError as e:
+        raise ValueError(
+            f"{type(backbone).__name__} cannot be sent to a process of its own ({e}); define it in a module, not in a notebook"
+        ) from None
     code = "from mdr_repro.measuring.efficiency import _memory_child; _memory_child()"
-    child = subprocess.run([sys.executable, "-c", code], input=buffer.getvalue(), capture_output=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
-    if child.returncode: raise RuntimeError(f"memory could not be measured: {child.stderr.decode().strip().splitlines()[-1]}")
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        input=buffer.getvalue(),
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    if child.returncode:
+        raise RuntimeError(
+            f"memory could not be measured: {child.stderr.decode().strip().splitlines()[-1]}"
+        )
     grown, method = child.stdout.decode().split()
     return int(grown), method
 
 # %% ../../nbs/measuring/01_efficiency.ipynb #9b474bb2
 def _cuda_memory(backbone: nn.Module, x: Tensor, backward: bool) -> int:
     "Bytes that PyTorch's allocator handed out at most, less what it had handed out before."
-    _timed(backbone, x[:1], backward) # loads the kernels
+    _timed(backbone, x[:1], backward)  # loads the kernels
     backbone.zero_grad(set_to_none=True)
     torch.cuda.reset_peak_memory_stats(x.device)
     before = torch.cuda.memory_allocated(x.device)
@@ -117,33 +154,47 @@ def _cuda_memory(backbone: nn.Module, x: Tensor, backward: bool) -> int:
 # %% ../../nbs/measuring/01_efficiency.ipynb #ff680e73
 def _memory_child():
     "In a fresh process: by how much the resident memory rises above where it stood before the pass."
-    backbone, shape, backward, threads = torch.load(io.BytesIO(sys.stdin.buffer.read()), weights_only=False)
+    backbone, shape, backward, threads = torch.load(
+        io.BytesIO(sys.stdin.buffer.read()), weights_only=False
+    )
     torch.set_num_threads(threads)
     N, C, T, V, M = shape
-    _timed(backbone, torch.zeros(1, C, min(T, 8), V, M), backward) # loads code, takes next to no memory
+    _timed(
+        backbone, torch.zeros(1, C, min(T, 8), V, M), backward
+    )  # loads code, takes next to no memory
     backbone.zero_grad(set_to_none=True)
-    x = torch.ones(shape) # ones, not zeros: the pages are really there
+    x = torch.ones(shape)  # ones, not zeros: the pages are really there
     before = _resident("VmRSS")
     resettable = before is not None and _reset_peak()
-    if not resettable: before = _max_rss()
+    if not resettable:
+        before = _max_rss()
     _timed(backbone, x, backward)
     after, method = (_resident("VmHWM"), "VmHWM") if resettable else (_max_rss(), "ru_maxrss")
     print(after - before, method)
 
+
 def _resident(key: str) -> int | None:
     "A line of /proc/self/status in bytes, None where there is none."
-    try: lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError: return None
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":")), None)
 
 # %% ../../nbs/measuring/01_efficiency.ipynb #7188cead
 def _reset_peak() -> bool:
     "Let the high-water mark fall to the present level (Linux); False where this is not allowed."
-    try: Path("/proc/self/clear_refs").write_text("5")
-    except OSError: return False
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
     return True
+
 
 def _max_rss() -> int:
     "The high-water mark since the process began; kilobytes on Linux, bytes on macOS."
-    import resource # not on Windows
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )

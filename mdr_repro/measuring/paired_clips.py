@@ -13,61 +13,83 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ..training.evaluation import Scores
 from .statistics import Interval
+from ..training.evaluation import Scores
 
 # %% ../../nbs/measuring/04_paired_clips.ipynb #a65fb07b
 def right_answers(
-    systems: Sequence[Scores], # of one test set, in any order
-    names: Sequence[str], # its clips [N]
-) -> np.ndarray: # bool [systems, N]
+    systems: Sequence[Scores],  # of one test set, in any order
+    names: Sequence[str],  # its clips [N]
+) -> np.ndarray:  # bool [systems, N]
     "Which clips each system recognises; ValueError where one has other clips."
     rows = []
     for k, s in enumerate(systems):
         where = {name: i for i, name in enumerate(s.names)}
         missing, extra = [n for n in names if n not in where], sorted(set(where) - set(names))
-        if len(where) != len(s.names): raise ValueError(f"system {k} names a clip twice, so clips cannot be matched; give each clip once")
+        if len(where) != len(s.names):
+            raise ValueError(
+                f"system {k} names a clip twice, so clips cannot be matched; give each clip once"
+            )
         if missing or extra:
-            told = [f"{verb} {len(odd)}{more} (first {odd[0]!r})" for verb, odd, more in (("lacks", missing, ""), ("has", extra, " more")) if odd]
-            raise ValueError(f"system {k} {' and '.join(told)} of the {len(names)} clips that are compared; give the answers to the same clips")
+            told = [
+                f"{verb} {len(odd)}{more} (first {odd[0]!r})"
+                for verb, odd, more in (("lacks", missing, ""), ("has", extra, " more"))
+                if odd
+            ]
+            raise ValueError(
+                f"system {k} {' and '.join(told)} of the {len(names)} clips that are compared; give the answers to the same clips"
+            )
         rows.append((s.predictions == s.labels)[[where[n] for n in names]])
     return np.array(rows)
+
 
 def _same_labels(first: Scores, others: Sequence[Scores]) -> None:
     said = dict(zip(first.names, first.labels))
     for s in others:
         odd = next((n for n, y in zip(s.names, s.labels) if said.get(n, y) != y), None)
-        if odd is not None: raise ValueError(f"clip {odd!r} has two labels, {said[odd]} and {s.labels[s.names.index(odd)]}; compare answers to the same question")
+        if odd is not None:
+            raise ValueError(
+                f"clip {odd!r} has two labels, {said[odd]} and {s.labels[s.names.index(odd)]}; compare answers to the same question"
+            )
 
 # %% ../../nbs/measuring/04_paired_clips.ipynb #ad98583a
 @dataclass(frozen=True)
 class TwoNetworks:
     "McNemar's test of two trained networks on the same clips; it says nothing about other seeds of their methods."
-    both: int # clips that both recognise
-    first: int # only the first
-    second: int # only the second
+
+    both: int  # clips that both recognise
+    first: int  # only the first
+    second: int  # only the second
     neither: int
-    interval: Interval # of the difference of accuracies, first - second, over clips
-    p: float # two-sided, exact
+    interval: Interval  # of the difference of accuracies, first - second, over clips
+    p: float  # two-sided, exact
 
     @property
-    def effect(self) -> float: return (self.first - self.second) / self.interval.n
+    def effect(self) -> float:
+        return (self.first - self.second) / self.interval.n
+
     @property
     def text(self) -> str:
         low, high = (100 * v for v in (self.interval.low, self.interval.high))
-        return (f"{100 * self.effect:+.2f} points on {self.interval.n} clips ({self.first} recognised by the first alone, {self.second} by the second; "
-                f"95 % interval over clips {low:+.2f} .. {high:+.2f}; McNemar p = {self.p:.3g}); of these two trained networks, not of their methods")
+        return (
+            f"{100 * self.effect:+.2f} points on {self.interval.n} clips ({self.first} recognised by the first alone, {self.second} by the second; "
+            f"95 % interval over clips {low:+.2f} .. {high:+.2f}; McNemar p = {self.p:.3g}); of these two trained networks, not of their methods"
+        )
+
 
 def two_networks(
     first: Scores,
-    second: Scores, # of the same clips, in any order
+    second: Scores,  # of the same clips, in any order
     level: float = 0.95,
 ) -> TwoNetworks:
     "McNemar's exact test; ValueError where the clips are not the same."
     _same_labels(first, [second])
     return _two(*right_answers([first, second], first.names), level)
 
-def _two(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> TwoNetworks: # bool [N] each: recognised
+
+def _two(
+    a: np.ndarray, b: np.ndarray, level: float = 0.95
+) -> TwoNetworks:  # bool [N] each: recognised
     n, only_a, only_b = len(a), int((a & ~b).sum()), int((b & ~a).sum())
     p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     pa, pb = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
@@ -79,36 +101,54 @@ def _two(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> TwoNetworks: # bo
 @dataclass(frozen=True)
 class SeedsAndClips:
     "A bootstrap of two methods over their seeds and the test clips; not the test over seeds that a verdict rests on."
-    effect: float # difference of mean accuracies, first - second
-    interval: Interval # over seeds and clips
-    p: float # two-sided
-    seeds: tuple[int, int] # of each method
+
+    effect: float  # difference of mean accuracies, first - second
+    interval: Interval  # over seeds and clips
+    p: float  # two-sided
+    seeds: tuple[int, int]  # of each method
 
     @property
     def text(self) -> str:
         low, high = (100 * v for v in (self.interval.low, self.interval.high))
         told = f"{100 * self.effect:+.2f} points on {self.interval.n} clips, {self.seeds[0]} and {self.seeds[1]} seeds (bootstrap over seeds and clips {low:+.2f} .. {high:+.2f}, p = {self.p:.3g})"
-        return told + ("; of one trained network on a side, not of its method" if 1 in self.seeds else "")
+        return told + (
+            "; of one trained network on a side, not of its method" if 1 in self.seeds else ""
+        )
+
 
 def seeds_and_clips(
-    first: Sequence[Scores], # one a seed
-    second: Sequence[Scores], # one a seed, of the same clips; perhaps other seeds, and fewer
+    first: Sequence[Scores],  # one a seed
+    second: Sequence[Scores],  # one a seed, of the same clips; perhaps other seeds, and fewer
     draws: int = 4000,
     level: float = 0.95,
-    seed: int = 0, # of the draws
+    seed: int = 0,  # of the draws
 ) -> SeedsAndClips:
     "Percentile interval of the difference of mean accuracies; ValueError where the clips are not the same."
-    if not len(first) or not len(second): raise ValueError("seeds_and_clips: give at least one network of each method")
+    if not len(first) or not len(second):
+        raise ValueError("seeds_and_clips: give at least one network of each method")
     _same_labels(first[0], [*first[1:], *second])
-    return _many(*(right_answers(side, first[0].names) for side in (first, second)), draws, level, seed)
+    return _many(
+        *(right_answers(side, first[0].names) for side in (first, second)), draws, level, seed
+    )
 
-def _many(a: np.ndarray, b: np.ndarray, draws: int = 4000, level: float = 0.95, seed: int = 0) -> SeedsAndClips: # bool [seeds, N] each
+
+def _many(
+    a: np.ndarray, b: np.ndarray, draws: int = 4000, level: float = 0.95, seed: int = 0
+) -> SeedsAndClips:  # bool [seeds, N] each
     rng, n, moved = np.random.default_rng(seed), a.shape[1], []
-    for size in [500] * (draws // 500) + [draws % 500] * bool(draws % 500): # in pieces, so that memory stays small
-        side = [rng.multinomial(len(m), np.full(len(m), 1 / len(m)), size) / len(m) @ m for m in (a, b)]
-        moved.append(np.take_along_axis(side[0] - side[1], rng.integers(0, n, (size, n)), 1).mean(1))
+    for size in [500] * (draws // 500) + [draws % 500] * bool(
+        draws % 500
+    ):  # in pieces, so that memory stays small
+        side = [
+            rng.multinomial(len(m), np.full(len(m), 1 / len(m)), size) / len(m) @ m for m in (a, b)
+        ]
+        moved.append(
+            np.take_along_axis(side[0] - side[1], rng.integers(0, n, (size, n)), 1).mean(1)
+        )
     moved = np.concatenate(moved)
     low, high = np.quantile(moved, [(1 - level) / 2, (1 + level) / 2])
     p = min(1.0, 2 * (1 + min((moved <= 0).sum(), (moved >= 0).sum())) / (1 + draws))
     effect = float(a.mean() - b.mean())
-    return SeedsAndClips(effect, Interval(effect, float(low), float(high), n), float(p), (len(a), len(b)))
+    return SeedsAndClips(
+        effect, Interval(effect, float(low), float(high), n), float(p), (len(a), len(b))
+    )

@@ -15,75 +15,148 @@ from ..clips.clip_set import DataError, NpzFile, typed
 from ..training.evaluation import Scores
 
 # %% ../../nbs/measuring/05_published_scores.ipynb #edc4430b
-_largest = 256 * 2**20 # bytes of a file of scores
+_largest = 256 * 2**20  # bytes of a file of scores
 
-def _one_hot(words: list[str], names: list[str], class_names: tuple[str, ...]) -> np.ndarray: # [N, K]
+
+def _one_hot(
+    words: list[str], names: list[str], class_names: tuple[str, ...]
+) -> np.ndarray:  # [N, K]
     "Predictions as scores: 1 for the class that was said."
-    known = {c: k for k, c in enumerate(class_names)} | {str(k): k for k in range(len(class_names)) if str(k) not in class_names}
+    known = {c: k for k, c in enumerate(class_names)} | {
+        str(k): k for k in range(len(class_names)) if str(k) not in class_names
+    }
     odd = next((i for i, w in enumerate(words) if w not in known), None)
-    if odd is not None: raise DataError(f"clip {names[odd]!r}: prediction {words[odd][:40]!r} is no class; give its name or its number 0..{len(class_names) - 1}")
+    if odd is not None:
+        raise DataError(
+            f"clip {names[odd]!r}: prediction {words[odd][:40]!r} is no class; give its name or its number 0..{len(class_names) - 1}"
+        )
     return np.eye(len(class_names), dtype=np.float32)[[known[w] for w in words]]
 
+
 def _numbers(row: list[str], name: str) -> list[float]:
-    try: found = [float(w) for w in row]
-    except ValueError: raise DataError(f"clip {name!r}: a score is no number; write the file again") from None
+    try:
+        found = [float(w) for w in row]
+    except ValueError:
+        raise DataError(f"clip {name!r}: a score is no number; write the file again") from None
     return found
 
-def _read_csv(path: Path, class_names: tuple[str, ...]) -> tuple[list[str], np.ndarray]: # names, scores [N, K]
+
+def _read_csv(
+    path: Path, class_names: tuple[str, ...]
+) -> tuple[list[str], np.ndarray]:  # names, scores [N, K]
     "Clips and scores of a table."
-    try: rows = [[w.strip() for w in row] for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
-    except (UnicodeDecodeError, csv.Error) as e: raise DataError(f"no readable table ({str(e)[:80]}); save it as CSV in UTF-8") from None
+    try:
+        rows = [
+            [w.strip() for w in row]
+            for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
+            if row
+        ]
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise DataError(f"no readable table ({str(e)[:80]}); save it as CSV in UTF-8") from None
     head, body = (rows[0], rows[1:]) if rows else ([], [])
-    if "name" not in head or not body: raise DataError("the first line has to name the columns, one of them `name`, and at least one clip has to follow; write them there")
+    if "name" not in head or not body:
+        raise DataError(
+            "the first line has to name the columns, one of them `name`, and at least one clip has to follow; write them there"
+        )
     for n, row in enumerate(body, 2):
-        if len(row) != len(head): raise DataError(f"line {n} has {len(row)} fields, the first line {len(head)}; write the file again")
+        if len(row) != len(head):
+            raise DataError(
+                f"line {n} has {len(row)} fields, the first line {len(head)}; write the file again"
+            )
     at = head.index("name")
     names = [row[at] for row in body]
-    if "prediction" in head: return names, _one_hot([row[head.index("prediction")] for row in body], names, class_names)
-    missing, odd = [c for c in class_names if head.count(c) != 1], [h for h in head if h != "name" and h not in class_names]
-    if missing or odd: raise DataError(f"the columns are not the run's classes ({f'{missing[0]!r} is not there once' if missing else f'{odd[0]!r} is none of them'}); name one column after each, or give name,prediction")
-    return names, np.array([_numbers([row[head.index(c)] for c in class_names], name) for row, name in zip(body, names)], np.float32)
+    if "prediction" in head:
+        return names, _one_hot([row[head.index("prediction")] for row in body], names, class_names)
+    missing, odd = (
+        [c for c in class_names if head.count(c) != 1],
+        [h for h in head if h != "name" and h not in class_names],
+    )
+    if missing or odd:
+        raise DataError(
+            f"the columns are not the run's classes ({f'{missing[0]!r} is not there once' if missing else f'{odd[0]!r} is none of them'}); name one column after each, or give name,prediction"
+        )
+    return names, np.array(
+        [
+            _numbers([row[head.index(c)] for c in class_names], name)
+            for row, name in zip(body, names)
+        ],
+        np.float32,
+    )
 
 # %% ../../nbs/measuring/05_published_scores.ipynb #2c6604c6
-def _read_npz(path: Path, like: Scores) -> tuple[list[str], np.ndarray]: # names, scores [N, K]
+def _read_npz(path: Path, like: Scores) -> tuple[list[str], np.ndarray]:  # names, scores [N, K]
     "Clips and scores of an archive, in the run's order of classes."
     z = NpzFile(path)
-    names, scores = typed(z["names"], "names", "text").tolist(), typed(z["scores"], "scores", "numbers", 2).copy()
-    if "exact_rows" in z.names: scores[typed(z["exact_rows"], "exact_rows", "whole numbers")] = typed(z["exact"], "exact", "numbers", 2)
-    if scores.shape != (len(names), len(like.class_names)): raise DataError(f"array 'scores' has shape {list(scores.shape)}, not {len(names)} clips by {len(like.class_names)} classes; make them agree")
+    names, scores = (
+        typed(z["names"], "names", "text").tolist(),
+        typed(z["scores"], "scores", "numbers", 2).copy(),
+    )
+    if "exact_rows" in z.names:
+        scores[typed(z["exact_rows"], "exact_rows", "whole numbers")] = typed(
+            z["exact"], "exact", "numbers", 2
+        )
+    if scores.shape != (len(names), len(like.class_names)):
+        raise DataError(
+            f"array 'scores' has shape {list(scores.shape)}, not {len(names)} clips by {len(like.class_names)} classes; make them agree"
+        )
     if "class_names" in z.names:
         classes = typed(z["class_names"], "class_names", "text").tolist()
-        if sorted(classes) != sorted(like.class_names): raise DataError(f"array 'class_names' has other classes than the run ({', '.join(sorted(set(classes) ^ set(like.class_names))[:3])}); compare answers to the same question")
+        if sorted(classes) != sorted(like.class_names):
+            raise DataError(
+                f"array 'class_names' has other classes than the run ({', '.join(sorted(set(classes) ^ set(like.class_names))[:3])}); compare answers to the same question"
+            )
         scores = scores[:, [classes.index(c) for c in like.class_names]]
     if "labels" in z.names and "class_names" in z.names:
-        said, own = dict(zip(names, (classes[k] for k in typed(z["labels"], "labels", "whole numbers")))), dict(zip(like.names, like.labels))
+        said, own = (
+            dict(zip(names, (classes[k] for k in typed(z["labels"], "labels", "whole numbers")))),
+            dict(zip(like.names, like.labels)),
+        )
         odd = next((n for n in names if n in own and said.get(n) != like.class_names[own[n]]), None)
-        if odd is not None: raise DataError(f"clip {odd!r} is of class {said.get(odd)!r} there and of {like.class_names[own[odd]]!r} here; compare answers to the same question")
+        if odd is not None:
+            raise DataError(
+                f"clip {odd!r} is of class {said.get(odd)!r} there and of {like.class_names[own[odd]]!r} here; compare answers to the same question"
+            )
     return names, scores
 
+
 def read_scores(
-    path: str | Path, # .csv or .npz
-    like: Scores, # of a run on the same test clips: names, labels and classes
-) -> Scores: # in the run's order of clips and classes
+    path: str | Path,  # .csv or .npz
+    like: Scores,  # of a run on the same test clips: names, labels and classes
+) -> Scores:  # in the run's order of clips and classes
     "A published system's answers to a run's test clips; DataError names the clip, the column or the class that does not fit."
     path = Path(path)
     try:
-        if not path.is_file(): raise DataError("there is no such file; check the path")
-        if path.stat().st_size > _largest: raise DataError(f"it has more than {_largest >> 20} MiB; give scores of one test set")
-        names, scores = _read_npz(path, like) if path.suffix == ".npz" else _read_csv(path, like.class_names)
+        if not path.is_file():
+            raise DataError("there is no such file; check the path")
+        if path.stat().st_size > _largest:
+            raise DataError(f"it has more than {_largest >> 20} MiB; give scores of one test set")
+        names, scores = (
+            _read_npz(path, like) if path.suffix == ".npz" else _read_csv(path, like.class_names)
+        )
         return _in_order(names, scores, like)
-    except DataError as e: raise DataError(f"{path}: {e}") from None
-    except (ValueError, IndexError) as e: raise DataError(f"{path}: {e}; write the file again") from None
+    except DataError as e:
+        raise DataError(f"{path}: {e}") from None
+    except (ValueError, IndexError) as e:
+        raise DataError(f"{path}: {e}; write the file again") from None
 
 # %% ../../nbs/measuring/05_published_scores.ipynb #2fbc9c59
 def _in_order(names: list[str], scores: np.ndarray, like: Scores) -> Scores:
     "The scores in the order of the run's clips, which have to be the same ones."
     where = {}
     for i, name in enumerate(names):
-        if name in where: raise DataError(f"clip {name!r} is there twice; give each clip once")
+        if name in where:
+            raise DataError(f"clip {name!r} is there twice; give each clip once")
         where[name] = i
     asked = set(like.names)
     missing, extra = [n for n in like.names if n not in where], [n for n in names if n not in asked]
-    told = [f"{len(odd)} {words}, first {odd[0]!r}" for odd, words in ((missing, f"of the run's {len(like.names)} test clips are missing"), (extra, "clips are none of the run's")) if odd]
-    if told: raise DataError(f"{' and '.join(told)}; give the answers to the same test clips")
+    told = [
+        f"{len(odd)} {words}, first {odd[0]!r}"
+        for odd, words in (
+            (missing, f"of the run's {len(like.names)} test clips are missing"),
+            (extra, "clips are none of the run's"),
+        )
+        if odd
+    ]
+    if told:
+        raise DataError(f"{' and '.join(told)}; give the answers to the same test clips")
     return Scores(scores[[where[n] for n in like.names]], like.labels, like.names, like.class_names)

@@ -13,46 +13,64 @@ from sklearn.neighbors import NearestNeighbors
 
 # %% ../../nbs/measuring/03_separation.ipynb #8c8256dd
 def neighbour_share(
-    features: np.ndarray, # [N, D]
-    labels: np.ndarray, # [N]
-    k: int = 5, # neighbours; fewer where there are fewer clips
-) -> np.ndarray: # p_i in 0..1, [N]
+    features: np.ndarray,  # [N, D]
+    labels: np.ndarray,  # [N]
+    k: int = 5,  # neighbours; fewer where there are fewer clips
+) -> np.ndarray:  # p_i in 0..1, [N]
     "Share of each clip's k nearest neighbours that have its label."
     features, labels = np.asarray(features), np.asarray(labels)
-    if features.ndim != 2 or features.shape[0] != len(labels): raise ValueError(f"features {features.shape} do not fit {len(labels)} labels; give [N, D] and [N]")
-    if len(labels) < 2: raise ValueError("a single clip has no neighbours; give at least two")
-    near = NearestNeighbors(n_neighbors=min(k, len(labels) - 1)).fit(features).kneighbors(return_distance=False) # a clip is not its own neighbour
+    if features.ndim != 2 or features.shape[0] != len(labels):
+        raise ValueError(
+            f"features {features.shape} do not fit {len(labels)} labels; give [N, D] and [N]"
+        )
+    if len(labels) < 2:
+        raise ValueError("a single clip has no neighbours; give at least two")
+    near = (
+        NearestNeighbors(n_neighbors=min(k, len(labels) - 1))
+        .fit(features)
+        .kneighbors(return_distance=False)
+    )  # a clip is not its own neighbour
     return (labels[near] == labels[:, None]).mean(1)
 
-def purity(features: np.ndarray, labels: np.ndarray) -> float: # 0..1
+
+def purity(features: np.ndarray, labels: np.ndarray) -> float:  # 0..1
     "Mean share of neighbours of the own class."
     return float(neighbour_share(features, labels).mean())
 
-def outliers(features: np.ndarray, labels: np.ndarray) -> np.ndarray: # bool [N]
+
+def outliers(features: np.ndarray, labels: np.ndarray) -> np.ndarray:  # bool [N]
     "Clips most of whose neighbours belong to other classes."
     return neighbour_share(features, labels) < 0.5
 
 # %% ../../nbs/measuring/03_separation.ipynb #0094b3d1
-def silhouette(features: np.ndarray, labels: np.ndarray) -> float: # -1..1
+def silhouette(features: np.ndarray, labels: np.ndarray) -> float:  # -1..1
     "Mean silhouette over the clips."
     return float(silhouette_score(features, labels))
 
 # %% ../../nbs/measuring/03_separation.ipynb #70a00002
-def intra_class_angle(features: np.ndarray, labels: np.ndarray) -> float: # degrees, 0..180
+def intra_class_angle(features: np.ndarray, labels: np.ndarray) -> float:  # degrees, 0..180
     "Mean angle between a clip's feature and the mean feature of its class; a feature of length 0 has none."
     features, labels = np.asarray(features, float), np.asarray(labels)
-    means = np.stack([features[labels == k].mean(0) for k in np.unique(labels)])[np.unique(labels, return_inverse=True)[1]]
+    means = np.stack([features[labels == k].mean(0) for k in np.unique(labels)])[
+        np.unique(labels, return_inverse=True)[1]
+    ]
     lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(means, axis=1)
     known = lengths > 0
-    if not known.any(): raise ValueError("every feature or class mean has length 0, so there is no angle between them")
+    if not known.any():
+        raise ValueError(
+            "every feature or class mean has length 0, so there is no angle between them"
+        )
     cosines = (features * means).sum(1)[known] / lengths[known]
     return float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).mean())
 
 # %% ../../nbs/measuring/03_separation.ipynb #c5ac0245
-def largest_classes(labels: np.ndarray, n: int = 15) -> np.ndarray: # bool [N]
+def largest_classes(labels: np.ndarray, n: int = 15) -> np.ndarray:  # bool [N]
     "Clips of the n classes with most clips (Section IV.F draws 15); equal ones in label order."
     return np.isin(labels, np.argsort(-np.bincount(labels), kind="stable")[:n])
 
-def tsne_map(features: np.ndarray, seed: int = 0) -> np.ndarray: # [N, 2]
+
+def tsne_map(features: np.ndarray, seed: int = 0) -> np.ndarray:  # [N, 2]
     "t-SNE of the features [N, D], begun at their principal components."
-    return TSNE(perplexity=min(30, (len(features) - 1) / 3), init="pca", random_state=seed).fit_transform(features)
+    return TSNE(
+        perplexity=min(30, (len(features) - 1) / 3), init="pca", random_state=seed
+    ).fit_transform(features)

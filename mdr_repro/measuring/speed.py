@@ -30,145 +30,248 @@ from ..clips.batches import make_streams
 from ..clips.clip_set import ClipSet
 from ..clips.sampling import Sampling, survey
 from ..mdrgcn import MDRGCN, literal_form
-from ..skeleton import get_skeleton
 from .efficiency import clock, peak_memory
+from ..skeleton import get_skeleton
 from ..training.evaluation import arithmetic, autocast
 from ..training.run_spec import write_atomic
 from ..training.trainer import code_revision, device_name
 
 # %% ../../nbs/measuring/07_speed.ipynb #c96ed886
-WIDTHS = (64,) * 4 + (128,) * 3 + (256,) * 3 # of the network that the paper describes
-SHAPES = {"coco17": (16, 3, 64, 17, 1), "ntu25, two persons": (8, 3, 64, 25, 2), "ntu25, long": (4, 3, 256, 25, 1)} # [N, C, T, V, M]
+WIDTHS = (64,) * 4 + (128,) * 3 + (256,) * 3  # of the network that the paper describes
+SHAPES = {
+    "coco17": (16, 3, 64, 17, 1),
+    "ntu25, two persons": (8, 3, 64, 25, 2),
+    "ntu25, long": (4, 3, 256, 25, 1),
+}  # [N, C, T, V, M]
 QUICK = {"small": (2, 3, 16, 17, 1)}
 SKELETONS = {17: "coco17", 25: "ntu25"}
 
+
 def network(
-    shape: tuple[int, ...], # [N, C, T, V, M]
-    form: str = "released", # or "paper"
+    shape: tuple[int, ...],  # [N, C, T, V, M]
+    form: str = "released",  # or "paper"
     widths: tuple[int, ...] = WIDTHS,
     device: str = "cpu",
 ) -> nn.Module:
     "MDR-GCN for clips of this shape, away from where it starts."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = MDRGCN(get_skeleton(SKELETONS[shape[3]]), num_persons=shape[4], form=form, widths=widths)
+        net = MDRGCN(
+            get_skeleton(SKELETONS[shape[3]]), num_persons=shape[4], form=form, widths=widths
+        )
         for name, p in net.named_parameters():
-            if name.endswith(("alpha", "gcb.norm.weight")): p.data.add_(0.3 * torch.rand_like(p)) # refinement on, blocks more than their residual
+            if name.endswith(("alpha", "gcb.norm.weight")):
+                p.data.add_(
+                    0.3 * torch.rand_like(p)
+                )  # refinement on, blocks more than their residual
     return net.to(device)
 
 # %% ../../nbs/measuring/07_speed.ipynb #29b75307
 def train_step(net: nn.Module, x: Tensor, precision: str = "fp32") -> None:
     "Forward and backward."
     net.zero_grad(set_to_none=True)
-    with autocast(precision, x.device): y = net(x)
+    with autocast(precision, x.device):
+        y = net(x)
     y.float().square().sum().backward()
+
 
 @torch.inference_mode()
 def testing_step(net: nn.Module, x: Tensor, precision: str = "fp32") -> None:
     "Forward."
-    with autocast(precision, x.device): net(x)
+    with autocast(precision, x.device):
+        net(x)
 
 # %% ../../nbs/measuring/07_speed.ipynb #8423e92c
 def take_turns(
-    steps: dict[str, Callable[[], None]], # form -> a step
-    repeats: int, # rounds that count
+    steps: dict[str, Callable[[], None]],  # form -> a step
+    repeats: int,  # rounds that count
     device: str | torch.device = "cpu",
-    warmup: int = 1, # rounds that do not
-) -> dict[str, list[float]]: # form -> seconds, one a round
+    warmup: int = 1,  # rounds that do not
+) -> dict[str, list[float]]:  # form -> seconds, one a round
     "Every form once a round."
     seconds, device = {name: [] for name in steps}, torch.device(device)
     for i in range(warmup + repeats):
         for name, step in steps.items():
             begin = clock(device)
             step()
-            if i >= warmup: seconds[name].append(clock(device) - begin)
+            if i >= warmup:
+                seconds[name].append(clock(device) - begin)
     return seconds
 
 # %% ../../nbs/measuring/07_speed.ipynb #c587e5ed
-def summary(seconds: dict[str, list[float]], first: str = "literal") -> dict[str, dict]: # form -> seconds and speed-up, each median and quartiles
+def summary(
+    seconds: dict[str, list[float]], first: str = "literal"
+) -> dict[str, dict]:  # form -> seconds and speed-up, each median and quartiles
     "How long a step takes, and how many times faster it is than the first form in the same round."
     found = {}
     for name, values in seconds.items():
         ratios = np.array(seconds[first]) / np.array(values)
-        found[name] = {"seconds": float(np.median(values)), "quartiles": np.quantile(values, (0.25, 0.75)).tolist(),
-                       "speedup": float(np.median(ratios)), "speedup_quartiles": np.quantile(ratios, (0.25, 0.75)).tolist(), "rounds": len(values)}
+        found[name] = {
+            "seconds": float(np.median(values)),
+            "quartiles": np.quantile(values, (0.25, 0.75)).tolist(),
+            "speedup": float(np.median(ratios)),
+            "speedup_quartiles": np.quantile(ratios, (0.25, 0.75)).tolist(),
+            "rounds": len(values),
+        }
     return found
 
-def geometric_mean(values: list[float]) -> float: return math.exp(sum(map(math.log, values)) / len(values))
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
 
 # %% ../../nbs/measuring/07_speed.ipynb #fa2c244c
-_allocations = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted") # promise memory, touch none
-_fillings = ("copy_", "zero_", "fill_", "normal_", "uniform_") # write without reading what was there
+_allocations = (
+    "empty",
+    "empty_like",
+    "new_empty",
+    "empty_strided",
+    "new_empty_strided",
+    "empty_permuted",
+)  # promise memory, touch none
+_fillings = (
+    "copy_",
+    "zero_",
+    "fill_",
+    "normal_",
+    "uniform_",
+)  # write without reading what was there
 
-def _tensors(values) -> list[Tensor]: return [t for t in torch.utils._pytree.tree_leaves(values) if isinstance(t, Tensor)]
-def _held(t: Tensor) -> int: # bytes; what a broadcast repeats is in memory once
-    return t.element_size() * math.prod(n for n, step in zip(t.shape, t.stride()) if step) if t.numel() else 0
+
+def _tensors(values) -> list[Tensor]:
+    return [t for t in torch.utils._pytree.tree_leaves(values) if isinstance(t, Tensor)]
+
+
+def _held(t: Tensor) -> int:  # bytes; what a broadcast repeats is in memory once
+    return (
+        t.element_size() * math.prod(n for n, step in zip(t.shape, t.stride()) if step)
+        if t.numel()
+        else 0
+    )
 
 # %% ../../nbs/measuring/07_speed.ipynb #22b40d86
 class Traffic(TorchDispatchMode):
     "Counts the bytes that operations read and write."
-    def __init__(self): super().__init__(); self.bytes = 0
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, name, schema = kwargs or {}, func.overloadpacket.__name__, func._schema
         out = func(*args, **kwargs)
-        if name in _allocations: return out
-        given = [*zip(schema.arguments, args), *((p, kwargs[p.name]) for p in schema.arguments if p.name in kwargs)]
+        if name in _allocations:
+            return out
+        given = [
+            *zip(schema.arguments, args),
+            *((p, kwargs[p.name]) for p in schema.arguments if p.name in kwargs),
+        ]
         changed = {p.name for p, _ in given if p.alias_info is not None and p.alias_info.is_write}
         places = {t.untyped_storage()._cdata for t in _tensors((args, kwargs))}
-        if not schema.is_mutable and all(t.untyped_storage()._cdata in places for t in _tensors(out)): return out # a view
-        read = [t for p, value in given if not (p.name in changed and (p.is_out or name in _fillings)) for t in _tensors(value)]
-        written = {id(t): t for t in _tensors([out, *(value for p, value in given if p.name in changed)])}
+        if not schema.is_mutable and all(
+            t.untyped_storage()._cdata in places for t in _tensors(out)
+        ):
+            return out  # a view
+        read = [
+            t
+            for p, value in given
+            if not (p.name in changed and (p.is_out or name in _fillings))
+            for t in _tensors(value)
+        ]
+        written = {
+            id(t): t for t in _tensors([out, *(value for p, value in given if p.name in changed)])
+        }
         self.bytes += sum(map(_held, [*read, *written.values()]))
         return out
 
 # %% ../../nbs/measuring/07_speed.ipynb #2bb528b0
-def _product(into, a, b, *, out_shape=None, **kwargs) -> int: return 2 * math.prod(a) * b[-1] # shapes
+def _product(into, a, b, *, out_shape=None, **kwargs) -> int:
+    return 2 * math.prod(a) * b[-1]  # shapes
+
+
 _in_place = {torch.ops.aten.addmm_: _product, torch.ops.aten.baddbmm_: _product}
 
-def count(step: Callable[[], None]) -> tuple[int, int]: # operations, bytes
+
+def count(step: Callable[[], None]) -> tuple[int, int]:  # operations, bytes
     "Of one step."
-    with FlopCounterMode(display=False, custom_mapping=_in_place) as flops: step()
-    with Traffic() as traffic: step()
+    with FlopCounterMode(display=False, custom_mapping=_in_place) as flops:
+        step()
+    with Traffic() as traffic:
+        step()
     return flops.get_total_flops(), traffic.bytes
 
 # %% ../../nbs/measuring/07_speed.ipynb #d1ef5ac6
-def ceilings(device: str = "cpu", quick: bool = False, precision: str = "fp32") -> dict: # operations a second, bytes a second
+def ceilings(
+    device: str = "cpu", quick: bool = False, precision: str = "fp32"
+) -> dict:  # operations a second, bytes a second
     "The best of some matrix products in this precision, and of copies."
-    sizes, n, best = (256,) if quick else (1024, 2048, 4096), 2 ** (20 if quick else 26), {"operations": 0.0, "bytes": 0.0}
+    sizes, n, best = (
+        (256,) if quick else (1024, 2048, 4096),
+        2 ** (20 if quick else 26),
+        {"operations": 0.0, "bytes": 0.0},
+    )
     source = torch.randn(n, device=device)
     target = torch.empty_like(source)
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    products = [(torch.randn(s, s, device=device, dtype=kind), 2 * s ** 3) for s in sizes]
+    products = [(torch.randn(s, s, device=device, dtype=kind), 2 * s**3) for s in sizes]
     for _ in range(2 if quick else 6):
         for a, operations in products:
-            begin = clock(a.device); a @ a; best["operations"] = max(best["operations"], operations / (clock(a.device) - begin))
-        begin = clock(source.device); target.copy_(source); best["bytes"] = max(best["bytes"], 8 * n / (clock(source.device) - begin))
+            begin = clock(a.device)
+            a @ a
+            best["operations"] = max(best["operations"], operations / (clock(a.device) - begin))
+        begin = clock(source.device)
+        target.copy_(source)
+        best["bytes"] = max(best["bytes"], 8 * n / (clock(source.device) - begin))
     return best
 
 # %% ../../nbs/measuring/07_speed.ipynb #0587b47a
-def _results(net: nn.Module, x: Tensor, probe: Tensor, precision: str = "fp32") -> tuple[Tensor, Tensor]: # features and all gradients, each as one vector
+def _results(
+    net: nn.Module, x: Tensor, probe: Tensor, precision: str = "fp32"
+) -> tuple[Tensor, Tensor]:  # features and all gradients, each as one vector
     net.zero_grad(set_to_none=True)
-    with autocast(precision, x.device): y = net(x)
+    with autocast(precision, x.device):
+        y = net(x)
     (y * probe).sum().backward()
-    return y.detach().flatten().double(), torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]).double()
+    return y.detach().flatten().double(), torch.cat(
+        [p.grad.flatten() for p in net.parameters() if p.grad is not None]
+    ).double()
+
 
 def errors(
-    net: nn.Module, # in training
+    net: nn.Module,  # in training
     x: Tensor,
     precision: str = "fp32",
-) -> dict[str, dict[str, float]]: # "features" and "gradients" -> relative distance
+) -> dict[str, dict[str, float]]:  # "features" and "gradients" -> relative distance
     "Of both forms as they are trained, of the fast one in float64, and of all three in testing, from the literal form in float64."
-    probe, exact = torch.randn(len(x), net.embedding_dim, device=x.device), copy.deepcopy(net).double()
+    probe, exact = (
+        torch.randn(len(x), net.embedding_dim, device=x.device),
+        copy.deepcopy(net).double(),
+    )
     true = _results(literal_form(exact), x.double(), probe.double())
-    found = {f"literal, {precision}": _results(literal_form(net), x, probe, precision), f"fast, {precision}": _results(copy.deepcopy(net), x, probe, precision), "fast, float64": _results(exact, x.double(), probe.double())}
-    rows = {name: {what: float((a - b).norm() / b.norm()) for what, a, b in zip(("features", "gradients"), values, true)} for name, values in found.items()}
+    found = {
+        f"literal, {precision}": _results(literal_form(net), x, probe, precision),
+        f"fast, {precision}": _results(copy.deepcopy(net), x, probe, precision),
+        "fast, float64": _results(exact, x.double(), probe.double()),
+    }
+    rows = {
+        name: {
+            what: float((a - b).norm() / b.norm())
+            for what, a, b in zip(("features", "gradients"), values, true)
+        }
+        for name, values in found.items()
+    }
     tested = copy.deepcopy(net).eval()
     with torch.no_grad():
         target = literal_form(tested).double()(x.double())
-        for name, form in (("literal", literal_form(tested)), ("fast", tested), *([] if precision == "bf16" else [("fused", tested.fuse())])):
-            with autocast(precision, x.device): y = form(x)
-            rows[f"{name}, {precision}, testing"] = {"features": float((y.double() - target).norm() / target.norm())}
+        for name, form in (
+            ("literal", literal_form(tested)),
+            ("fast", tested),
+            *([] if precision == "bf16" else [("fused", tested.fuse())]),
+        ):
+            with autocast(precision, x.device):
+                y = form(x)
+            rows[f"{name}, {precision}, testing"] = {
+                "features": float((y.double() - target).norm() / target.norm())
+            }
     return rows
 
 # %% ../../nbs/measuring/07_speed.ipynb #fab85f00
@@ -176,13 +279,32 @@ def some_clips(n: int = 512, seed: int = 0) -> ClipSet:
     "Random clips of 40 to 200 frames, no joint missing; for timing."
     g = np.random.default_rng(seed)
     lengths, skeleton = g.integers(40, 201, n), get_skeleton("ntu25")
-    frames, offsets = torch.from_numpy(g.normal(size=(lengths.sum(), 1, 25, 3)).astype(np.float32)), torch.tensor([0, *lengths.cumsum()])
-    return ClipSet(frames, offsets, torch.arange(n) % 2, torch.zeros(n, dtype=torch.int64), tuple(f"clip {i}" for i in range(n)), ("a", "b"), skeleton, {"name": "random", "coordinates": "xyz"})
+    frames, offsets = (
+        torch.from_numpy(g.normal(size=(lengths.sum(), 1, 25, 3)).astype(np.float32)),
+        torch.tensor([0, *lengths.cumsum()]),
+    )
+    return ClipSet(
+        frames,
+        offsets,
+        torch.arange(n) % 2,
+        torch.zeros(n, dtype=torch.int64),
+        tuple(f"clip {i}" for i in range(n)),
+        ("a", "b"),
+        skeleton,
+        {"name": "random", "coordinates": "xyz"},
+    )
 
 # %% ../../nbs/measuring/07_speed.ipynb #0da432ac
-def clip_rate(clips: ClipSet, seconds: float = 2.0, batch_size: int = 128, device: str = "cpu") -> float: # clips a second
+def clip_rate(
+    clips: ClipSet, seconds: float = 2.0, batch_size: int = 128, device: str = "cpu"
+) -> float:  # clips a second
     "Augmented clips, each in all four modalities; the middle one of five rounds."
-    clips, sampling, generator, rates = clips.to(device), Sampling(rotate=0.3), torch.Generator().manual_seed(0), []
+    clips, sampling, generator, rates = (
+        clips.to(device),
+        Sampling(rotate=0.3),
+        torch.Generator().manual_seed(0),
+        [],
+    )
     known, threads = survey(clips, sampling), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -190,22 +312,41 @@ def clip_rate(clips: ClipSet, seconds: float = 2.0, batch_size: int = 128, devic
             begin, made = clock(torch.device(device)), 0
             while clock(torch.device(device)) - begin < seconds / 5:
                 for index in torch.randperm(len(clips), generator=generator).split(batch_size):
-                    made += len(make_streams(clips, index.to(device), sampling, training=True, generator=generator, known=known)["joint"])
+                    made += len(
+                        make_streams(
+                            clips,
+                            index.to(device),
+                            sampling,
+                            training=True,
+                            generator=generator,
+                            known=known,
+                        )["joint"]
+                    )
             rates.append(made / (clock(torch.device(device)) - begin))
-    finally: torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)
     return sorted(rates)[2]
 
 # %% ../../nbs/measuring/07_speed.ipynb #b5059a57
-def profile_step(step: Callable[[], None], top: int = 8) -> pd.Series: # operation -> share of the time, largest first
+def profile_step(
+    step: Callable[[], None], top: int = 8
+) -> pd.Series:  # operation -> share of the time, largest first
     "PyTorch's own operations by the time spent in themselves."
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99") # else the profiler tells the terminal when it begins and ends
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "99"
+    )  # else the profiler tells the terminal when it begins and ends
     step()
-    with torch.profiler.profile(activities=torch.profiler.supported_activities()) as seen: step()
-    own = pd.Series({e.key.removeprefix("aten::"): float(e.self_cpu_time_total) for e in seen.key_averages()})
+    with torch.profiler.profile(activities=torch.profiler.supported_activities()) as seen:
+        step()
+    own = pd.Series(
+        {e.key.removeprefix("aten::"): float(e.self_cpu_time_total) for e in seen.key_averages()}
+    )
     return (own / own.sum()).sort_values(ascending=False).head(top)
 
 # %% ../../nbs/measuring/07_speed.ipynb #ee89603f
-def _compare(nets: dict[str, nn.Module], x: Tensor, backward: bool, repeats: int, precision: str) -> dict[str, dict]: # form -> row
+def _compare(
+    nets: dict[str, nn.Module], x: Tensor, backward: bool, repeats: int, precision: str
+) -> dict[str, dict]:  # form -> row
     "Seconds, operations, bytes, memory and the dearest operations of some forms."
     step = train_step if backward else testing_step
     steps = {name: (lambda net=net: step(net, x, precision)) for name, net in nets.items()}
@@ -213,46 +354,97 @@ def _compare(nets: dict[str, nn.Module], x: Tensor, backward: bool, repeats: int
     for name, net in nets.items():
         operations, moved = count(steps[name])
         memory, how = peak_memory(net, tuple(x.shape), backward)
-        rows[name] |= {"operations": operations, "bytes": moved, "memory": memory, "memory_by": how, "profile": profile_step(steps[name]).round(4).to_dict()}
+        rows[name] |= {
+            "operations": operations,
+            "bytes": moved,
+            "memory": memory,
+            "memory_by": how,
+            "profile": profile_step(steps[name]).round(4).to_dict(),
+        }
     return rows
 
-def _measure(shape: tuple[int, ...], form: str, widths: tuple[int, ...], repeats: int, device: str, precision: str) -> dict:
+
+def _measure(
+    shape: tuple[int, ...],
+    form: str,
+    widths: tuple[int, ...],
+    repeats: int,
+    device: str,
+    precision: str,
+) -> dict:
     "One shape: training and testing of every form."
     net, x = network(shape, form, widths, device), torch.randn(shape, device=device)
     literal = literal_form(net)
     train = _compare({"literal": literal.train(), "fast": net.train()}, x, True, repeats, precision)
     accuracy = errors(net, x, precision)
-    forms = {"literal": literal.eval(), "fast": net.eval(), **({} if precision == "bf16" else {"fused": net.fuse()})} # autocast has no say in the fused form
-    return {"shape": list(shape), "precision": precision, "train": train, "test": _compare(forms, x, False, repeats, precision), "errors": accuracy}
+    forms = {
+        "literal": literal.eval(),
+        "fast": net.eval(),
+        **({} if precision == "bf16" else {"fused": net.fuse()}),
+    }  # autocast has no say in the fused form
+    return {
+        "shape": list(shape),
+        "precision": precision,
+        "train": train,
+        "test": _compare(forms, x, False, repeats, precision),
+        "errors": accuracy,
+    }
 
 # %% ../../nbs/measuring/07_speed.ipynb #98b4943f
 def bench(
     device: str = "cpu",
-    repeats: int = 7, # rounds
-    form: str = "released", # of MDR-GCN, or "paper"
-    precision: str = "fp32", # tf32, bf16: see RunSpec
-    quick: bool = False, # a narrow network and small clips: to see that it works
-    say: Callable[[str], None] = lambda line: None, # takes a line of progress
+    repeats: int = 7,  # rounds
+    form: str = "released",  # of MDR-GCN, or "paper"
+    precision: str = "fp32",  # tf32, bf16: see RunSpec
+    quick: bool = False,  # a narrow network and small clips: to see that it works
+    say: Callable[[str], None] = lambda line: None,  # takes a line of progress
 ) -> dict:
     "Seconds, memory, operations, bytes and errors of all forms at all shapes, the device's ceilings, and the rate of clips."
     widths, shapes = ((16,) * 2 + (32,), QUICK) if quick else (WIDTHS, SHAPES)
-    record = {"device": device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__, "git": code_revision(), "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-              "form": form, "precision": precision, "widths": list(widths), "shapes": {}}
+    record = {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "git": code_revision(),
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "form": form,
+        "precision": precision,
+        "widths": list(widths),
+        "shapes": {},
+    }
     with arithmetic(precision):
         record["ceilings"] = ceilings(device, quick, precision)
         for name, shape in shapes.items():
             say(f"{name}, {' x '.join(map(str, shape))} ...")
             record["shapes"][name] = _measure(shape, form, widths, repeats, device, precision)
-    record["speedup"] = {what: {name: geometric_mean([s[what][name]["speedup"] for s in record["shapes"].values()]) for name in next(iter(record["shapes"].values()))[what]} for what in ("train", "test")}
-    if quick: record["device"] += ", quick" # never mistaken for a measurement
-    record["clips_a_second"] = clip_rate(some_clips(64 if quick else 512), 0.5 if quick else 5.0, device=device)
+    record["speedup"] = {
+        what: {
+            name: geometric_mean([s[what][name]["speedup"] for s in record["shapes"].values()])
+            for name in next(iter(record["shapes"].values()))[what]
+        }
+        for what in ("train", "test")
+    }
+    if quick:
+        record["device"] += ", quick"  # never mistaken for a measurement
+    record["clips_a_second"] = clip_rate(
+        some_clips(64 if quick else 512), 0.5 if quick else 5.0, device=device
+    )
     return record
 
 # %% ../../nbs/measuring/07_speed.ipynb #e5209e90
 def bench_name(record: dict) -> str:
     "What its files are called: device, threads on a CPU, what differs from the usual."
-    parts = [record["device"], *([f"{record['threads']} threads"] if "NVIDIA" not in record["device"] else []), *(v for v, usual in ((record["form"], "released"), (record["precision"], "fp32")) if v != usual)]
+    parts = [
+        record["device"],
+        *([f"{record['threads']} threads"] if "NVIDIA" not in record["device"] else []),
+        *(
+            v
+            for v, usual in ((record["form"], "released"), (record["precision"], "fp32"))
+            if v != usual
+        ),
+    ]
     return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
+
 
 def save_bench(record: dict, results_root: str | Path = "results") -> Path:
     "results/bench/<device>.json, and its roofline as .svg and .png."
@@ -267,13 +459,20 @@ def save_bench(record: dict, results_root: str | Path = "results") -> Path:
     return path
 
 # %% ../../nbs/measuring/07_speed.ipynb #ef1a6cad
-def load_benches(results_root: str | Path = "results") -> dict[str, dict]: # name -> record
+def load_benches(results_root: str | Path = "results") -> dict[str, dict]:  # name -> record
     "All benches of a results folder; ValueError names a damaged one."
     found = {}
-    for path in sorted(p for p in (Path(results_root) / "bench").glob("*.json") if p.name != "steps.json"):
-        try: record = json.loads(path.read_text())
-        except ValueError: raise ValueError(f"{path}: damaged; delete it and measure again with `mdr-repro bench`") from None
-        if isinstance(record, dict) and "shapes" in record: found[path.stem] = record
+    for path in sorted(
+        p for p in (Path(results_root) / "bench").glob("*.json") if p.name != "steps.json"
+    ):
+        try:
+            record = json.loads(path.read_text())
+        except ValueError:
+            raise ValueError(
+                f"{path}: damaged; delete it and measure again with `mdr-repro bench`"
+            ) from None
+        if isinstance(record, dict) and "shapes" in record:
+            found[path.stem] = record
     return found
 
 # %% ../../nbs/measuring/07_speed.ipynb #f8feb0a5
@@ -284,34 +483,92 @@ def bench_table(record: dict) -> pd.DataFrame:
         for what in ("train", "test"):
             for form, r in shape[what].items():
                 low, high = r["speedup_quartiles"]
-                rows.append({"clips": f"{name}: {'x'.join(map(str, shape['shape']))}", "step": what, "form": form, "ms": round(1000 * r["seconds"]), "speed-up": f"{r['speedup']:.2f} [{low:.2f}, {high:.2f}]",
-                             "GFLOP": round(r["operations"] / 1e9, 1), "GB": round(r["bytes"] / 1e9, 1), "memory, MiB": round(r["memory"] / 2 ** 20)})
+                rows.append(
+                    {
+                        "clips": f"{name}: {'x'.join(map(str, shape['shape']))}",
+                        "step": what,
+                        "form": form,
+                        "ms": round(1000 * r["seconds"]),
+                        "speed-up": f"{r['speedup']:.2f} [{low:.2f}, {high:.2f}]",
+                        "GFLOP": round(r["operations"] / 1e9, 1),
+                        "GB": round(r["bytes"] / 1e9, 1),
+                        "memory, MiB": round(r["memory"] / 2**20),
+                    }
+                )
     return pd.DataFrame(rows).set_index(["clips", "step", "form"])
 
 # %% ../../nbs/measuring/07_speed.ipynb #b78faace
-def bench_steps(record: dict) -> list[dict]: # as in results/bench/steps.json
+def bench_steps(record: dict) -> list[dict]:  # as in results/bench/steps.json
     "The fast form's seconds as timed steps (without the optimizer's update, some per cent of a step)."
-    options = {"activation": "tanh", "attention": "cvsta", "reduction": 8, "temporal_kernels": 2, "widths": tuple(record["widths"])} # as profiles write them
+    options = {
+        "activation": "tanh",
+        "attention": "cvsta",
+        "reduction": 8,
+        "temporal_kernels": 2,
+        "widths": tuple(record["widths"]),
+    }  # as profiles write them
     options |= {} if record["form"] == "paper" else {"form": record["form"]}
-    return [{"device": record["device"], "backbone": "mdr_gcn", "options": options, "precision": s["precision"], "shape": s["shape"], "macs": s["test"]["fast"]["operations"] // 2 // s["shape"][0],
-             "train": s["train"]["fast"]["seconds"], "test": s["test"]["fast"]["seconds"]} for s in record["shapes"].values()]
+    return [
+        {
+            "device": record["device"],
+            "backbone": "mdr_gcn",
+            "options": options,
+            "precision": s["precision"],
+            "shape": s["shape"],
+            "macs": s["test"]["fast"]["operations"] // 2 // s["shape"][0],
+            "train": s["train"]["fast"]["seconds"],
+            "test": s["test"]["fast"]["seconds"],
+        }
+        for s in record["shapes"].values()
+    ]
 
 # %% ../../nbs/measuring/07_speed.ipynb #a8c8d809
 def draw_roofline(record: dict, ax=None):
     "Operations a second against operations a byte, for every shape, step and form."
     import matplotlib.pyplot as plt
+
     ax = plt.subplots(figsize=(7, 4))[1] if ax is None else ax
-    points = [(r["operations"] / r["bytes"], r["operations"] / r["seconds"] / 1e9, form, what) for s in record["shapes"].values() for what in ("train", "test") for form, r in s[what].items()]
+    points = [
+        (r["operations"] / r["bytes"], r["operations"] / r["seconds"] / 1e9, form, what)
+        for s in record["shapes"].values()
+        for what in ("train", "test")
+        for form, r in s[what].items()
+    ]
     peak, slope = record["ceilings"]["operations"] / 1e9, record["ceilings"]["bytes"] / 1e9
-    x = np.geomspace(0.5 * min(p[0] for p in points), 2 * max(*(p[0] for p in points), peak / slope), 200)
+    x = np.geomspace(
+        0.5 * min(p[0] for p in points), 2 * max(*(p[0] for p in points), peak / slope), 200
+    )
     ax.plot(x, np.minimum(peak, slope * x), color="0.3")
-    ax.annotate(f"matrix products: {peak:.0f} GFLOP/s", (x[-1], peak), ha="right", va="bottom", fontsize=8)
-    ax.annotate(f"memory: {slope:.0f} GB/s", (x[0], slope * x[0]), xytext=(4, 0), textcoords="offset points", va="top", fontsize=8)
+    ax.annotate(
+        f"matrix products: {peak:.0f} GFLOP/s", (x[-1], peak), ha="right", va="bottom", fontsize=8
+    )
+    ax.annotate(
+        f"memory: {slope:.0f} GB/s",
+        (x[0], slope * x[0]),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="top",
+        fontsize=8,
+    )
     colors = dict(zip(("literal", "fast", "fused"), ("C3", "C0", "C2")))
     for form, color in colors.items():
         for what, marker in (("train", "o"), ("test", "^")):
             own = [p for p in points if p[2:] == (form, what)]
-            if own: ax.scatter([p[0] for p in own], [p[1] for p in own], color=color, marker=marker, label=f"{form}, {what}", zorder=3)
-    ax.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="GFLOP a second", title=f"{record['device']}, {record['threads']} threads")
+            if own:
+                ax.scatter(
+                    [p[0] for p in own],
+                    [p[1] for p in own],
+                    color=color,
+                    marker=marker,
+                    label=f"{form}, {what}",
+                    zorder=3,
+                )
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="operations a byte",
+        ylabel="GFLOP a second",
+        title=f"{record['device']}, {record['threads']} threads",
+    )
     ax.legend(fontsize=8, ncols=2)
     return ax

@@ -18,34 +18,43 @@ from scipy import optimize, stats
 @dataclass(frozen=True)
 class Interval:
     "An estimate and what it may be; `low` and `high` are None where nothing can be said."
+
     mean: float
     low: float | None
     high: float | None
-    n: int # runs, or clips
+    n: int  # runs, or clips
 
-    def __contains__(self, value: float) -> bool: return self.low is not None and self.low <= value <= self.high
+    def __contains__(self, value: float) -> bool:
+        return self.low is not None and self.low <= value <= self.high
+
     @property
-    def half(self) -> float | None: return None if self.low is None else (self.high - self.low) / 2 # half its width
+    def half(self) -> float | None:
+        return None if self.low is None else (self.high - self.low) / 2  # half its width
+
 
 def _numbers(values: Sequence[float], what: str) -> np.ndarray:
     "Finite numbers, at least one."
     a = np.asarray(list(values), float)
-    if a.ndim != 1 or not len(a): raise ValueError(f"{what}: give at least one number")
-    if not np.isfinite(a).all(): raise ValueError(f"{what}: {a[~np.isfinite(a)][0]} is not a finite number")
+    if a.ndim != 1 or not len(a):
+        raise ValueError(f"{what}: give at least one number")
+    if not np.isfinite(a).all():
+        raise ValueError(f"{what}: {a[~np.isfinite(a)][0]} is not a finite number")
     return a
 
 # %% ../../nbs/measuring/02_statistics.ipynb #ec2b8bb6
 def mean_interval(
-    values: Sequence[float], # one a seed
+    values: Sequence[float],  # one a seed
     level: float = 0.95,
 ) -> Interval:
     "Mean and Student's t interval; one value alone has no interval, nor have equal ones."
     a = _numbers(values, "mean_interval")
-    if len(a) == 1 or _no_spread(a): return Interval(float(a.mean()), None, None, len(a))
+    if len(a) == 1 or _no_spread(a):
+        return Interval(float(a.mean()), None, None, len(a))
     half = stats.t.ppf((1 + level) / 2, len(a) - 1) * stats.sem(a)
     return Interval(float(a.mean()), float(a.mean() - half), float(a.mean() + half), len(a))
 
-def _no_spread(a: np.ndarray) -> bool: # but for rounding
+
+def _no_spread(a: np.ndarray) -> bool:  # but for rounding
     "Whether all values [n] are equal."
     return bool(np.ptp(a) <= 1e-12 * max(np.abs(a).max(), 1.0))
 
@@ -53,98 +62,132 @@ def _no_spread(a: np.ndarray) -> bool: # but for rounding
 @dataclass(frozen=True)
 class PairedTest:
     "The difference a - b over seeds."
-    effect: float # mean difference
-    interval: Interval # of it
-    p: float | None # None with a single pair
+
+    effect: float  # mean difference
+    interval: Interval  # of it
+    p: float | None  # None with a single pair
     level: float
 
     @property
-    def n(self) -> int: return self.interval.n
-    def verdict(self, expected_sign: int = 1) -> str: # "holds", "fails" or "undecided"
+    def n(self) -> int:
+        return self.interval.n
+
+    def verdict(self, expected_sign: int = 1) -> str:  # "holds", "fails" or "undecided"
         "Does a - b have the sign that is claimed? Undecided where chance explains the difference."
-        if expected_sign not in (1, -1): raise ValueError(f"expected_sign is 1 (a is better) or -1 (b is), not {expected_sign}")
-        if self.p is None or self.p >= 1 - self.level: return "undecided"
+        if expected_sign not in (1, -1):
+            raise ValueError(f"expected_sign is 1 (a is better) or -1 (b is), not {expected_sign}")
+        if self.p is None or self.p >= 1 - self.level:
+            return "undecided"
         return "holds" if self.effect * expected_sign > 0 else "fails"
 
 # %% ../../nbs/measuring/02_statistics.ipynb #c2a11b94
 def paired_test(
-    a: Sequence[float], # one a seed
-    b: Sequence[float], # the same seeds, in the same order
+    a: Sequence[float],  # one a seed
+    b: Sequence[float],  # the same seeds, in the same order
     level: float = 0.95,
 ) -> PairedTest:
     "Paired t test of a against b; where all differences are equal, the sign test."
     a, b = _numbers(a, "paired_test"), _numbers(b, "paired_test")
-    if len(a) != len(b): raise ValueError(f"paired_test: {len(a)} and {len(b)} numbers cannot be paired; use the seeds that both have")
+    if len(a) != len(b):
+        raise ValueError(
+            f"paired_test: {len(a)} and {len(b)} numbers cannot be paired; use the seeds that both have"
+        )
     return PairedTest(float((a - b).mean()), mean_interval(a - b, level), _paired_p(a - b), level)
 
 # %% ../../nbs/measuring/02_statistics.ipynb #b670fdb1
 def _paired_p(d: np.ndarray) -> float | None:
     "Two-sided p of differences [n] being centred on 0."
-    if len(d) == 1: return None
-    if _no_spread(d): # accuracies are whole numbers of clips: equal differences do occur, and would give t = infinity
+    if len(d) == 1:
+        return None
+    if _no_spread(
+        d
+    ):  # accuracies are whole numbers of clips: equal differences do occur, and would give t = infinity
         return 1.0 if abs(d.mean()) <= 1e-12 else 2.0 ** (1 - len(d))
     return float(stats.ttest_1samp(d, 0.0).pvalue)
 
 # %% ../../nbs/measuring/02_statistics.ipynb #60c0a002
-POCOCK = 0.0294 # level of each of two looks, the second at twice the seeds, for 5 % in all
+POCOCK = 0.0294  # level of each of two looks, the second at twice the seeds, for 5 % in all
+
 
 def two_looks_p(
-    p_first: float | None, # of the first block of seeds
-    p_all: float | None, # of all seeds
-    share: float = 0.5, # of the seeds in the first block
-) -> float | None: # None where neither look has one
+    p_first: float | None,  # of the first block of seeds
+    p_all: float | None,  # of all seeds
+    share: float = 0.5,  # of the seeds in the first block
+) -> float | None:  # None where neither look has one
     "p of the smaller of two p, the second on all seeds (Pocock 1977)."
-    if not 0 < share < 1: raise ValueError(f"two_looks_p: the first look has a share of {share} of the seeds; give one between 0 and 1")
+    if not 0 < share < 1:
+        raise ValueError(
+            f"two_looks_p: the first look has a share of {share} of the seeds; give one between 0 and 1"
+        )
     seen = [p for p in (p_first, p_all) if p is not None]
-    if len(seen) < 2: return seen[0] if seen else None
+    if len(seen) < 2:
+        return seen[0] if seen else None
     z = stats.norm.isf(min(seen) / 2)
-    if z <= 0: return 1.0
+    if z <= 0:
+        return 1.0
     rho = math.sqrt(share)
-    outside = stats.norm.sf # of Z_2 beyond z, given Z_1
-    u, w = np.polynomial.legendre.leggauss(64) # over Z_1 within -z..z
+    outside = stats.norm.sf  # of Z_2 beyond z, given Z_1
+    u, w = np.polynomial.legendre.leggauss(64)  # over Z_1 within -z..z
     given = rho * z * u, math.sqrt(1 - rho**2)
     inner = outside((z - given[0]) / given[1]) + outside((z + given[0]) / given[1])
     return float(min(1.0, 2 * stats.norm.sf(z) + z * (w * stats.norm.pdf(z * u) * inner).sum()))
 
 # %% ../../nbs/measuring/02_statistics.ipynb #60c0a007
 def paired_power(
-    effect: float | np.ndarray, # true mean difference
-    deviation: float, # standard deviation of the differences over seeds
-    n: int, # pairs of seeds
+    effect: float | np.ndarray,  # true mean difference
+    deviation: float,  # standard deviation of the differences over seeds
+    n: int,  # pairs of seeds
     level: float = 0.95,
-) -> float | np.ndarray: # 0..1
+) -> float | np.ndarray:  # 0..1
     "Chance that n pairs decide for the right sign."
-    if n < 2 or deviation <= 0: raise ValueError(f"paired_power: {n} pairs with a deviation of {deviation:g} test nothing; give two pairs at least, and a deviation above 0")
-    return stats.nct.sf(stats.t.ppf((1 + level) / 2, n - 1), n - 1, np.asarray(effect) * math.sqrt(n) / deviation)[()]
+    if n < 2 or deviation <= 0:
+        raise ValueError(
+            f"paired_power: {n} pairs with a deviation of {deviation:g} test nothing; give two pairs at least, and a deviation above 0"
+        )
+    return stats.nct.sf(
+        stats.t.ppf((1 + level) / 2, n - 1), n - 1, np.asarray(effect) * math.sqrt(n) / deviation
+    )[()]
+
 
 def smallest_told(
-    deviation: float | None, # standard deviation of the differences over seeds
-    n: int, # pairs of seeds
+    deviation: float | None,  # standard deviation of the differences over seeds
+    n: int,  # pairs of seeds
     level: float = 0.95,
     power: float = 0.8,
-) -> float | None: # None for one pair, or without spread
+) -> float | None:  # None for one pair, or without spread
     "The difference that n pairs decide with this power."
-    if n < 2 or not deviation: return None
+    if n < 2 or not deviation:
+        return None
     critical = stats.t.ppf((1 + level) / 2, n - 1)
-    return float(deviation * optimize.brentq(lambda e: paired_power(e, 1.0, n, level) - power, 1e-6, 4 * (critical + 3) / math.sqrt(n)))
+    return float(
+        deviation
+        * optimize.brentq(
+            lambda e: paired_power(e, 1.0, n, level) - power,
+            1e-6,
+            4 * (critical + 3) / math.sqrt(n),
+        )
+    )
 
 # %% ../../nbs/measuring/02_statistics.ipynb #51c55e8d
 def binomial_interval(
-    k: int, # clips recognised
-    n: int, # clips tested
+    k: int,  # clips recognised
+    n: int,  # clips tested
     level: float = 0.95,
 ) -> Interval:
     "Wilson's score interval of an accuracy k / n."
-    if not 0 <= k <= n or n < 1: raise ValueError(f"binomial_interval: {k} of {n} is no accuracy")
+    if not 0 <= k <= n or n < 1:
+        raise ValueError(f"binomial_interval: {k} of {n} is no accuracy")
     ci = stats.binomtest(k, n).proportion_ci(level, method="wilson")
     return Interval(k / n, float(ci.low), float(ci.high), n)
 
 # %% ../../nbs/measuring/02_statistics.ipynb #d92d122f
 def two_proportions(
-    k1: int, n1: int, # clips recognised and tested by one system
-    k2: int, n2: int, # by the other
+    k1: int,
+    n1: int,  # clips recognised and tested by one system
+    k2: int,
+    n2: int,  # by the other
     level: float = 0.95,
-) -> tuple[Interval, float]: # difference k1/n1 - k2/n2 with Newcombe's interval, two-sided p
+) -> tuple[Interval, float]:  # difference k1/n1 - k2/n2 with Newcombe's interval, two-sided p
     "Pooled z test of two accuracies on independent clips."
     a, b = binomial_interval(k1, n1, level), binomial_interval(k2, n2, level)
     d, pooled = a.mean - b.mean, (k1 + k2) / (n1 + n2)

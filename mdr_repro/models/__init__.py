@@ -14,48 +14,72 @@ from pkgutil import iter_modules
 import torch
 from torch import Tensor, nn
 
+from ..core.registry import Registry, build
 from ..mdrgcn import MDRGCN
 from .parts import GCN, add_cvsta
-from ..core.registry import Registry, build
 from ..skeleton import Skeleton
 
 # %% ../../nbs/models/01_registry.ipynb #ec0bdf2b
-backbones = Registry("backbone", ("skeleton", "in_channels", "num_persons")) # name -> constructor(skeleton, in_channels, num_persons, **options)
+backbones = Registry(
+    "backbone", ("skeleton", "in_channels", "num_persons")
+)  # name -> constructor(skeleton, in_channels, num_persons, **options)
+
 
 def register_backbone(
-    name: str, # as in RunSpec.backbone
-    constructor: Callable[..., nn.Module], # called with (skeleton, in_channels, num_persons, **options)
-) -> Callable[..., nn.Module]: # the constructor
+    name: str,  # as in RunSpec.backbone
+    constructor: Callable[
+        ..., nn.Module
+    ],  # called with (skeleton, in_channels, num_persons, **options)
+) -> Callable[..., nn.Module]:  # the constructor
     "Make a network known to `build_backbone`."
     return backbones.register(name, constructor)
+
 
 register_backbone("mdr_gcn", MDRGCN);
 
 # %% ../../nbs/models/01_registry.ipynb #e5b10002
 class Projected(nn.Module):
     "A network and one linear layer behind its features: clips [N, C, T, V, M] -> [N, D]."
-    def __init__(self,
-        backbone: nn.Module, # with features of any size
-        embedding_dim: int, # D
+
+    def __init__(
+        self,
+        backbone: nn.Module,  # with features of any size
+        embedding_dim: int,  # D
     ):
         super().__init__()
-        if not isinstance(embedding_dim, int) or isinstance(embedding_dim, bool) or embedding_dim < 1: raise ValueError(f"embedding_dim={embedding_dim!r}: give a whole number, at least 1")
-        self.backbone, self.linear, self.embedding_dim = backbone, nn.Linear(backbone.embedding_dim, embedding_dim), embedding_dim
+        if (
+            not isinstance(embedding_dim, int)
+            or isinstance(embedding_dim, bool)
+            or embedding_dim < 1
+        ):
+            raise ValueError(f"embedding_dim={embedding_dim!r}: give a whole number, at least 1")
+        self.backbone, self.linear, self.embedding_dim = (
+            backbone,
+            nn.Linear(backbone.embedding_dim, embedding_dim),
+            embedding_dim,
+        )
 
-    def forward(self, x: Tensor) -> Tensor: return self.linear(self.backbone(x))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.backbone(x))
+
 
 class _ProjectedWithTerms(Projected):
-    def forward_with_terms(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]: # the network's own losses stay its own
+    def forward_with_terms(
+        self, x: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # the network's own losses stay its own
         features, terms = self.backbone.forward_with_terms(x)
         return self.linear(features), terms
 
+
 def project(backbone: nn.Module, embedding_dim: int) -> nn.Module:
     "The network with features of `embedding_dim` numbers, keeping `forward_with_terms` where it has one."
-    return (_ProjectedWithTerms if hasattr(backbone, "forward_with_terms") else Projected)(backbone, embedding_dim)
+    return (_ProjectedWithTerms if hasattr(backbone, "forward_with_terms") else Projected)(
+        backbone, embedding_dim
+    )
 
 # %% ../../nbs/models/01_registry.ipynb #c3af75ab
 def backbone_options(
-    name: str, # a key of `backbones`
+    name: str,  # a key of `backbones`
 ) -> list[str]:
     "The options that `build_backbone` takes for this name: the constructor's, `cvsta` where CVSTA can be put in (Table I), and `embedding_dim`."
     refinable = isinstance(backbones.get(name), type) and issubclass(backbones[name], GCN)
@@ -63,45 +87,61 @@ def backbone_options(
 
 # %% ../../nbs/models/01_registry.ipynb #c3af75ac
 def build_backbone(
-    name: str, # a key of `backbones`
-    skeleton: Skeleton, # joints and initial topology
-    in_channels: int = 3, # C
-    num_persons: int = 1, # M
-    **options, # of the network's constructor; cvsta=True or "literal" puts CVSTA into a compared GCN, embedding_dim=2 gives features in the plane
-) -> nn.Module: # clips [N, C, T, V, M] -> features [N, D]
+    name: str,  # a key of `backbones`
+    skeleton: Skeleton,  # joints and initial topology
+    in_channels: int = 3,  # C
+    num_persons: int = 1,  # M
+    **options,  # of the network's constructor; cvsta=True or "literal" puts CVSTA into a compared GCN, embedding_dim=2 gives features in the plane
+) -> nn.Module:  # clips [N, C, T, V, M] -> features [N, D]
     "The network of this name; ValueError lists the known names, or the options that this one has."
     cvsta = "cvsta" in backbone_options(name) and options.pop("cvsta", False)
-    if cvsta not in (True, False, "literal"): raise ValueError(f"cvsta={cvsta!r}: say True (gated), 'literal' (Eq. 4) or False")
+    if cvsta not in (True, False, "literal"):
+        raise ValueError(f"cvsta={cvsta!r}: say True (gated), 'literal' (Eq. 4) or False")
     D = options.pop("embedding_dim", None)
     net = build(backbones, name, (skeleton, in_channels, num_persons), options)
-    if cvsta: net = add_cvsta(net, literal=cvsta == "literal")
+    if cvsta:
+        net = add_cvsta(net, literal=cvsta == "literal")
     return net if D is None else project(net, D)
 
 # %% ../../nbs/models/01_registry.ipynb #2581c578
 def check_backbone(
     backbone: nn.Module,
-    skeleton: Skeleton, # what it was built with
-    in_channels: int = 3, # C
-    num_persons: int = 1, # M
-    frames: tuple[int, ...] = (16, 13), # every T to try
+    skeleton: Skeleton,  # what it was built with
+    in_channels: int = 3,  # C
+    num_persons: int = 1,  # M
+    frames: tuple[int, ...] = (16, 13),  # every T to try
 ) -> None:
     "Assert what trainer and evaluation rely on: features [N, D] for any T, finite, clip by clip; a finite gradient for every parameter."
     net, D, g = copy.deepcopy(backbone), backbone.embedding_dim, torch.Generator().manual_seed(0)
     for T in frames:
         x = torch.randn(4, in_channels, T, skeleton.num_joints, num_persons, generator=g)
-        features, own = net.train().forward_with_terms(x) if hasattr(net, "forward_with_terms") else (net.train()(x), {})
-        assert features.shape == (4, D), f"features of {T} frames are {tuple(features.shape)}, not [N, D] = {(4, D)}"
+        features, own = (
+            net.train().forward_with_terms(x)
+            if hasattr(net, "forward_with_terms")
+            else (net.train()(x), {})
+        )
+        assert features.shape == (4, D), (
+            f"features of {T} frames are {tuple(features.shape)}, not [N, D] = {(4, D)}"
+        )
         assert features.isfinite().all(), f"features of {T} frames are not finite"
         _check_gradients(net, sum(own.values(), features.square().sum()))
-        with torch.no_grad(): together, alone = net.eval()(x), net(x[:1])
+        with torch.no_grad():
+            together, alone = net.eval()(x), net(x[:1])
         apart = (together[:1] - alone).abs().max() / together.abs().max().clamp(min=1)
-        assert apart < 1e-4, f"in testing mode the features of a clip change with the rest of its batch, by {apart:.2g}"
+        assert apart < 1e-4, (
+            f"in testing mode the features of a clip change with the rest of its batch, by {apart:.2g}"
+        )
+
 
 def _check_gradients(net: nn.Module, loss: Tensor) -> None:
     net.zero_grad()
     loss.backward()
     for name, p in net.named_parameters():
-        if p.requires_grad: assert p.grad is not None and p.grad.isfinite().all(), f"the gradient of {name} is missing or not finite"
+        if p.requires_grad:
+            assert p.grad is not None and p.grad.isfinite().all(), (
+                f"the gradient of {name} is missing or not finite"
+            )
 
 # %% ../../nbs/models/01_registry.ipynb #331c4456
-for _module in iter_modules(import_module("mdr_repro.models").__path__): import_module(f"mdr_repro.models.{_module.name}")
+for _module in iter_modules(import_module("mdr_repro.models").__path__):
+    import_module(f"mdr_repro.models.{_module.name}")

@@ -21,49 +21,68 @@ from ..skeleton import Skeleton
 # %% ../../nbs/models/04_as_gcn.ipynb #0e0bd6df
 def structural_links(
     skeleton: Skeleton,
-    order: int = 4, # L: bones between two joints, at most
-) -> Tensor: # [2 L + 1, V, V]; [k, i, j] weighs joint i in the output at joint j
+    order: int = 4,  # L: bones between two joints, at most
+) -> Tensor:  # [2 L + 1, V, V]; [k, i, j] weighs joint i in the output at joint j
     "Links over 0, 1, .. L bones, from 1 on split into centripetal and centrifugal ones; their sum has columns that add to one."
-    if not isinstance(order, int) or order < 1: raise ValueError(f"order={order!r} must be a positive whole number; 4 is the published network")
+    if not isinstance(order, int) or order < 1:
+        raise ValueError(
+            f"order={order!r} must be a positive whole number; 4 is the published network"
+        )
     hops = skeleton.hops()
     inward = hops[:, skeleton.center, None] >= hops[None, :, skeleton.center]
     subsets = [hops == 0]
-    for l in range(1, order + 1): subsets += [(hops == l) & inward, (hops == l) & ~inward]
+    for l in range(1, order + 1):
+        subsets += [(hops == l) & inward, (hops == l) & ~inward]
     return torch.tensor(np.stack(subsets) / (hops <= order).sum(0), dtype=torch.float32)
 
 # %% ../../nbs/models/04_as_gcn.ipynb #d15a4c4c
 class TwoLayers(nn.Module):
     "f: two linear layers with ELU, dropout between, batch normalisation over all but the last axis."
+
     def __init__(self, in_features: int, out_features: int, dropout: float):
         super().__init__()
-        self.fc_1, self.fc_2, self.dropout, self.norm = nn.Linear(in_features, out_features), nn.Linear(out_features, out_features), nn.Dropout(dropout), nn.BatchNorm1d(out_features)
+        self.fc_1, self.fc_2, self.dropout, self.norm = (
+            nn.Linear(in_features, out_features),
+            nn.Linear(out_features, out_features),
+            nn.Dropout(dropout),
+            nn.BatchNorm1d(out_features),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.elu(self.fc_2(self.dropout(F.elu(self.fc_1(x)))))
         return self.norm(y.flatten(0, -2)).view_as(y)
 
-def _senders(num_joints: int) -> Tensor: # [V, V - 1]: who may send to joint j, everyone but itself
+
+def _senders(num_joints: int) -> Tensor:  # [V, V - 1]: who may send to joint j, everyone but itself
     return torch.tensor([[i for i in range(num_joints) if i != j] for j in range(num_joints)])
 
 # %% ../../nbs/models/04_as_gcn.ipynb #081d1de2
 class LinkEncoder(nn.Module):
     "Scores of the link types: motion [B, V, F C] -> [B, V, V - 1, types + 1], receiver first, then the other joints in order."
-    def __init__(self,
-        in_features: int, # F C
-        num_joints: int, # V
-        hidden: int, # channels of joints and links
-        types: int, # C, besides the ghost
+
+    def __init__(
+        self,
+        in_features: int,  # F C
+        num_joints: int,  # V
+        hidden: int,  # channels of joints and links
+        types: int,  # C, besides the ghost
         dropout: float,
     ):
         super().__init__()
         self.register_buffer("senders", _senders(num_joints), persistent=False)
-        self.f_1, self.f_2, self.f_3, self.f_4 = (TwoLayers(n, hidden, dropout) for n in (in_features, 2 * hidden, hidden, 3 * hidden))
+        self.f_1, self.f_2, self.f_3, self.f_4 = (
+            TwoLayers(n, hidden, dropout) for n in (in_features, 2 * hidden, hidden, 3 * hidden)
+        )
         self.out = nn.Linear(hidden, types + 1)
         for layer in self.modules():
-            if isinstance(layer, nn.Linear): nn.init.xavier_normal_(layer.weight); nn.init.constant_(layer.bias, 0.1)
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight)
+                nn.init.constant_(layer.bias, 0.1)
 
-    def pairs(self, h: Tensor) -> Tensor: # [B, V, H] -> [B, V, V - 1, 2 H], receiver and sender
-        return torch.cat([h[:, :, None].expand(-1, -1, self.senders.shape[1], -1), h[:, self.senders]], -1)
+    def pairs(self, h: Tensor) -> Tensor:  # [B, V, H] -> [B, V, V - 1, 2 H], receiver and sender
+        return torch.cat(
+            [h[:, :, None].expand(-1, -1, self.senders.shape[1], -1), h[:, self.senders]], -1
+        )
 
     def forward(self, motion: Tensor) -> Tensor:
         q = self.f_2(self.pairs(self.f_1(motion)))
@@ -72,39 +91,53 @@ class LinkEncoder(nn.Module):
 
 # %% ../../nbs/models/04_as_gcn.ipynb #c02e9f3d
 def choose_links(
-    logits: Tensor, # [.., types + 1]
-    training: bool, # draw; otherwise the mean of all draws
-    tau: float = 0.5, # softness of the gradient
-) -> Tensor: # [.., types + 1], adding to one
+    logits: Tensor,  # [.., types + 1]
+    training: bool,  # draw; otherwise the mean of all draws
+    tau: float = 0.5,  # softness of the gradient
+) -> Tensor:  # [.., types + 1], adding to one
     "A type for every link."
     return F.gumbel_softmax(logits, tau, hard=True, dim=-1) if training else logits.softmax(-1)
 
+
 def actional_graphs(
-    links: Tensor, # [B, V, V - 1, types + 1], from `choose_links`
-    senders: Tensor, # [V, V - 1]
-) -> Tensor: # [B, types, V, V]; [.., i, j] weighs joint i in the output at joint j
+    links: Tensor,  # [B, V, V - 1, types + 1], from `choose_links`
+    senders: Tensor,  # [V, V - 1]
+) -> Tensor:  # [B, types, V, V]; [.., i, j] weighs joint i in the output at joint j
     "A graph for each type but the ghost."
     V = len(senders)
     z = links.new_zeros(len(links), V, V, links.shape[-1] - 1)
     z[:, torch.arange(V, device=z.device)[:, None], senders] = links[..., 1:]
     z = z.permute(0, 3, 2, 1) + torch.eye(V, dtype=z.dtype, device=z.device)
-    return 0.1 * z * (1 / z.sum(2, keepdim=True) + 1e-10) # the tiny number as published
+    return 0.1 * z * (1 / z.sum(2, keepdim=True) + 1e-10)  # the tiny number as published
 
 # %% ../../nbs/models/04_as_gcn.ipynb #53a7ca72
-VARIANCE = 5e-4 # sigma^2, of a coordinate's next position
+VARIANCE = 5e-4  # sigma^2, of a coordinate's next position
+
 
 class MotionDecoder(nn.Module):
     "Every next position from the present one and the links: x [B, F, V, D] -> [B, F - 1, V, D]."
-    def __init__(self,
-        channels: int, # D: coordinates
-        hidden: int, # of memory and messages
-        types: int, # C, besides the ghost
+
+    def __init__(
+        self,
+        channels: int,  # D: coordinates
+        hidden: int,  # of memory and messages
+        types: int,  # C, besides the ghost
         dropout: float,
     ):
         super().__init__()
-        self.e_1, self.e_2 = (nn.ModuleList(nn.Linear(n, hidden) for _ in range(types)) for n in (2 * hidden, hidden))
-        self.from_x, self.from_m = nn.ModuleList(nn.Linear(channels, hidden) for _ in "rin"), nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in "rin")
-        self.out, self.dropout = nn.ModuleList([nn.Linear(hidden, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, channels)]), nn.Dropout(dropout)
+        self.e_1, self.e_2 = (
+            nn.ModuleList(nn.Linear(n, hidden) for _ in range(types)) for n in (2 * hidden, hidden)
+        )
+        self.from_x, self.from_m = (
+            nn.ModuleList(nn.Linear(channels, hidden) for _ in "rin"),
+            nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in "rin"),
+        )
+        self.out, self.dropout = (
+            nn.ModuleList(
+                [nn.Linear(hidden, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, channels)]
+            ),
+            nn.Dropout(dropout),
+        )
 
     def forward(self, x: Tensor, links: Tensor, senders: Tensor) -> Tensor:
         h, predicted = x.new_zeros(*x.shape[:1], x.shape[2], self.out[0].in_features), []
@@ -112,50 +145,68 @@ class MotionDecoder(nn.Module):
             h = self.remember(now, self.messages(h, links, senders) / now.shape[-1], h)
             predicted.append(now + sqrt(VARIANCE) * self.step(h))
         return torch.stack(predicted, 1)
-    def messages(self, h: Tensor, links: Tensor, senders: Tensor) -> Tensor: return _messages(self, h, links, senders)
-    def remember(self, x: Tensor, m: Tensor, h: Tensor) -> Tensor: return _remember(self, x, m, h)
-    def step(self, h: Tensor) -> Tensor: return self.out[2](self.dropout(torch.relu(self.out[1](self.dropout(torch.relu(self.out[0](h)))))))
+
+    def messages(self, h: Tensor, links: Tensor, senders: Tensor) -> Tensor:
+        return _messages(self, h, links, senders)
+
+    def remember(self, x: Tensor, m: Tensor, h: Tensor) -> Tensor:
+        return _remember(self, x, m, h)
+
+    def step(self, h: Tensor) -> Tensor:
+        return self.out[2](
+            self.dropout(torch.relu(self.out[1](self.dropout(torch.relu(self.out[0](h))))))
+        )
 
 # %% ../../nbs/models/04_as_gcn.ipynb #5bf74d1f
-def _messages(d: MotionDecoder, h: Tensor, links: Tensor, senders: Tensor) -> Tensor: # [B, V, H]
+def _messages(d: MotionDecoder, h: Tensor, links: Tensor, senders: Tensor) -> Tensor:  # [B, V, H]
     "What every joint hears along its links; the first layer works on joints, not on their many pairs, with the two halves of its weights."
     total = 0
     for c, (e_1, e_2) in enumerate(zip(d.e_1, d.e_2), 1):
         receiver, sender = e_1.weight.chunk(2, 1)
-        e = torch.tanh(F.linear(h, receiver, e_1.bias)[:, :, None] + F.linear(h, sender)[:, senders])
+        e = torch.tanh(
+            F.linear(h, receiver, e_1.bias)[:, :, None] + F.linear(h, sender)[:, senders]
+        )
         total = total + (links[..., c, None] * torch.tanh(e_2(d.dropout(e)))).sum(2)
     return total / len(d.e_1)
 
-def _remember(d: MotionDecoder, x: Tensor, m: Tensor, h: Tensor) -> Tensor: # [B, V, H]
+
+def _remember(d: MotionDecoder, x: Tensor, m: Tensor, h: Tensor) -> Tensor:  # [B, V, H]
     (x_r, x_i, x_n), (m_r, m_i, m_n) = [f(x) for f in d.from_x], [f(m) for f in d.from_m]
     r, i = torch.sigmoid(x_r + m_r), torch.sigmoid(x_i + m_i)
     return (1 - i) * torch.tanh(x_n + r * m_n) + i * h
 
 # %% ../../nbs/models/04_as_gcn.ipynb #5cccf543
 def motion_loss(
-    predicted: Tensor, # [B, F - 1, V, D]
-    x: Tensor, # [B, F, V, D]
-) -> Tensor: # scalar
+    predicted: Tensor,  # [B, F - 1, V, D]
+    x: Tensor,  # [B, F, V, D]
+) -> Tensor:  # scalar
     "Squared errors of the next positions in units of 2 sigma^2, per joint."
-    return F.mse_loss(predicted, x[:, 1:], reduction="sum") / (2 * VARIANCE * x.shape[0] * x.shape[2])
+    return F.mse_loss(predicted, x[:, 1:], reduction="sum") / (
+        2 * VARIANCE * x.shape[0] * x.shape[2]
+    )
+
 
 def prior_loss(
-    logits: Tensor, # [B, V, V - 1, types + 1]
-) -> Tensor: # scalar
+    logits: Tensor,  # [B, V, V - 1, types + 1]
+) -> Tensor:  # scalar
     "Kullback-Leibler divergence of the links' types from the prior, per joint."
     B, V, _, types = logits.shape
     prior = logits.new_tensor([0.95] + [0.05 / (types - 1)] * (types - 1))
-    return F.kl_div(prior.log().expand_as(logits), logits.log_softmax(-1), reduction="sum", log_target=True) / (B * V)
+    return F.kl_div(
+        prior.log().expand_as(logits), logits.log_softmax(-1), reduction="sum", log_target=True
+    ) / (B * V)
 
 # %% ../../nbs/models/04_as_gcn.ipynb #ab6b9ab1
 class ActionalStructuralConv(GraphConv):
     "The body's links and the clip's: x [N, C_in, T, V], graphs [N, types, V, V] -> [N, C_out, T, V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # structural links [K, V, V]
-        types: int = 2, # of actional links; 0: none
-        link_weight: float = 0.5, # lambda
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # structural links [K, V, V]
+        types: int = 2,  # of actional links; 0: none
+        link_weight: float = 0.5,  # lambda
     ):
         super().__init__(in_channels, out_channels)
         self.register_buffer("A", A.clone(), persistent=False)
@@ -164,50 +215,85 @@ class ActionalStructuralConv(GraphConv):
 
     def forward(self, x: Tensor, graphs: Tensor | None = None) -> Tensor:
         y = self.conv(x).unflatten(1, (-1, self.out_channels))
-        out = torch.einsum("nkctv,kvw->nctw", y[:, :len(self.A)], self.A * self.importance)
-        return out if graphs is None else out + self.link_weight * torch.einsum("nkctv,nkvw->nctw", y[:, len(self.A):], graphs)
+        out = torch.einsum("nkctv,kvw->nctw", y[:, : len(self.A)], self.A * self.importance)
+        return (
+            out
+            if graphs is None
+            else out
+            + self.link_weight * torch.einsum("nkctv,nkvw->nctw", y[:, len(self.A) :], graphs)
+        )
 
 # %% ../../nbs/models/04_as_gcn.ipynb #74c474a2
 class ASLayer(nn.Module):
     "Graph convolution, convolution over frames, dropout and shortcut: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        stride: int = 1, # over frames
-        kernel_size: int = 9, # frames
-        residual: bool = True, # False: nothing is added
-        padded: bool = True, # zeros around the clip; without them kernel_size frames become one
-        activate: bool = True, # ReLU at the end
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        stride: int = 1,  # over frames
+        kernel_size: int = 9,  # frames
+        residual: bool = True,  # False: nothing is added
+        padded: bool = True,  # zeros around the clip; without them kernel_size frames become one
+        activate: bool = True,  # ReLU at the end
         dropout: float = 0.5,
-        **links, # A, types, link_weight: see ActionalStructuralConv
+        **links,  # A, types, link_weight: see ActionalStructuralConv
     ):
         super().__init__()
-        self.gcn, self.norm, self.dropout, self.activate = ActionalStructuralConv(in_channels, out_channels, **links), nn.BatchNorm2d(out_channels), nn.Dropout(dropout), activate
-        self.tcn, self.residual = TemporalConv(out_channels, out_channels, kernel_size, stride), shortcut(in_channels, out_channels, stride) if residual else None
-        if not padded: self.tcn[0].padding = (0, 0)
+        self.gcn, self.norm, self.dropout, self.activate = (
+            ActionalStructuralConv(in_channels, out_channels, **links),
+            nn.BatchNorm2d(out_channels),
+            nn.Dropout(dropout),
+            activate,
+        )
+        self.tcn, self.residual = (
+            TemporalConv(out_channels, out_channels, kernel_size, stride),
+            shortcut(in_channels, out_channels, stride) if residual else None,
+        )
+        if not padded:
+            self.tcn[0].padding = (0, 0)
 
     def forward(self, x: Tensor, graphs: Tensor | None = None) -> Tensor:
         y = self.dropout(self.tcn(torch.relu(self.norm(self.gcn(x, graphs)))))
-        if self.residual is not None: y = y + self.residual(x)
+        if self.residual is not None:
+            y = y + self.residual(x)
         return torch.relu(y) if self.activate else y
 
 # %% ../../nbs/models/04_as_gcn.ipynb #4a7336b2
 class FuturePose(nn.Module):
     "The next poses: features [B, D, T', V] and the last pose [B, C, V] -> [B, C, horizon, V]."
-    def __init__(self,
-        features: int, # D
-        channels: int, # C: coordinates
-        hidden: int, # of the layers
-        horizon: int, # frames
-        **options, # of every ASLayer
+
+    def __init__(
+        self,
+        features: int,  # D
+        channels: int,  # C: coordinates
+        hidden: int,  # of the layers
+        horizon: int,  # frames
+        **options,  # of every ASLayer
     ):
         super().__init__()
-        shrink = [ASLayer(features, hidden, **options), *(ASLayer(hidden, hidden, 2, kernel, **options) for kernel in (9, 9, 9, 3))]
-        self.layers = nn.ModuleList([*shrink, ASLayer(hidden, hidden, kernel_size=5, residual=False, padded=False, **options),
-                                     ASLayer(hidden + channels, channels * horizon, kernel_size=1, residual=False, activate=False, **options)])
+        shrink = [
+            ASLayer(features, hidden, **options),
+            *(ASLayer(hidden, hidden, 2, kernel, **options) for kernel in (9, 9, 9, 3)),
+        ]
+        self.layers = nn.ModuleList(
+            [
+                *shrink,
+                ASLayer(hidden, hidden, kernel_size=5, residual=False, padded=False, **options),
+                ASLayer(
+                    hidden + channels,
+                    channels * horizon,
+                    kernel_size=1,
+                    residual=False,
+                    activate=False,
+                    **options,
+                ),
+            ]
+        )
 
     def forward(self, y: Tensor, last: Tensor, graphs: Tensor | None = None) -> Tensor:
-        for layer in self.layers[:5]: y = layer(y, graphs)
+        for layer in self.layers[:5]:
+            y = layer(y, graphs)
         y = self.layers[5](F.adaptive_avg_pool2d(y, (5, y.shape[3])), graphs)
         way = self.layers[6](torch.cat([y, last[:, :, None]], 1), graphs)
         return last[:, :, None] + way[:, :, 0].unflatten(1, (last.shape[1], -1))
@@ -215,40 +301,80 @@ class FuturePose(nn.Module):
 # %% ../../nbs/models/04_as_gcn.ipynb #d3c9d383
 class ASGCN(GCN):
     "AS-GCN (Li et al., CVPR 2019): clips [N, C, T, V, M] -> features [N, D]."
-    def __init__(self,
-        skeleton: Skeleton, # joints and structural links
-        in_channels: int = 3, # C
-        num_persons: int = 1, # M
-        width: float = 1.0, # of the published channels
-        order: int = 4, # L of structural links
-        link_types: int = 2, # of actional links; 0: none, and no inference
-        link_weight: float = 0.5, # lambda
-        link_frames: int = 50, # F: positions that the inference sees
-        horizon: int = 10, # frames predicted; 0: no prediction
-        dropout: float = 0.5, # in layers, encoder and decoder
-        prediction_weight: float = 0.01, # w_p
-        inference_weight: float = 0.001, # w_A
-        end_to_end: bool = False, # the objective shapes the links, too
-        init_std: float = 0.02, # of the convolutions' initial weights
+
+    def __init__(
+        self,
+        skeleton: Skeleton,  # joints and structural links
+        in_channels: int = 3,  # C
+        num_persons: int = 1,  # M
+        width: float = 1.0,  # of the published channels
+        order: int = 4,  # L of structural links
+        link_types: int = 2,  # of actional links; 0: none, and no inference
+        link_weight: float = 0.5,  # lambda
+        link_frames: int = 50,  # F: positions that the inference sees
+        horizon: int = 10,  # frames predicted; 0: no prediction
+        dropout: float = 0.5,  # in layers, encoder and decoder
+        prediction_weight: float = 0.01,  # w_p
+        inference_weight: float = 0.001,  # w_A
+        end_to_end: bool = False,  # the objective shapes the links, too
+        init_std: float = 0.02,  # of the convolutions' initial weights
     ):
-        A, widths = structural_links(skeleton, order), [scaled(c, width) for c in (64,) * 3 + (128,) * 3 + (256,) * 3]
+        A, widths = (
+            structural_links(skeleton, order),
+            [scaled(c, width) for c in (64,) * 3 + (128,) * 3 + (256,) * 3],
+        )
         super().__init__(skeleton, in_channels, num_persons, widths[-1], norm_persons=False)
-        self.horizon, self.link_frames, self.end_to_end, self.weights = horizon, link_frames, end_to_end, (prediction_weight, inference_weight)
-        _build(self, widths, scaled(128, width), link_types, {"A": A, "types": link_types, "link_weight": link_weight, "dropout": dropout}, init_std)
-    def forward(self, x: Tensor) -> Tensor: return self.features(_look(self, x)[0])
-    def forward_with_terms(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]: return _with_terms(self, x) # features, weighted losses
+        self.horizon, self.link_frames, self.end_to_end, self.weights = (
+            horizon,
+            link_frames,
+            end_to_end,
+            (prediction_weight, inference_weight),
+        )
+        _build(
+            self,
+            widths,
+            scaled(128, width),
+            link_types,
+            {"A": A, "types": link_types, "link_weight": link_weight, "dropout": dropout},
+            init_std,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(_look(self, x)[0])
+
+    def forward_with_terms(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return _with_terms(self, x)  # features, weighted losses
 
 # %% ../../nbs/models/04_as_gcn.ipynb #8b3936f4
-def _build(net: ASGCN, widths: list[int], hidden: int, types: int, options: dict, init_std: float) -> None:
-    for name, value, least, published in (("link_types", types, 0, 2), ("horizon", net.horizon, 0, 10), ("link_frames", net.link_frames, 2, 50)):
-        if not isinstance(value, int) or value < least: raise ValueError(f"{name}={value!r} must be a whole number, {least} at least; {published} is the published network")
-    if not 0 < init_std < float("inf"): raise ValueError(f"init_std={init_std!r} must be a spread above 0; 0.02 is the published network")
+def _build(
+    net: ASGCN, widths: list[int], hidden: int, types: int, options: dict, init_std: float
+) -> None:
+    for name, value, least, published in (
+        ("link_types", types, 0, 2),
+        ("horizon", net.horizon, 0, 10),
+        ("link_frames", net.link_frames, 2, 50),
+    ):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(
+                f"{name}={value!r} must be a whole number, {least} at least; {published} is the published network"
+            )
+    if not 0 < init_std < float("inf"):
+        raise ValueError(
+            f"init_std={init_std!r} must be a spread above 0; 0.02 is the published network"
+        )
     C, V = net.in_channels, net.skeleton.num_joints
-    net.layers = nn.ModuleList(ASLayer(c_in, c_out, 2 if i in (3, 6) else 1, residual=i > 0, **options) for i, (c_in, c_out) in enumerate(zip((C, *widths), widths)))
+    net.layers = nn.ModuleList(
+        ASLayer(c_in, c_out, 2 if i in (3, 6) else 1, residual=i > 0, **options)
+        for i, (c_in, c_out) in enumerate(zip((C, *widths), widths))
+    )
     net.future = FuturePose(widths[-1], C, hidden, net.horizon, **options) if net.horizon else None
     for m in net.modules():
-        if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, 0, init_std); nn.init.zeros_(m.bias)
-    net.encoder = LinkEncoder(C * net.link_frames, V, hidden, types, options["dropout"]) if types else None
+        if isinstance(m, nn.Conv2d):
+            nn.init.normal_(m.weight, 0, init_std)
+            nn.init.zeros_(m.bias)
+    net.encoder = (
+        LinkEncoder(C * net.link_frames, V, hidden, types, options["dropout"]) if types else None
+    )
     net.decoder = MotionDecoder(C, hidden, types, options["dropout"]) if types else None
 
 # %% ../../nbs/models/04_as_gcn.ipynb #511438db
@@ -261,49 +387,99 @@ def _look(net: ASGCN, x: Tensor) -> tuple[Tensor, ...]:
         motion = x[:, :, moments].permute(0, 4, 2, 3, 1).flatten(0, 1)
         logits = net.encoder(motion.transpose(1, 2).flatten(2))
         links = choose_links(logits, net.training)
-        inferred = (actional_graphs(links if net.end_to_end else links.detach(), net.encoder.senders), links, logits, motion)
-    for layer in net.layers: y = layer(y, inferred[0])
+        inferred = (
+            actional_graphs(links if net.end_to_end else links.detach(), net.encoder.senders),
+            links,
+            logits,
+            motion,
+        )
+    for layer in net.layers:
+        y = layer(y, inferred[0])
     return y, T, *inferred
+
 
 def _with_terms(net: ASGCN, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     y, T, graphs, links, logits, motion = _look(net, x)
     terms, M = {}, net.num_persons
-    if T < x.shape[2]: # of every clip's first person
+    if T < x.shape[2]:  # of every clip's first person
         poses = net.future(y, x[:, :, T - 1].permute(0, 3, 1, 2).flatten(0, 1), graphs)[::M]
-        terms["future"] = net.weights[0] * F.mse_loss(poses[:, :, :x.shape[2] - T], x[:, :, T:, :, 0])
+        terms["future"] = net.weights[0] * F.mse_loss(
+            poses[:, :, : x.shape[2] - T], x[:, :, T:, :, 0]
+        )
     if links is not None:
-        terms["motion"] = net.weights[1] * motion_loss(net.decoder(motion, links, net.encoder.senders), motion)
+        terms["motion"] = net.weights[1] * motion_loss(
+            net.decoder(motion, links, net.encoder.senders), motion
+        )
         terms["prior"] = net.weights[1] * prior_loss(logits)
     return net.features(y), terms
 
 # %% ../../nbs/models/04_as_gcn.ipynb #e70a2fd4
 def released_state(
-    classifying: dict[str, Tensor], # their model1
-    inferring: dict[str, Tensor], # their model2
-) -> dict[str, Tensor]: # for `load_published` with RELEASED
+    classifying: dict[str, Tensor],  # their model1
+    inferring: dict[str, Tensor],  # their model2
+) -> dict[str, Tensor]:  # for `load_published` with RELEASED
     "Both published states under the names model1.* and model2.*."
-    state = {f"{name}.{k.removeprefix('module.')}": v for name, part in (("model1", classifying), ("model2", inferring)) for k, v in part.items()}
-    for k in ("model1.recon_layer_6.gcn_recon.deconv.weight", "model1.recon_layer_6.tcn_recon.2.weight"): state[k] = state[k].transpose(0, 1)
-    for k in ("model2.decoder.out_fc3.weight", "model2.decoder.out_fc3.bias"): state[k] = state[k] / sqrt(VARIANCE)
+    state = {
+        f"{name}.{k.removeprefix('module.')}": v
+        for name, part in (("model1", classifying), ("model2", inferring))
+        for k, v in part.items()
+    }
+    for k in (
+        "model1.recon_layer_6.gcn_recon.deconv.weight",
+        "model1.recon_layer_6.tcn_recon.2.weight",
+    ):
+        state[k] = state[k].transpose(0, 1)
+    for k in ("model2.decoder.out_fc3.weight", "model2.decoder.out_fc3.bias"):
+        state[k] = state[k] / sqrt(VARIANCE)
     return state
 
 # %% ../../nbs/models/04_as_gcn.ipynb #fd438fde
 def _layer_lines(theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
     "Lines for the layers of one path; `theirs` catches the number."
-    parts = ((r"gcn(?:_recon)?\.(?:de)?conv", "gcn.conv"), (r"tcn(?:_recon)?\.0", "norm"), (r"tcn(?:_recon)?\.2", "tcn.0"), (r"tcn(?:_recon)?\.3", "tcn.1"), (r"residual\.0", "residual.0"), (r"residual\.1", "residual.1"))
+    parts = (
+        (r"gcn(?:_recon)?\.(?:de)?conv", "gcn.conv"),
+        (r"tcn(?:_recon)?\.0", "norm"),
+        (r"tcn(?:_recon)?\.2", "tcn.0"),
+        (r"tcn(?:_recon)?\.3", "tcn.1"),
+        (r"residual\.0", "residual.0"),
+        (r"residual\.1", "residual.1"),
+    )
     return tuple((rf"{theirs}\.{a}\.(.*)", rf"{ours}.\1.{b}.\2") for a, b in parts)
 
-RELEASED = ( # limaosen0/AS-GCN, two files joined by `released_state`
-    (r"model1\.A", ""), (r"model1\.data_bn\.(.*)", r"backbone.data_norm.\1"), (r"model1\.fcn\.(.*)", r"classifier.\1"),
-    (r"model1\.edge_importance\.(\d)", r"backbone.layers.\1.gcn.importance"), (r"model1\.edge_importance_recon\.([0-6])", r"backbone.future.layers.\1.gcn.importance"),
-    (r"model1\.edge_importance_recon\.[78]", ""), # of no layer
-    *_layer_lines(r"model1\.class_layer_(\d)", "backbone.layers"), *_layer_lines(r"model1\.recon_layer_(\d)", "backbone.future.layers"),
-    *((rf"model2\.encoder\.mlp{i}\.fc([12])\.(.*)", rf"backbone.encoder.f_{i}.fc_\1.\2") for i in (1, 2, 3, 4)),
-    *((rf"model2\.encoder\.mlp{i}\.bn\.(.*)", rf"backbone.encoder.f_{i}.norm.\1") for i in (1, 2, 3, 4)), (r"model2\.encoder\.fc_out\.(.*)", r"backbone.encoder.out.\1"),
-    (r"model2\.decoder\.msg_fc[12]\.0\..*", ""), # of the ghost, along which no message runs
-    *((rf"model2\.decoder\.msg_fc([12])\.{c + 1}\.(.*)", rf"backbone.decoder.e_\1.{c}.\2") for c in (0, 1)),
-    *((rf"model2\.decoder\.{a}_{gate}\.(.*)", rf"backbone.decoder.{b}.{i}.\1") for i, gate in enumerate("rin") for a, b in (("hidden", "from_m"), ("input", "from_x"))),
-    *((rf"model2\.decoder\.out_fc{i + 1}\.(.*)", rf"backbone.decoder.out.{i}.\1") for i in (0, 1, 2)))
+
+RELEASED = (  # limaosen0/AS-GCN, two files joined by `released_state`
+    (r"model1\.A", ""),
+    (r"model1\.data_bn\.(.*)", r"backbone.data_norm.\1"),
+    (r"model1\.fcn\.(.*)", r"classifier.\1"),
+    (r"model1\.edge_importance\.(\d)", r"backbone.layers.\1.gcn.importance"),
+    (r"model1\.edge_importance_recon\.([0-6])", r"backbone.future.layers.\1.gcn.importance"),
+    (r"model1\.edge_importance_recon\.[78]", ""),  # of no layer
+    *_layer_lines(r"model1\.class_layer_(\d)", "backbone.layers"),
+    *_layer_lines(r"model1\.recon_layer_(\d)", "backbone.future.layers"),
+    *(
+        (rf"model2\.encoder\.mlp{i}\.fc([12])\.(.*)", rf"backbone.encoder.f_{i}.fc_\1.\2")
+        for i in (1, 2, 3, 4)
+    ),
+    *(
+        (rf"model2\.encoder\.mlp{i}\.bn\.(.*)", rf"backbone.encoder.f_{i}.norm.\1")
+        for i in (1, 2, 3, 4)
+    ),
+    (r"model2\.encoder\.fc_out\.(.*)", r"backbone.encoder.out.\1"),
+    (r"model2\.decoder\.msg_fc[12]\.0\..*", ""),  # of the ghost, along which no message runs
+    *(
+        (rf"model2\.decoder\.msg_fc([12])\.{c + 1}\.(.*)", rf"backbone.decoder.e_\1.{c}.\2")
+        for c in (0, 1)
+    ),
+    *(
+        (rf"model2\.decoder\.{a}_{gate}\.(.*)", rf"backbone.decoder.{b}.{i}.\1")
+        for i, gate in enumerate("rin")
+        for a, b in (("hidden", "from_m"), ("input", "from_x"))
+    ),
+    *(
+        (rf"model2\.decoder\.out_fc{i + 1}\.(.*)", rf"backbone.decoder.out.{i}.\1")
+        for i in (0, 1, 2)
+    ),
+)
 
 # %% ../../nbs/models/04_as_gcn.ipynb #1e5325ef
 from . import register_backbone

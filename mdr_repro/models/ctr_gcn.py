@@ -18,119 +18,212 @@ from ..skeleton import Skeleton
 from ..tcb import MultiScaleTemporalConv
 
 # %% ../../nbs/models/07_ctr_gcn.ipynb #c50c7d02
-_products = {"paper": "nctv,ncwv->nctw", "pyskl": "nctv,ncvw->nctw"} # v sends, w receives
+_products = {"paper": "nctv,ncwv->nctw", "pyskl": "nctv,ncvw->nctw"}  # v sends, w receives
+
 
 class CTRGraphConv(GraphConv):
     "Every channel on its own topology R = A + alpha Q, summed over the subsets: [N, C_in, T, V] -> [N, C_out, T, V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # initial topology [K, V, V]; learnable from there on
-        rel_channels: int | None = None, # C_r; None: C_in / 8
-        form: str = "paper", # R's row receives; "pyskl": its column
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # initial topology [K, V, V]; learnable from there on
+        rel_channels: int | None = None,  # C_r; None: C_in / 8
+        form: str = "paper",  # R's row receives; "pyskl": its column
     ):
         super().__init__(in_channels, out_channels)
-        if form not in _products: raise ValueError(f"unknown form {form!r}; known: {', '.join(_products)}")
+        if form not in _products:
+            raise ValueError(f"unknown form {form!r}; known: {', '.join(_products)}")
         rel, each, self.subsets = rel_channels or max(in_channels // 8, 1), range(len(A)), len(A)
-        self.A, self.alpha, self.product = nn.Parameter(A.clone()), nn.Parameter(torch.zeros(1)), _products[form]
-        self.psi, self.phi = (nn.ModuleList(conv1x1(in_channels, rel) for _ in each) for _ in range(2))
+        self.A, self.alpha, self.product = (
+            nn.Parameter(A.clone()),
+            nn.Parameter(torch.zeros(1)),
+            _products[form],
+        )
+        self.psi, self.phi = (
+            nn.ModuleList(conv1x1(in_channels, rel) for _ in each) for _ in range(2)
+        )
         self.xi = nn.ModuleList(conv1x1(rel, out_channels) for _ in each)
         self.transform = nn.ModuleList(conv1x1(in_channels, out_channels) for _ in each)
 
-    def forward(self, x: Tensor) -> Tensor: return sum(torch.einsum(self.product, self.transform[k](x), self.topology(x, k)) for k in range(len(self.A)))
-    def transforms(self, x: Tensor) -> Tensor: return torch.stack([W(x) for W in self.transform], 1) # W_k f_in [N, K, C_out, T, V]
-    def over_graph(self, y: Tensor, x: Tensor) -> Tensor: # sum over joints of y [N, K, C_out, T, V]
-        return sum(torch.einsum(self.product, y[:, k], self.topology(x, k)) for k in range(len(self.A)))
-    def topology(self, x: Tensor, k: int) -> Tensor: return self.A[k] + self.alpha * self.correlation(x, k) # R [N, C_out, V, V]
-    def correlation(self, x: Tensor, k: int) -> Tensor: # Q [N, C_out, V, V]
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(
+            torch.einsum(self.product, self.transform[k](x), self.topology(x, k))
+            for k in range(len(self.A))
+        )
+
+    def transforms(self, x: Tensor) -> Tensor:
+        return torch.stack([W(x) for W in self.transform], 1)  # W_k f_in [N, K, C_out, T, V]
+
+    def over_graph(
+        self, y: Tensor, x: Tensor
+    ) -> Tensor:  # sum over joints of y [N, K, C_out, T, V]
+        return sum(
+            torch.einsum(self.product, y[:, k], self.topology(x, k)) for k in range(len(self.A))
+        )
+
+    def topology(self, x: Tensor, k: int) -> Tensor:
+        return self.A[k] + self.alpha * self.correlation(x, k)  # R [N, C_out, V, V]
+
+    def correlation(self, x: Tensor, k: int) -> Tensor:  # Q [N, C_out, V, V]
         psi, phi = self.psi[k](x).mean(2), self.phi[k](x).mean(2)
         return self.xi[k](torch.tanh(psi[:, :, :, None] - phi[:, :, None, :]))
 
 # %% ../../nbs/models/07_ctr_gcn.ipynb #9aff151f
 class CTRLayer(nn.Module):
     "Graph convolution, temporal branches and a residual: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    literal = False # True: module by module; False: the same function, faster (below)
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out, a multiple of 4
-        A: Tensor, # initial topology [K, V, V]
-        stride: int = 1, # over frames
-        residual: bool = True, # False: none around the layer; the graph convolution keeps its own
-        rel_channels: int | None = None, # C_r; None: C_in / 8
-        form: str = "paper", # or "pyskl": R's column receives, and one more ReLU
+
+    literal = False  # True: module by module; False: the same function, faster (below)
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out, a multiple of 4
+        A: Tensor,  # initial topology [K, V, V]
+        stride: int = 1,  # over frames
+        residual: bool = True,  # False: none around the layer; the graph convolution keeps its own
+        rel_channels: int | None = None,  # C_r; None: C_in / 8
+        form: str = "paper",  # or "pyskl": R's column receives, and one more ReLU
     ):
         super().__init__()
-        self.graph, self.norm = CTRGraphConv(in_channels, out_channels, A, rel_channels, form), nn.BatchNorm2d(out_channels)
-        nn.init.constant_(self.norm.weight, 1e-6) # the graph convolution starts as its residual
+        self.graph, self.norm = (
+            CTRGraphConv(in_channels, out_channels, A, rel_channels, form),
+            nn.BatchNorm2d(out_channels),
+        )
+        nn.init.constant_(self.norm.weight, 1e-6)  # the graph convolution starts as its residual
         self.around = shortcut(in_channels, out_channels)
-        self.temporal, self.rectified = MultiScaleTemporalConv(out_channels, out_channels, kernel_size=5, stride=stride), form == "pyskl" # rectified: one more ReLU, before the residual is added
+        self.temporal, self.rectified = (
+            MultiScaleTemporalConv(out_channels, out_channels, kernel_size=5, stride=stride),
+            form == "pyskl",
+        )  # rectified: one more ReLU, before the residual is added
         self.shortcut = shortcut(in_channels, out_channels, stride) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if _suits(self, x): return _run_layer(self, x) # the same, one body at a time
+        if _suits(self, x):
+            return _run_layer(self, x)  # the same, one body at a time
         y = self.temporal(torch.relu(self.norm(self.graph(x)) + self.around(x)))
-        if self.rectified: y = y.relu()
+        if self.rectified:
+            y = y.relu()
         return torch.relu(y if self.shortcut is None else y + self.shortcut(x))
 
 # %% ../../nbs/models/07_ctr_gcn.ipynb #c7f0a1b3
 def _suits(layer: CTRLayer, x: Tensor) -> bool:
     "Whether a layer can be, and is worth being, computed one body at a time in training."
-    if layer.literal or layer.rectified or not layer.training or type(layer.graph) is not CTRGraphConv: return False
+    if (
+        layer.literal
+        or layer.rectified
+        or not layer.training
+        or type(layer.graph) is not CTRGraphConv
+    ):
+        return False
     watched = any(m._forward_hooks or m._forward_pre_hooks for m in (layer.graph, layer.temporal))
-    return not watched and body_pays(x, layer.graph.out_channels, len(layer.graph.A)) and plain(layer)
+    return (
+        not watched and body_pays(x, layer.graph.out_channels, len(layer.graph.A)) and plain(layer)
+    )
 
-def _inputs(layer: CTRLayer, x: Tensor) -> GraphInputs: # x [N, C_in, V, T]
+
+def _inputs(layer: CTRLayer, x: Tensor) -> GraphInputs:  # x [N, C_in, V, T]
     "The tensors of the graph convolution and its residual."
     g, N, V = layer.graph, len(x), x.shape[2]
     _, mean_T = Means.apply(x)
     psi, phi = joined(mean_T, [*g.psi, *g.phi]).view(N, 2, len(g.A), -1, V).unbind(1)
-    sends, receives, A = (psi, -phi, g.A) if g.product == _products["pyskl"] else (-phi, psi, g.A.transpose(1, 2))
+    sends, receives, A = (
+        (psi, -phi, g.A) if g.product == _products["pyskl"] else (-phi, psi, g.A.transpose(1, 2))
+    )
     residual = None if isinstance(layer.around, nn.Identity) else layer.around(x)
-    return GraphInputs(x, None, None, sends, receives, interleaved(g.transform), None, g.alpha * stacked(g.xi), A.contiguous(), layer.norm.weight, layer.norm.bias, residual)
+    return GraphInputs(
+        x,
+        None,
+        None,
+        sends,
+        receives,
+        interleaved(g.transform),
+        None,
+        g.alpha * stacked(g.xi),
+        A.contiguous(),
+        layer.norm.weight,
+        layer.norm.bias,
+        residual,
+    )
 
 # %% ../../nbs/models/07_ctr_gcn.ipynb #c7f0a1b5
 def _run_layer(layer: CTRLayer, x: Tensor) -> Tensor:
     bodies = x.transpose(2, 3).contiguous()
     h = run_graph(_inputs(layer, bodies), torch.tanh, layer.norm)
     plain_shortcut = layer.shortcut is None or isinstance(layer.shortcut, nn.Identity)
-    residual = None if layer.shortcut is None else bodies if plain_shortcut else layer.shortcut(x).transpose(2, 3)
+    residual = (
+        None
+        if layer.shortcut is None
+        else bodies
+        if plain_shortcut
+        else layer.shortcut(x).transpose(2, 3)
+    )
     return run_temporal([layer.temporal], h, residual).transpose(2, 3)
 
 # %% ../../nbs/models/07_ctr_gcn.ipynb #baf779a1
 class CTRGCN(GCN):
     "Channel-wise Topology Refinement GCN (Chen et al., ICCV 2021): clips [N, C, T, V, M] -> features [N, D]."
-    def __init__(self,
-        skeleton: Skeleton, # joints and initial topology
-        in_channels: int = 3, # C
-        num_persons: int = 1, # M
-        width: float = 1.0, # of the published channels
-        reduction: int = 8, # C_r = C_in / reduction; 8 where coordinates enter
-        partition: str | None = "directed", # how `Skeleton.adjacency` splits the graph; None: the skeleton's own way
-        form: str = "paper", # or "pyskl"
+
+    def __init__(
+        self,
+        skeleton: Skeleton,  # joints and initial topology
+        in_channels: int = 3,  # C
+        num_persons: int = 1,  # M
+        width: float = 1.0,  # of the published channels
+        reduction: int = 8,  # C_r = C_in / reduction; 8 where coordinates enter
+        partition: str
+        | None = "directed",  # how `Skeleton.adjacency` splits the graph; None: the skeleton's own way
+        form: str = "paper",  # or "pyskl"
     ):
-        layers = ten_layers(in_channels, width, multiple=4) # four temporal branches
+        layers = ten_layers(in_channels, width, multiple=4)  # four temporal branches
         super().__init__(skeleton, in_channels, num_persons, layers[-1][1])
         A, self.layers = skeleton.adjacency(partition), nn.ModuleList()
         for i, (c_in, c_out, stride) in enumerate(layers):
             rel = middle_channels(c_in, c_out, reduction, form="released", first=i == 0)
-            self.layers.append(CTRLayer(c_in, c_out, A, stride, residual=i > 0, rel_channels=rel, form=form))
+            self.layers.append(
+                CTRLayer(c_in, c_out, A, stride, residual=i > 0, rel_channels=rel, form=form)
+            )
 
 # %% ../../nbs/models/07_ctr_gcn.ipynb #f2251922
 from . import register_backbone
+
 register_backbone("ctr_gcn", CTRGCN);
 
 # %% ../../nbs/models/07_ctr_gcn.ipynb #299947c5
-_inside = ( # a layer: the published name, ours
-    (r"gcn1\.P?A", "graph.A"), (r"gcn1\.alpha", "graph.alpha"), (r"gcn1\.convs\.(\d)\.conv1\.(.*)", r"graph.psi.\1.\2"),
-    (r"gcn1\.convs\.(\d)\.conv2\.(.*)", r"graph.phi.\1.\2"), (r"gcn1\.convs\.(\d)\.conv3\.(.*)", r"graph.transform.\1.\2"),
-    (r"gcn1\.convs\.(\d)\.conv4\.(.*)", r"graph.xi.\1.\2"), (r"gcn1\.bn\.(.*)", r"norm.\1"), (r"gcn1\.down\.(.*)", r"around.\1"),
-    (r"tcn1\.branches\.(\d)\.3\.conv\.(.*)", r"temporal.branches.\1.3.\2"), (r"tcn1\.branches\.(\d)\.3\.bn\.(.*)", r"temporal.branches.\1.4.\2"),
-    (r"tcn1\.(.*)", r"temporal.\1"), (r"residual\.conv\.(.*)", r"shortcut.0.\1"), (r"residual\.bn\.(.*)", r"shortcut.1.\1"))
+_inside = (  # a layer: the published name, ours
+    (r"gcn1\.P?A", "graph.A"),
+    (r"gcn1\.alpha", "graph.alpha"),
+    (r"gcn1\.convs\.(\d)\.conv1\.(.*)", r"graph.psi.\1.\2"),
+    (r"gcn1\.convs\.(\d)\.conv2\.(.*)", r"graph.phi.\1.\2"),
+    (r"gcn1\.convs\.(\d)\.conv3\.(.*)", r"graph.transform.\1.\2"),
+    (r"gcn1\.convs\.(\d)\.conv4\.(.*)", r"graph.xi.\1.\2"),
+    (r"gcn1\.bn\.(.*)", r"norm.\1"),
+    (r"gcn1\.down\.(.*)", r"around.\1"),
+    (r"tcn1\.branches\.(\d)\.3\.conv\.(.*)", r"temporal.branches.\1.3.\2"),
+    (r"tcn1\.branches\.(\d)\.3\.bn\.(.*)", r"temporal.branches.\1.4.\2"),
+    (r"tcn1\.(.*)", r"temporal.\1"),
+    (r"residual\.conv\.(.*)", r"shortcut.0.\1"),
+    (r"residual\.bn\.(.*)", r"shortcut.1.\1"),
+)
 
-def _table(layers: list[str], norm: str, classifier: str) -> tuple[tuple[str, str], ...]: # the published names of these parts
-    ends = ((rf"{norm}\.(.*)", r"backbone.data_norm.\1"), (rf"{classifier}\.(.*)", r"classifier.\1"))
-    return ends + tuple((rf"{begin}\.{theirs}", f"backbone.layers.{i}.{ours}") for i, begin in enumerate(layers) for theirs, ours in _inside)
+
+def _table(
+    layers: list[str], norm: str, classifier: str
+) -> tuple[tuple[str, str], ...]:  # the published names of these parts
+    ends = (
+        (rf"{norm}\.(.*)", r"backbone.data_norm.\1"),
+        (rf"{classifier}\.(.*)", r"classifier.\1"),
+    )
+    return ends + tuple(
+        (rf"{begin}\.{theirs}", f"backbone.layers.{i}.{ours}")
+        for i, begin in enumerate(layers)
+        for theirs, ours in _inside
+    )
+
 
 # tables for `load_published`: the authors' code, pyskl's (with form="pyskl")
 RELEASED: tuple[tuple[str, str], ...] = _table([f"l{i}" for i in range(1, 11)], "data_bn", "fc")
-PYSKL: tuple[tuple[str, str], ...] = _table([rf"backbone\.net\.{i}" for i in range(10)], r"backbone\.data_bn", r"cls_head\.fc_cls") + ((r"backbone\.A", ""),)
+PYSKL: tuple[tuple[str, str], ...] = _table(
+    [rf"backbone\.net\.{i}" for i in range(10)], r"backbone\.data_bn", r"cls_head\.fc_cls"
+) + ((r"backbone\.A", ""),)

@@ -17,90 +17,110 @@ from ..skeleton import Skeleton
 
 # %% ../../nbs/models/06_dc_gcn.ipynb #3496e536
 def column_normalised(
-    A: Tensor, # [..., V, V], entry [v, w] weighs joint v in the output at joint w
-) -> Tensor: # the same shape
+    A: Tensor,  # [..., V, V], entry [v, w] weighs joint v in the output at joint w
+) -> Tensor:  # the same shape
     "Every column divided by its sum and a thousandth."
     return A / (A.sum(-2, keepdim=True) + 0.001)
 
 # %% ../../nbs/models/06_dc_gcn.ipynb #49233bf1
 class DecoupledGraphConv(GraphConv):
     "A graph convolution with an adjacency for each group of channels: [N, C_in, T, V] -> [N, C_out, T, V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # initial topology [K, V, V]
-        groups: int = 8, # G
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # initial topology [K, V, V]
+        groups: int = 8,  # G
     ):
         super().__init__(in_channels, out_channels)
-        if out_channels % groups: raise ValueError(f"groups={groups} does not divide {out_channels} channels")
+        if out_channels % groups:
+            raise ValueError(f"groups={groups} does not divide {out_channels} channels")
         K = len(A)
         self.A = nn.Parameter(A[:, None].repeat(1, groups, 1, 1))
-        self.W = nn.Parameter(torch.randn(in_channels, K * out_channels) * (0.5 / (K * out_channels))**0.5)
+        self.W = nn.Parameter(
+            torch.randn(in_channels, K * out_channels) * (0.5 / (K * out_channels)) ** 0.5
+        )
         self.b = nn.Parameter(torch.full((K * out_channels,), 1e-6))
         self.norm = nn.BatchNorm2d(K * out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.norm(torch.einsum("nctv,cd->ndtv", x, self.W) + self.b[:, None, None])
-        z = z.unflatten(1, (len(self.A), -1, self.A.shape[1])) # [N, K, C_out / G, G, T, V]
+        z = z.unflatten(1, (len(self.A), -1, self.A.shape[1]))  # [N, K, C_out / G, G, T, V]
         return torch.einsum("nkrgtv,kgvw->nrgtw", z, column_normalised(self.A)).flatten(1, 2)
 
 # %% ../../nbs/models/06_dc_gcn.ipynb #9c8cdde1
 def seed_probability(
-    x: Tensor, # features [N, C, T, V]
-    dims: tuple[int, int], # averaged over: (1, 2) leaves joints, (1, 3) leaves frames
-    rate: float | Tensor, # gamma
-    guided: bool = True, # by the size of the features; False: everywhere alike
-) -> Tensor: # [N, V] or [N, T]
+    x: Tensor,  # features [N, C, T, V]
+    dims: tuple[int, int],  # averaged over: (1, 2) leaves joints, (1, 3) leaves frames
+    rate: float | Tensor,  # gamma
+    guided: bool = True,  # by the size of the features; False: everywhere alike
+) -> Tensor:  # [N, V] or [N, T]
     "How likely each joint, or frame, becomes a seed."
     a = x.detach().abs().mean(dims, dtype=torch.promote_types(x.dtype, torch.float32))
     a = a / a.mean().clamp(min=torch.finfo(a.dtype).tiny) if guided else torch.ones_like(a)
     return (rate * a).clamp(max=1)
 
+
 def around_joints(
-    seeds: Tensor, # 0 or 1 [N, V]
-    near: Tensor, # 1 where two joints are the same or neighbours [V, V]
-) -> Tensor: # 0 or 1 [N, V]
+    seeds: Tensor,  # 0 or 1 [N, V]
+    near: Tensor,  # 1 where two joints are the same or neighbours [V, V]
+) -> Tensor:  # 0 or 1 [N, V]
     "The seeds and their neighbours."
     return (seeds @ near.to(seeds)).clamp(max=1).to(seeds.dtype)
 
+
 def around_frames(
-    seeds: Tensor, # 0 or 1 [N, T]
-    block_size: int, # frames, odd
-) -> Tensor: # 0 or 1 [N, T]
+    seeds: Tensor,  # 0 or 1 [N, T]
+    block_size: int,  # frames, odd
+) -> Tensor:  # 0 or 1 [N, T]
     "The seeds and the frames within half a block."
     return F.max_pool1d(seeds[:, None], block_size, 1, block_size // 2)[:, 0]
 
 # %% ../../nbs/models/06_dc_gcn.ipynb #488576ed
 class DropGraph(nn.Module):
     "Drop joints with their neighbours and frames with theirs while training: [N, C, T, V] -> the same."
-    def __init__(self,
+
+    def __init__(
+        self,
         skeleton: Skeleton,
-        block_size: int = 41, # frames of the layer
-        guided: bool = True, # by the size of the features (ADG)
-        drop: str = "both", # or "joints", "frames", "none"
+        block_size: int = 41,  # frames of the layer
+        guided: bool = True,  # by the size of the features (ADG)
+        drop: str = "both",  # or "joints", "frames", "none"
     ):
         super().__init__()
-        if drop not in ("both", "joints", "frames", "none"): raise ValueError(f"unknown drop {drop!r}; known: both, joints, frames, none")
-        if block_size < 1 or block_size % 2 == 0: raise ValueError(f"block_size={block_size}: a window around a frame needs an odd number of frames")
+        if drop not in ("both", "joints", "frames", "none"):
+            raise ValueError(f"unknown drop {drop!r}; known: both, joints, frames, none")
+        if block_size < 1 or block_size % 2 == 0:
+            raise ValueError(
+                f"block_size={block_size}: a window around a frame needs an odd number of frames"
+            )
         self.block_size, self.guided, self.drop = block_size, guided, drop
         self.register_buffer("near", torch.tensor(skeleton.hops() <= 1), persistent=False)
 
-    def forward(self, x: Tensor, share: float | Tensor) -> Tensor: # share to be dropped: 1 - keep_prob
-        if not self.training or isinstance(share, float) and share == 0: return x
-        if self.drop in ("both", "joints"): x = _drop_joints(self, x, share)
-        if self.drop in ("both", "frames"): x = _drop_frames(self, x, share)
+    def forward(
+        self, x: Tensor, share: float | Tensor
+    ) -> Tensor:  # share to be dropped: 1 - keep_prob
+        if not self.training or isinstance(share, float) and share == 0:
+            return x
+        if self.drop in ("both", "joints"):
+            x = _drop_joints(self, x, share)
+        if self.drop in ("both", "frames"):
+            x = _drop_frames(self, x, share)
         return x
 
 # %% ../../nbs/models/06_dc_gcn.ipynb #b04c9081
-def _kept(x: Tensor, dropped: Tensor) -> Tensor: # dropped: 0 or 1, in a shape that goes over x
+def _kept(x: Tensor, dropped: Tensor) -> Tensor:  # dropped: 0 or 1, in a shape that goes over x
     "The features that stay, scaled by one over their share in the batch."
     keep = 1 - dropped
     return x * (keep * (keep.numel() / keep.sum().clamp(min=1))).to(x.dtype)
 
+
 def _drop_joints(d: DropGraph, x: Tensor, share: float | Tensor) -> Tensor:
-    rate = share / (d.near.sum() / len(d.near)) # over 1 + 2 E / V
+    rate = share / (d.near.sum() / len(d.near))  # over 1 + 2 E / V
     seeds = torch.bernoulli(seed_probability(x, (1, 2), rate, d.guided))
     return _kept(x, around_joints(seeds, d.near)[:, None, None])
+
 
 def _drop_frames(d: DropGraph, x: Tensor, share: float | Tensor) -> Tensor:
     seeds = torch.bernoulli(seed_probability(x, (1, 3), share / d.block_size, d.guided))
@@ -109,72 +129,119 @@ def _drop_frames(d: DropGraph, x: Tensor, share: float | Tensor) -> Tensor:
 # %% ../../nbs/models/06_dc_gcn.ipynb #aaa56422
 class DecoupledLayer(nn.Module):
     "Decoupled graph convolution, temporal convolution, residuals, DropGraph: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # initial topology [K, V, V]
-        groups: int, # G
-        stride: int, # over frames
-        residual: bool, # False: nothing is added around the layer
-        drop: DropGraph, # for both branches
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # initial topology [K, V, V]
+        groups: int,  # G
+        stride: int,  # over frames
+        residual: bool,  # False: nothing is added around the layer
+        drop: DropGraph,  # for both branches
     ):
         super().__init__()
-        self.graph, self.norm = DecoupledGraphConv(in_channels, out_channels, A, groups), nn.BatchNorm2d(out_channels)
+        self.graph, self.norm = (
+            DecoupledGraphConv(in_channels, out_channels, A, groups),
+            nn.BatchNorm2d(out_channels),
+        )
         nn.init.constant_(self.norm.weight, 1e-6)
-        self.around, self.time = shortcut(in_channels, out_channels), TemporalConv(out_channels, out_channels, 9, stride)
-        self.residual, self.drop = shortcut(in_channels, out_channels, stride) if residual else None, drop
+        self.around, self.time = (
+            shortcut(in_channels, out_channels),
+            TemporalConv(out_channels, out_channels, 9, stride),
+        )
+        self.residual, self.drop = (
+            shortcut(in_channels, out_channels, stride) if residual else None,
+            drop,
+        )
 
-    def forward(self, x: Tensor, share: float | Tensor = 0.) -> Tensor:
+    def forward(self, x: Tensor, share: float | Tensor = 0.0) -> Tensor:
         y = self.drop(self.time(torch.relu(self.norm(self.graph(x)) + self.around(x))), share)
         return torch.relu(y if self.residual is None else y + self.drop(self.residual(x), share))
 
 # %% ../../nbs/models/06_dc_gcn.ipynb #c4524c47
 class DCGCN(GCN):
     "Decoupling GCN with DropGraph (Cheng et al., ECCV 2020): clips [N, C, T, V, M] -> features [N, D]."
-    def __init__(self,
-        skeleton: Skeleton, # joints and initial topology
-        in_channels: int = 3, # C
-        num_persons: int = 1, # M
-        width: float = 1.0, # of 64 to 256 channels, each a multiple of G
-        groups: int = 8, # G: 8 or 16
-        keep_prob: float = 0.9, # p; 1: nothing is dropped
-        block_size: int = 41, # frames that fall with a seed, at the layer's rate
-        guided: bool = True, # ADG
-        drop: str = "both", # or "joints", "frames", "none"
-        ramp: int = 0, # training batches over which the dropped share grows from 0 to 1 - p
+
+    def __init__(
+        self,
+        skeleton: Skeleton,  # joints and initial topology
+        in_channels: int = 3,  # C
+        num_persons: int = 1,  # M
+        width: float = 1.0,  # of 64 to 256 channels, each a multiple of G
+        groups: int = 8,  # G: 8 or 16
+        keep_prob: float = 0.9,  # p; 1: nothing is dropped
+        block_size: int = 41,  # frames that fall with a seed, at the layer's rate
+        guided: bool = True,  # ADG
+        drop: str = "both",  # or "joints", "frames", "none"
+        ramp: int = 0,  # training batches over which the dropped share grows from 0 to 1 - p
     ):
         _check(groups, keep_prob, ramp)
         sizes, A = ten_layers(in_channels, width, groups), skeleton.adjacency("directed")
         super().__init__(skeleton, in_channels, num_persons, sizes[-1][1])
         self.keep_prob, self.ramp = keep_prob, ramp
-        self.register_buffer("num_batches_tracked", torch.tensor(0)) # BatchNorm's word: published weights have no such count
-        self.layers = nn.ModuleList(DecoupledLayer(c_in, c_out, A, groups, stride, i > 0, DropGraph(skeleton, block_size, guided, drop))
-                                    for i, (c_in, c_out, stride) in enumerate(sizes))
-    def forward(self, x: Tensor) -> Tensor: return self.features(_through(self, self.bodies(x)))
+        self.register_buffer(
+            "num_batches_tracked", torch.tensor(0)
+        )  # BatchNorm's word: published weights have no such count
+        self.layers = nn.ModuleList(
+            DecoupledLayer(
+                c_in, c_out, A, groups, stride, i > 0, DropGraph(skeleton, block_size, guided, drop)
+            )
+            for i, (c_in, c_out, stride) in enumerate(sizes)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(_through(self, self.bodies(x)))
 
 # %% ../../nbs/models/06_dc_gcn.ipynb #5af8a275
 def _check(groups: int, keep_prob: float, ramp: int) -> None:
-    if not isinstance(groups, int) or groups < 1: raise ValueError(f"groups={groups!r} is no number of groups; published are 8 and 16")
-    if not 0 < keep_prob <= 1: raise ValueError(f"keep_prob={keep_prob!r} is no probability in (0, 1]; 1 drops nothing, published is 0.9")
-    if not isinstance(ramp, int) or ramp < 0: raise ValueError(f"ramp={ramp!r} is no number of training batches; 0 drops the full share at once")
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"groups={groups!r} is no number of groups; published are 8 and 16")
+    if not 0 < keep_prob <= 1:
+        raise ValueError(
+            f"keep_prob={keep_prob!r} is no probability in (0, 1]; 1 drops nothing, published is 0.9"
+        )
+    if not isinstance(ramp, int) or ramp < 0:
+        raise ValueError(
+            f"ramp={ramp!r} is no number of training batches; 0 drops the full share at once"
+        )
 
-def _through(net: DCGCN, x: Tensor) -> Tensor: # [N M, C, T, V] -> [N M, D, T', V]
+
+def _through(net: DCGCN, x: Tensor) -> Tensor:  # [N M, C, T, V] -> [N M, D, T', V]
     "All layers, the last four with DropGraph; a batch more is counted while training."
-    share = 1. - net.keep_prob
+    share = 1.0 - net.keep_prob
     if net.training and net.ramp:
-        share = share * (net.num_batches_tracked / net.ramp).clamp(max=1) # a tensor: no waiting for the device
+        share = share * (net.num_batches_tracked / net.ramp).clamp(
+            max=1
+        )  # a tensor: no waiting for the device
         net.num_batches_tracked += 1
-    for i, layer in enumerate(net.layers): x = layer(x, share if i >= len(net.layers) - 4 else 0.)
+    for i, layer in enumerate(net.layers):
+        x = layer(x, share if i >= len(net.layers) - 4 else 0.0)
     return x
 
 # %% ../../nbs/models/06_dc_gcn.ipynb #953a4061
 register_backbone("dc_gcn", DCGCN);
 
 # %% ../../nbs/models/06_dc_gcn.ipynb #c19062d4
-RELEASED: tuple[tuple[str, str], ...] = ( # published key -> ours, see `load_published`
-    (r"data_bn\.(.*)", r"backbone.data_norm.\1"), (r"fc\.(.*)", r"classifier.\1"),
-    (r"l\d+\.A", ""), (r".*\.eyes", ""),
-    *((rf"l{i + 1}\.{theirs}", rf"backbone.layers.{i}.{ours}") for i in range(10) for theirs, ours in (
-        (r"gcn1\.DecoupleA", "graph.A"), (r"gcn1\.Linear_weight", "graph.W"), (r"gcn1\.Linear_bias", "graph.b"), (r"gcn1\.bn0\.(.*)", r"graph.norm.\1"),
-        (r"gcn1\.bn\.(.*)", r"norm.\1"), (r"gcn1\.down\.(.*)", r"around.\1"), (r"tcn1\.conv\.(.*)", r"time.0.\1"), (r"tcn1\.bn\.(.*)", r"time.1.\1"),
-        (r"residual\.conv\.(.*)", r"residual.0.\1"), (r"residual\.bn\.(.*)", r"residual.1.\1"))))
+RELEASED: tuple[tuple[str, str], ...] = (  # published key -> ours, see `load_published`
+    (r"data_bn\.(.*)", r"backbone.data_norm.\1"),
+    (r"fc\.(.*)", r"classifier.\1"),
+    (r"l\d+\.A", ""),
+    (r".*\.eyes", ""),
+    *(
+        (rf"l{i + 1}\.{theirs}", rf"backbone.layers.{i}.{ours}")
+        for i in range(10)
+        for theirs, ours in (
+            (r"gcn1\.DecoupleA", "graph.A"),
+            (r"gcn1\.Linear_weight", "graph.W"),
+            (r"gcn1\.Linear_bias", "graph.b"),
+            (r"gcn1\.bn0\.(.*)", r"graph.norm.\1"),
+            (r"gcn1\.bn\.(.*)", r"norm.\1"),
+            (r"gcn1\.down\.(.*)", r"around.\1"),
+            (r"tcn1\.conv\.(.*)", r"time.0.\1"),
+            (r"tcn1\.bn\.(.*)", r"time.1.\1"),
+            (r"residual\.conv\.(.*)", r"residual.0.\1"),
+            (r"residual\.bn\.(.*)", r"residual.1.\1"),
+        )
+    ),
+)

@@ -18,48 +18,65 @@ from ..skeleton import Skeleton
 # %% ../../nbs/models/08_dynamic_gcn.ipynb #cdbdd3e1
 class ContextEncoder(nn.Module):
     "CeN: features [N, C, T, V] -> topologies G [N, V, V], columns of length one."
-    def __init__(self,
-        in_channels: int, # C
-        num_joints: int, # V
-        frames: int, # L: T is resampled to it
+
+    def __init__(
+        self,
+        in_channels: int,  # C
+        num_joints: int,  # V
+        frames: int,  # L: T is resampled to it
     ):
         super().__init__()
-        self.squeeze_C, self.squeeze_T, self.norm = nn.Conv2d(in_channels, 1, 1), nn.Linear(frames, 1), nn.BatchNorm1d(num_joints)
+        self.squeeze_C, self.squeeze_T, self.norm = (
+            nn.Conv2d(in_channels, 1, 1),
+            nn.Linear(frames, 1),
+            nn.BatchNorm1d(num_joints),
+        )
         self.spread = nn.Linear(num_joints, num_joints**2)
-        for layer in (self.squeeze_C, self.squeeze_T, self.spread): _start(layer)
+        for layer in (self.squeeze_C, self.squeeze_T, self.spread):
+            _start(layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        u = self.squeeze_C(x)[:, 0].transpose(1, 2) # [N, V, T]
-        if u.shape[2] != self.squeeze_T.in_features: u = F.interpolate(u, size=self.squeeze_T.in_features, mode="linear")
+        u = self.squeeze_C(x)[:, 0].transpose(1, 2)  # [N, V, T]
+        if u.shape[2] != self.squeeze_T.in_features:
+            u = F.interpolate(u, size=self.squeeze_T.in_features, mode="linear")
         s = self.squeeze_T(u)[..., 0]
         G = self.spread(_normalised(self.norm, s)).unflatten(1, (x.shape[3], x.shape[3]))
         return F.normalize(G, dim=1)
 
 # %% ../../nbs/models/08_dynamic_gcn.ipynb #5f95685d
-def _start(layer: nn.Module) -> nn.Module: # Kaiming's rule, fan out
+def _start(layer: nn.Module) -> nn.Module:  # Kaiming's rule, fan out
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     nn.init.zeros_(layer.bias)
     return layer
 
+
 def _normalised(norm: nn.BatchNorm1d, s: Tensor) -> Tensor:
     "Batch normalisation of [N, V]; one body alone has no statistics and is measured by the running ones."
-    if norm.training and len(s) == 1: return F.batch_norm(s, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0., norm.eps)
+    if norm.training and len(s) == 1:
+        return F.batch_norm(
+            s, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+        )
     return norm(s)
 
 # %% ../../nbs/models/08_dynamic_gcn.ipynb #d3b056eb
 class DynamicGraphConv(GraphConv):
     "Static and predicted topology together: [N, C_in, T, V] -> [N, C_out, T, V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # initial static topology [K, V, V]; learnable from there on
-        frames: int, # L of the context encoder
-        fusion: float = 1.0, # lambda at the start
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # initial static topology [K, V, V]; learnable from there on
+        frames: int,  # L of the context encoder
+        fusion: float = 1.0,  # lambda at the start
     ):
         super().__init__(in_channels, out_channels)
         self.A, self.fusion = nn.Parameter(A.clone()), nn.Parameter(torch.full((1,), float(fusion)))
         self.cen = ContextEncoder(in_channels, A.shape[1], frames)
-        self.W, self.W_G = nn.ModuleList(nn.Conv2d(in_channels, out_channels, 1) for _ in A), _start(nn.Conv2d(in_channels, out_channels, 1))
+        self.W, self.W_G = (
+            nn.ModuleList(nn.Conv2d(in_channels, out_channels, 1) for _ in A),
+            _start(nn.Conv2d(in_channels, out_channels, 1)),
+        )
         for W in self.W:
             nn.init.normal_(W.weight, 0, sqrt(2 / (W.weight.numel() * len(A))))
             nn.init.zeros_(W.bias)
@@ -74,51 +91,80 @@ class DynamicGraphConv(GraphConv):
 # %% ../../nbs/models/08_dynamic_gcn.ipynb #19fa9029
 class AxisAttention(nn.Module):
     "Weights of joints, of frames and of channels, one after the other: [N, C, T, V] -> [N, C, T, V]."
-    def __init__(self,
-        channels: int, # C
-        num_joints: int, # V
+
+    def __init__(
+        self,
+        channels: int,  # C
+        num_joints: int,  # V
     ):
         super().__init__()
         kernel = num_joints - 1 + num_joints % 2
-        self.f_V, self.f_T = nn.Conv1d(channels, 1, kernel, padding=kernel // 2), nn.Conv1d(channels, 1, 9, padding=4)
-        self.W_1, self.W_2 = nn.Linear(channels, max(channels // 2, 1)), nn.Linear(max(channels // 2, 1), channels)
+        self.f_V, self.f_T = (
+            nn.Conv1d(channels, 1, kernel, padding=kernel // 2),
+            nn.Conv1d(channels, 1, 9, padding=4),
+        )
+        self.W_1, self.W_2 = (
+            nn.Linear(channels, max(channels // 2, 1)),
+            nn.Linear(max(channels // 2, 1), channels),
+        )
         nn.init.xavier_normal_(self.f_V.weight)
         nn.init.kaiming_normal_(self.W_1.weight)
-        for p in (self.f_T.weight, self.W_2.weight, self.f_V.bias, self.f_T.bias, self.W_1.bias, self.W_2.bias): nn.init.zeros_(p)
+        for p in (
+            self.f_T.weight,
+            self.W_2.weight,
+            self.f_V.bias,
+            self.f_T.bias,
+            self.W_1.bias,
+            self.W_2.bias,
+        ):
+            nn.init.zeros_(p)
 
     def forward(self, y: Tensor) -> Tensor:
         y = y + y * torch.sigmoid(self.f_V(y.mean(2)))[:, :, None]
         y = y + y * torch.sigmoid(self.f_T(y.mean(3)))[..., None]
-        return y + y * torch.sigmoid(self.W_2(torch.relu(self.W_1(y.mean((2, 3))))))[..., None, None]
+        return (
+            y + y * torch.sigmoid(self.W_2(torch.relu(self.W_1(y.mean((2, 3))))))[..., None, None]
+        )
 
 # %% ../../nbs/models/08_dynamic_gcn.ipynb #8c1d3a83
 class JointProjection(nn.Module):
     "A learned mixture of joints: [N, C, T, V] -> [N, C, T, V']."
-    def __init__(self,
-        channels: int, # C
-        in_joints: int, # V
-        out_joints: int, # V'
+
+    def __init__(
+        self,
+        channels: int,  # C
+        in_joints: int,  # V
+        out_joints: int,  # V'
     ):
         super().__init__()
-        self.P, self.norm = nn.Parameter(torch.empty(in_joints, out_joints)), nn.BatchNorm2d(channels)
+        self.P, self.norm = (
+            nn.Parameter(torch.empty(in_joints, out_joints)),
+            nn.BatchNorm2d(channels),
+        )
         nn.init.kaiming_normal_(self.P)
 
-    def forward(self, x: Tensor) -> Tensor: return self.norm(x @ self.P)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x @ self.P)
 
 # %% ../../nbs/models/08_dynamic_gcn.ipynb #01826fcd
 class DynamicLayer(nn.Module):
     "Graph convolution, attention, nine frames, shortcut: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # initial static topology
-        frames: int, # L of the context encoder
-        stride: int = 1, # over frames
-        residual: bool = True, # False: nothing is added
-        fusion: float = 1.0, # lambda at the start
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # initial static topology
+        frames: int,  # L of the context encoder
+        stride: int = 1,  # over frames
+        residual: bool = True,  # False: nothing is added
+        fusion: float = 1.0,  # lambda at the start
     ):
         super().__init__()
-        self.gcn, self.attention = DynamicGraphConv(in_channels, out_channels, A, frames, fusion), AxisAttention(out_channels, A.shape[1])
+        self.gcn, self.attention = (
+            DynamicGraphConv(in_channels, out_channels, A, frames, fusion),
+            AxisAttention(out_channels, A.shape[1]),
+        )
         self.tcn = TemporalConv(out_channels, out_channels, 9, stride)
         self.residual = shortcut(in_channels, out_channels, stride) if residual else None
 
@@ -129,39 +175,67 @@ class DynamicLayer(nn.Module):
 # %% ../../nbs/models/08_dynamic_gcn.ipynb #ca29d6dc
 class DynamicGCN(GCN):
     "Dynamic GCN (Ye et al., ACM Multimedia 2020): clips [N, C, T, V, M] -> features [N, D]."
-    def __init__(self,
-        skeleton: Skeleton, # joints and initial topology
-        in_channels: int = 3, # C
-        num_persons: int = 1, # M
-        width: float = 1.0, # of the published channels
-        clip_frames: int = 64, # L: clips of another length are resampled inside every context encoder
-        joint_ratio: float = 0.6, # alpha: what a projection leaves of the joints
-        fusion: float = 1.0, # lambda at the start
+
+    def __init__(
+        self,
+        skeleton: Skeleton,  # joints and initial topology
+        in_channels: int = 3,  # C
+        num_persons: int = 1,  # M
+        width: float = 1.0,  # of the published channels
+        clip_frames: int = 64,  # L: clips of another length are resampled inside every context encoder
+        joint_ratio: float = 0.6,  # alpha: what a projection leaves of the joints
+        fusion: float = 1.0,  # lambda at the start
     ):
-        if not 0 < joint_ratio <= 1: raise ValueError(f"joint_ratio={joint_ratio!r} must be above 0 and at most 1; 0.6 is the published network")
-        if not isinstance(clip_frames, int) or clip_frames < 1: raise ValueError(f"clip_frames={clip_frames!r} must be a positive whole number; 64 is the published network")
+        if not 0 < joint_ratio <= 1:
+            raise ValueError(
+                f"joint_ratio={joint_ratio!r} must be above 0 and at most 1; 0.6 is the published network"
+            )
+        if not isinstance(clip_frames, int) or clip_frames < 1:
+            raise ValueError(
+                f"clip_frames={clip_frames!r} must be a positive whole number; 64 is the published network"
+            )
         layers = ten_layers(in_channels, width)
         super().__init__(skeleton, in_channels, num_persons, layers[-1][1], norm_persons=False)
-        A, frames, V, self.layers = skeleton.adjacency("directed"), clip_frames, skeleton.num_joints, nn.ModuleList()
+        A, frames, V, self.layers = (
+            skeleton.adjacency("directed"),
+            clip_frames,
+            skeleton.num_joints,
+            nn.ModuleList(),
+        )
         for i, (c_in, c_out, stride) in enumerate(layers):
-            self.layers.append(DynamicLayer(c_in, c_out, A, frames, stride, residual=i > 0, fusion=fusion))
-            if stride == 1: continue
+            self.layers.append(
+                DynamicLayer(c_in, c_out, A, frames, stride, residual=i > 0, fusion=fusion)
+            )
+            if stride == 1:
+                continue
             before, V, frames = V, max(int(V * joint_ratio), 1), -(-frames // 2)
-            A = torch.full((3, V, V), 1e-6) # between mixtures of joints there are no bones
+            A = torch.full((3, V, V), 1e-6)  # between mixtures of joints there are no bones
             self.layers.append(JointProjection(c_out, before, V))
 
 # %% ../../nbs/models/08_dynamic_gcn.ipynb #7d81486e
 _layer = r"backbone\.agcn_networks\.(\d+)\."
-RELEASED = ( # SkelAct, DGCN with STGCNHead
-    (r"backbone\.A", ""), (r"backbone\.data_bn\.(.*)", r"backbone.data_norm.\1"), (r"cls_head\.fcn\.(.*)", r"classifier.\1"),
-    (_layer + r"gcn\.PA", r"backbone.layers.\1.gcn.A"), (_layer + r"gcn\.lamb", r"backbone.layers.\1.gcn.fusion"),
-    (_layer + r"gcn\.cen\.conv_c\.(.*)", r"backbone.layers.\1.gcn.cen.squeeze_C.\2"), (_layer + r"gcn\.cen\.conv_t\.(.*)", r"backbone.layers.\1.gcn.cen.squeeze_T.\2"),
-    (_layer + r"gcn\.cen\.bn\.(.*)", r"backbone.layers.\1.gcn.cen.norm.\2"), (_layer + r"gcn\.cen\.conv_v\.(.*)", r"backbone.layers.\1.gcn.cen.spread.\2"),
-    (_layer + r"gcn\.conv_d\.(.*)", r"backbone.layers.\1.gcn.W.\2"), (_layer + r"gcn\.conv_cen\.(.*)", r"backbone.layers.\1.gcn.W_G.\2"),
-    (_layer + r"gcn\.bn\.(.*)", r"backbone.layers.\1.gcn.norm.\2"), (_layer + r"gcn\.down\.(.*)", r"backbone.layers.\1.gcn.residual.\2"),
-    (_layer + r"gcn\.attention\.conv_sa\.(.*)", r"backbone.layers.\1.attention.f_V.\2"), (_layer + r"gcn\.attention\.conv_ta\.(.*)", r"backbone.layers.\1.attention.f_T.\2"),
-    (_layer + r"gcn\.attention\.fc1c\.(.*)", r"backbone.layers.\1.attention.W_1.\2"), (_layer + r"gcn\.attention\.fc2c\.(.*)", r"backbone.layers.\1.attention.W_2.\2"),
-    (_layer + r"(tcn|residual)\.(.*)", r"backbone.layers.\1.\2.\3"), (_layer + r"proj_mat", r"backbone.layers.\1.P"), (_layer + r"bn\.(.*)", r"backbone.layers.\1.norm.\2"))
+RELEASED = (  # SkelAct, DGCN with STGCNHead
+    (r"backbone\.A", ""),
+    (r"backbone\.data_bn\.(.*)", r"backbone.data_norm.\1"),
+    (r"cls_head\.fcn\.(.*)", r"classifier.\1"),
+    (_layer + r"gcn\.PA", r"backbone.layers.\1.gcn.A"),
+    (_layer + r"gcn\.lamb", r"backbone.layers.\1.gcn.fusion"),
+    (_layer + r"gcn\.cen\.conv_c\.(.*)", r"backbone.layers.\1.gcn.cen.squeeze_C.\2"),
+    (_layer + r"gcn\.cen\.conv_t\.(.*)", r"backbone.layers.\1.gcn.cen.squeeze_T.\2"),
+    (_layer + r"gcn\.cen\.bn\.(.*)", r"backbone.layers.\1.gcn.cen.norm.\2"),
+    (_layer + r"gcn\.cen\.conv_v\.(.*)", r"backbone.layers.\1.gcn.cen.spread.\2"),
+    (_layer + r"gcn\.conv_d\.(.*)", r"backbone.layers.\1.gcn.W.\2"),
+    (_layer + r"gcn\.conv_cen\.(.*)", r"backbone.layers.\1.gcn.W_G.\2"),
+    (_layer + r"gcn\.bn\.(.*)", r"backbone.layers.\1.gcn.norm.\2"),
+    (_layer + r"gcn\.down\.(.*)", r"backbone.layers.\1.gcn.residual.\2"),
+    (_layer + r"gcn\.attention\.conv_sa\.(.*)", r"backbone.layers.\1.attention.f_V.\2"),
+    (_layer + r"gcn\.attention\.conv_ta\.(.*)", r"backbone.layers.\1.attention.f_T.\2"),
+    (_layer + r"gcn\.attention\.fc1c\.(.*)", r"backbone.layers.\1.attention.W_1.\2"),
+    (_layer + r"gcn\.attention\.fc2c\.(.*)", r"backbone.layers.\1.attention.W_2.\2"),
+    (_layer + r"(tcn|residual)\.(.*)", r"backbone.layers.\1.\2.\3"),
+    (_layer + r"proj_mat", r"backbone.layers.\1.P"),
+    (_layer + r"bn\.(.*)", r"backbone.layers.\1.norm.\2"),
+)
 
 # %% ../../nbs/models/08_dynamic_gcn.ipynb #f9d865a0
 from . import register_backbone

@@ -21,164 +21,271 @@ from ..st_joint_att import STJointAtt
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #bae5739b
 def three_branches(
-    x: Tensor, # coordinates of bodies [N, C, T, V]
-    skeleton: Skeleton, # its center, and the bone that ends in each joint
-    scores: int = 0, # the last channels are scores, not coordinates
-) -> tuple[Tensor, Tensor, Tensor]: # joint, velocity, bone: each [N, 2 (C - scores) + scores, T, V]
+    x: Tensor,  # coordinates of bodies [N, C, T, V]
+    skeleton: Skeleton,  # its center, and the bone that ends in each joint
+    scores: int = 0,  # the last channels are scores, not coordinates
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # joint, velocity, bone: each [N, 2 (C - scores) + scores, T, V]
     "What the three branches are shown."
-    x, score = x[:, :x.shape[1] - scores], x[:, x.shape[1] - scores:]
+    x, score = x[:, : x.shape[1] - scores], x[:, x.shape[1] - scores :]
     start, slow, fast = x[:, :, :-2], x[:, :, 1:-1], x[:, :, 2:]
-    steps = torch.cat([slow - start, fast - start], 1) # zero in the last two frames
+    steps = torch.cat([slow - start, fast - start], 1)  # zero in the last two frames
     bone = x - x[..., torch.tensor(skeleton.bones, device=x.device)]
     cosine = bone / (bone.norm(dim=1, keepdim=True) + 1e-4)
-    views = ([x, x - x[..., skeleton.center, None]], [F.pad(steps, (0, 0, 0, x.shape[2] - steps.shape[2]))],
-             [bone, cosine.clamp(-1, 1).arccos()]) # rounding can lift a long bone's cosine above 1
+    views = (
+        [x, x - x[..., skeleton.center, None]],
+        [F.pad(steps, (0, 0, 0, x.shape[2] - steps.shape[2]))],
+        [bone, cosine.clamp(-1, 1).arccos()],
+    )  # rounding can lift a long bone's cosine above 1
     return tuple(torch.cat([*view, score], 1) for view in views)
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #a93e6ddc
 def distance_subsets(
-    skeleton: Skeleton, # joints and bones
-    distance: int = 2, # D, in bones
-) -> Tensor: # float32 [D + 1, V, V], entry [d, i, j] weighs joint i in the output at joint j
+    skeleton: Skeleton,  # joints and bones
+    distance: int = 2,  # D, in bones
+) -> Tensor:  # float32 [D + 1, V, V], entry [d, i, j] weighs joint i in the output at joint j
     "The neighbours at each distance, over the number of joints within ten bones."
     hops = torch.tensor(skeleton.hops())
     return torch.stack([(hops == d) / (hops <= 10).sum(0) for d in range(distance + 1)]).float()
 
+
 class DistanceGraphConv(GraphConv):
     "A matrix for each distance, a learnable weight for each link, [N, C_in, T, V] -> [N, C_out, T, V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # [D + 1, V, V]
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # [D + 1, V, V]
     ):
         super().__init__(in_channels, out_channels)
-        self.W = conv1x1(in_channels, out_channels * len(A)) # one convolution for all distances
+        self.W = conv1x1(in_channels, out_channels * len(A))  # one convolution for all distances
         self.register_buffer("A", A.clone(), persistent=False)
         self.M = nn.Parameter(torch.ones_like(A))
+
     def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("nkctv,kvw->nctw", self.W(x).unflatten(1, (len(self.A), -1)), self.A * self.M)
+        return torch.einsum(
+            "nkctv,kvw->nctw", self.W(x).unflatten(1, (len(self.A), -1)), self.A * self.M
+        )
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #8d23a6ba
 class ResidualLayer(nn.Module):
     "phi(path(x) + shortcut(x))."
-    def __init__(self,
-        path: nn.Module, # [N, C_in, T, V] -> [N, C_out, T', V]
-        around: nn.Module, # the same shapes
-        activation: Callable[[Tensor], Tensor] | None = F.silu, # phi; None: nothing
+
+    def __init__(
+        self,
+        path: nn.Module,  # [N, C_in, T, V] -> [N, C_out, T', V]
+        around: nn.Module,  # the same shapes
+        activation: Callable[[Tensor], Tensor] | None = F.silu,  # phi; None: nothing
     ):
         super().__init__()
         self.path, self.around, self.activation = path, around, activation
+
     def forward(self, x: Tensor) -> Tensor:
         y = self.path(x) + self.around(x)
         return y if self.activation is None else self.activation(y)
 
+
 def graph_layer(
-    in_channels: int, # C_in
-    out_channels: int, # C_out
-    A: Tensor, # [D + 1, V, V]
-) -> ResidualLayer: # [N, C_in, T, V] -> [N, C_out, T, V]
+    in_channels: int,  # C_in
+    out_channels: int,  # C_out
+    A: Tensor,  # [D + 1, V, V]
+) -> ResidualLayer:  # [N, C_in, T, V] -> [N, C_out, T, V]
     "Distance graph convolution, batch norm, shortcut, swish."
-    return ResidualLayer(nn.Sequential(DistanceGraphConv(in_channels, out_channels, A), nn.BatchNorm2d(out_channels)), shortcut(in_channels, out_channels))
+    return ResidualLayer(
+        nn.Sequential(
+            DistanceGraphConv(in_channels, out_channels, A), nn.BatchNorm2d(out_channels)
+        ),
+        shortcut(in_channels, out_channels),
+    )
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #e99f5374
 class DepthwiseConv(nn.Sequential):
     "A kernel over frames for each channel, and batch norm: [N, C, T, V] -> [N, C, ceil(T / stride), V]."
-    def __init__(self,
-        channels: int, # C
-        kernel_size: int, # frames, odd
-        stride: int = 1, # s
+
+    def __init__(
+        self,
+        channels: int,  # C
+        kernel_size: int,  # frames, odd
+        stride: int = 1,  # s
     ):
-        conv = nn.Conv2d(channels, channels, (kernel_size, 1), (stride, 1), (kernel_size // 2, 0), groups=channels)
+        conv = nn.Conv2d(
+            channels,
+            channels,
+            (kernel_size, 1),
+            (stride, 1),
+            (kernel_size // 2, 0),
+            groups=channels,
+        )
         nn.init.kaiming_normal_(conv.weight, mode="fan_out")
         nn.init.zeros_(conv.bias)
         super().__init__(conv, nn.BatchNorm2d(channels))
 
+
 def _ep_sep(C: int, kernel_size: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(TemporalConv(C, 2 * C, 1), nn.SiLU(), DepthwiseConv(2 * C, kernel_size, stride), nn.SiLU(),
-                         TemporalConv(2 * C, C, 1))
+    return nn.Sequential(
+        TemporalConv(C, 2 * C, 1),
+        nn.SiLU(),
+        DepthwiseConv(2 * C, kernel_size, stride),
+        nn.SiLU(),
+        TemporalConv(2 * C, C, 1),
+    )
+
 
 def _sg(C: int, kernel_size: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(DepthwiseConv(C, kernel_size), nn.SiLU(), TemporalConv(C, C // 2, 1),
-                         TemporalConv(C // 2, C, 1), nn.SiLU(), DepthwiseConv(C, kernel_size, stride))
+    return nn.Sequential(
+        DepthwiseConv(C, kernel_size),
+        nn.SiLU(),
+        TemporalConv(C, C // 2, 1),
+        TemporalConv(C // 2, C, 1),
+        nn.SiLU(),
+        DepthwiseConv(C, kernel_size, stride),
+    )
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #0d5519a9
-temporal_layers = {"sg": (_sg, 2), "ep_sep": (_ep_sep, 4)} # the path, and the reduction r of the attention in the same network
+temporal_layers = {
+    "sg": (_sg, 2),
+    "ep_sep": (_ep_sep, 4),
+}  # the path, and the reduction r of the attention in the same network
+
 
 def temporal_layer(
-    channels: int, # C, in and out
-    temporal: str = "sg", # or "ep_sep"
-    kernel_size: int = 5, # frames, odd
-    stride: int = 1, # s
-) -> ResidualLayer: # [N, C, T, V] -> [N, C, ceil(T / stride), V]
+    channels: int,  # C, in and out
+    temporal: str = "sg",  # or "ep_sep"
+    kernel_size: int = 5,  # frames, odd
+    stride: int = 1,  # s
+) -> ResidualLayer:  # [N, C, T, V] -> [N, C, ceil(T / stride), V]
     "A separable convolution over frames with a shortcut, and nothing behind it."
-    if kernel_size % 2 == 0: raise ValueError(f"kernel_size={kernel_size}: an even kernel has no middle frame; take an odd one")
-    return ResidualLayer(temporal_layers[temporal][0](channels, kernel_size, stride), shortcut(channels, channels, stride), activation=None)
+    if kernel_size % 2 == 0:
+        raise ValueError(
+            f"kernel_size={kernel_size}: an even kernel has no middle frame; take an odd one"
+        )
+    return ResidualLayer(
+        temporal_layers[temporal][0](channels, kernel_size, stride),
+        shortcut(channels, channels, stride),
+        activation=None,
+    )
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #b7f86bde
 def block(
-    in_channels: int, # C_in
-    out_channels: int, # C_out
-    A: Tensor, # [D + 1, V, V]
-    depth: int, # layers over frames; 0: none
-    stride: int = 1, # of the first of them
-    temporal: str = "sg", # or "ep_sep"
-    kernel_size: int = 5, # frames, odd
-) -> nn.Sequential: # [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]
+    in_channels: int,  # C_in
+    out_channels: int,  # C_out
+    A: Tensor,  # [D + 1, V, V]
+    depth: int,  # layers over frames; 0: none
+    stride: int = 1,  # of the first of them
+    temporal: str = "sg",  # or "ep_sep"
+    kernel_size: int = 5,  # frames, odd
+) -> nn.Sequential:  # [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]
     "Graph layer, `depth` layers over frames, attention over frames and joints."
-    if temporal not in temporal_layers: raise ValueError(f"unknown temporal layer {temporal!r}; known: {', '.join(temporal_layers)}")
-    times = [temporal_layer(out_channels, temporal, kernel_size, 1 if i else stride) for i in range(depth)]
-    return nn.Sequential(graph_layer(in_channels, out_channels, A), nn.Sequential(*times), STJointAtt(out_channels, temporal_layers[temporal][1]))
+    if temporal not in temporal_layers:
+        raise ValueError(
+            f"unknown temporal layer {temporal!r}; known: {', '.join(temporal_layers)}"
+        )
+    times = [
+        temporal_layer(out_channels, temporal, kernel_size, 1 if i else stride)
+        for i in range(depth)
+    ]
+    return nn.Sequential(
+        graph_layer(in_channels, out_channels, A),
+        nn.Sequential(*times),
+        STJointAtt(out_channels, temporal_layers[temporal][1]),
+    )
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #229908ed
 def compound_scaling(
-    scaling: int = 4, # phi: 0 to 4 are B0 to B4
-    width: float = 1.0, # further factor of the channels, for small machines
-) -> list[tuple[int, int, int]]: # channels, stride and depth of each block
+    scaling: int = 4,  # phi: 0 to 4 are B0 to B4
+    width: float = 1.0,  # further factor of the channels, for small machines
+) -> list[tuple[int, int, int]]:  # channels, stride and depth of each block
     "The four blocks of EfficientGCN-B<phi>."
     if not isinstance(scaling, int) or isinstance(scaling, bool) or scaling < 0:
-        raise ValueError(f"scaling={scaling!r} must be a whole number; known: 0, 1, 2, 3 and 4, published as B0 to B4, and beyond")
+        raise ValueError(
+            f"scaling={scaling!r} must be a whole number; known: 0, 1, 2, 3 and 4, published as B0 to B4, and beyond"
+        )
     published = [(48, 1, 0.5), (24, 1, 0.5), (64, 2, 1), (128, 2, 1)]
-    return [(scaled(max(round(c * 1.2**scaling / 16), 1) * 16, width, 4), s, round(d * 1.35**scaling)) for c, s, d in published]
+    return [
+        (scaled(max(round(c * 1.2**scaling / 16), 1) * 16, width, 4), s, round(d * 1.35**scaling))
+        for c, s, d in published
+    ]
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #9db7181b
 class EfficientGCN(GCN):
     "Three branches, fused early: clips [N, C, T, V, M] -> features [N, D] (Song et al., TPAMI 2022)."
-    def __init__(self,
-        skeleton: Skeleton, # joints, bones and center
-        in_channels: int = 3, # C
-        num_persons: int = 1, # M
-        width: float = 1.0, # scales all channels
-        scaling: int = 4, # phi: B0 to B4
-        temporal: str = "sg", # or "ep_sep"
-        kernel_size: int = 5, # frames of every convolution over them, odd
-        distance: int = 2, # D: bones between a joint and its farthest neighbour
-        scores: int = 0, # the last channels of a clip that are no coordinates; 1 for x, y, score
+
+    def __init__(
+        self,
+        skeleton: Skeleton,  # joints, bones and center
+        in_channels: int = 3,  # C
+        num_persons: int = 1,  # M
+        width: float = 1.0,  # scales all channels
+        scaling: int = 4,  # phi: B0 to B4
+        temporal: str = "sg",  # or "ep_sep"
+        kernel_size: int = 5,  # frames of every convolution over them, odd
+        distance: int = 2,  # D: bones between a joint and its farthest neighbour
+        scores: int = 0,  # the last channels of a clip that are no coordinates; 1 for x, y, score
     ):
         _check_options(in_channels, distance, scores)
-        blocks, stem, C = compound_scaling(scaling, width), scaled(64, width, 4), 2 * (in_channels - scores) + scores
+        blocks, stem, C = (
+            compound_scaling(scaling, width),
+            scaled(64, width, 4),
+            2 * (in_channels - scores) + scores,
+        )
         super().__init__(skeleton, in_channels, num_persons, blocks[-1][0])
-        del self.data_norm # each branch has its own
-        self.scores, options = scores, dict(A=distance_subsets(skeleton, distance), temporal=temporal, kernel_size=kernel_size)
+        del self.data_norm  # each branch has its own
+        self.scores, options = (
+            scores,
+            dict(
+                A=distance_subsets(skeleton, distance), temporal=temporal, kernel_size=kernel_size
+            ),
+        )
         self.branches = nn.ModuleList(_branch(C, stem, blocks[:2], **options) for _ in range(3))
         self.main = _chain(3 * blocks[1][0], blocks[2:], **options)
-    def bodies(self, x: Tensor) -> Tensor: return _bodies(self, x) # [N, C, T, V, M] -> [N M, C, T, V], as they are
+
+    def bodies(self, x: Tensor) -> Tensor:
+        return _bodies(self, x)  # [N, C, T, V, M] -> [N M, C, T, V], as they are
+
     def forward(self, x: Tensor) -> Tensor:
         views = three_branches(self.bodies(x), self.skeleton, self.scores)
-        return self.features(self.main(torch.cat([branch(v) for branch, v in zip(self.branches, views)], 1)))
+        return self.features(
+            self.main(torch.cat([branch(v) for branch, v in zip(self.branches, views)], 1))
+        )
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #0be0b107
 def _check_options(in_channels: int, distance: int, scores: int) -> None:
-    if not isinstance(distance, int) or distance < 0: raise ValueError(f"distance={distance!r} must be a whole number of bones, 0 or more; published: 2")
+    if not isinstance(distance, int) or distance < 0:
+        raise ValueError(
+            f"distance={distance!r} must be a whole number of bones, 0 or more; published: 2"
+        )
     known = ", ".join(map(str, range(in_channels)))
-    if scores not in range(in_channels): raise ValueError(f"scores={scores!r} of {in_channels} channels leave no coordinates; known: {known}")
+    if scores not in range(in_channels):
+        raise ValueError(
+            f"scores={scores!r} of {in_channels} channels leave no coordinates; known: {known}"
+        )
 
-def _chain(in_channels: int, blocks: list, **options) -> nn.Sequential: # blocks: channels, stride and depth
-    return nn.Sequential(*(block(c_in, c, depth=depth, stride=s, **options) for c_in, (c, s, depth) in zip([in_channels] + [b[0] for b in blocks], blocks)))
 
-def _branch(in_channels: int, stem: int, blocks: list, A: Tensor, temporal: str, kernel_size: int) -> nn.Sequential:
+def _chain(
+    in_channels: int, blocks: list, **options
+) -> nn.Sequential:  # blocks: channels, stride and depth
+    return nn.Sequential(
+        *(
+            block(c_in, c, depth=depth, stride=s, **options)
+            for c_in, (c, s, depth) in zip([in_channels] + [b[0] for b in blocks], blocks)
+        )
+    )
+
+
+def _branch(
+    in_channels: int, stem: int, blocks: list, A: Tensor, temporal: str, kernel_size: int
+) -> nn.Sequential:
     "Batch norm, a graph layer and a full convolution over frames, then the early blocks."
-    rest = _chain(stem, blocks, A=A, temporal=temporal, kernel_size=kernel_size) 
-    return nn.Sequential(nn.BatchNorm2d(in_channels), graph_layer(in_channels, stem, A), ResidualLayer(TemporalConv(stem, stem, kernel_size), nn.Identity()), rest)
+    rest = _chain(stem, blocks, A=A, temporal=temporal, kernel_size=kernel_size)
+    return nn.Sequential(
+        nn.BatchNorm2d(in_channels),
+        graph_layer(in_channels, stem, A),
+        ResidualLayer(TemporalConv(stem, stem, kernel_size), nn.Identity()),
+        rest,
+    )
+
 
 def _bodies(net: EfficientGCN, x: Tensor) -> Tensor:
     "Every person of every clip a sample of its own."
@@ -186,22 +293,60 @@ def _bodies(net: EfficientGCN, x: Tensor) -> Tensor:
     return x.permute(0, 4, 1, 2, 3).flatten(0, 1)
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #62cbc863
-_layers = ( # behind a block's place: published name, ours
-    (r"scn\.conv\.gcn\.(?P<rest>.*)", r"0.path.0.W.\g<rest>"), (r"scn\.conv\.edge", r"0.path.0.M"),
-    (r"scn\.bn\.(?P<rest>.*)", r"0.path.1.\g<rest>"), (r"scn\.residual\.(?P<rest>.*)", r"0.around.\g<rest>"), (r"tcn-(?P<j>\d+)\.residual\.(?P<rest>.*)", r"1.\g<j>.around.\g<rest>"),
-    *((rf"tcn-(?P<j>\d+)\.{theirs}\.(?P<rest>.*)", rf"1.\g<j>.path.{ours}.\g<rest>") for theirs, ours in
-      (("depth_conv1", 0), ("point_conv1", 2), ("point_conv2", 3), ("depth_conv2", 5), ("expand_conv", 0), ("depth_conv", 2), ("point_conv", 4))),
-    *((rf"att\.{theirs}\.(?P<rest>.*)", rf"2.{ours}.\g<rest>") for theirs, ours in
-      ((r"att\.fcn\.0", "W"), (r"att\.fcn\.1", "norm_W"), (r"att\.conv_t", "W_T"), (r"att\.conv_v", "W_V"), ("bn", "norm"))))
-_stems = ( # before the blocks of a branch
-    (r"init_bn\.(.*)", r"0.\2"), (r"stem_scn\.conv\.gcn\.(.*)", r"1.path.0.W.\2"),
-    (r"stem_scn\.conv\.edge", r"1.path.0.M"), (r"stem_scn\.bn\.(.*)", r"1.path.1.\2"),
-    (r"stem_scn\.residual\.(.*)", r"1.around.\2"), (r"stem_tcn\.conv\.(.*)", r"2.path.0.\2"), (r"stem_tcn\.bn\.(.*)", r"2.path.1.\2"))
-RELEASED: tuple[tuple[str, str], ...] = ( # names of the authors' code -> ours
-    *((rf"input_branches\.(\d)\.{theirs}", rf"backbone.branches.\1.{ours}") for theirs, ours in _stems),
-    *((rf"input_branches\.(\d)\.block-(\d)_{theirs}", rf"backbone.branches.\1.3.\2.{ours}") for theirs, ours in _layers),
-    *((rf"main_stream\.block-(\d)_{theirs}", rf"backbone.main.\1.{ours}") for theirs, ours in _layers),
-    (r"classifier\.fc\.(.*)", r"classifier.\1"), (r".*\.A", ""))
+_layers = (  # behind a block's place: published name, ours
+    (r"scn\.conv\.gcn\.(?P<rest>.*)", r"0.path.0.W.\g<rest>"),
+    (r"scn\.conv\.edge", r"0.path.0.M"),
+    (r"scn\.bn\.(?P<rest>.*)", r"0.path.1.\g<rest>"),
+    (r"scn\.residual\.(?P<rest>.*)", r"0.around.\g<rest>"),
+    (r"tcn-(?P<j>\d+)\.residual\.(?P<rest>.*)", r"1.\g<j>.around.\g<rest>"),
+    *(
+        (rf"tcn-(?P<j>\d+)\.{theirs}\.(?P<rest>.*)", rf"1.\g<j>.path.{ours}.\g<rest>")
+        for theirs, ours in (
+            ("depth_conv1", 0),
+            ("point_conv1", 2),
+            ("point_conv2", 3),
+            ("depth_conv2", 5),
+            ("expand_conv", 0),
+            ("depth_conv", 2),
+            ("point_conv", 4),
+        )
+    ),
+    *(
+        (rf"att\.{theirs}\.(?P<rest>.*)", rf"2.{ours}.\g<rest>")
+        for theirs, ours in (
+            (r"att\.fcn\.0", "W"),
+            (r"att\.fcn\.1", "norm_W"),
+            (r"att\.conv_t", "W_T"),
+            (r"att\.conv_v", "W_V"),
+            ("bn", "norm"),
+        )
+    ),
+)
+_stems = (  # before the blocks of a branch
+    (r"init_bn\.(.*)", r"0.\2"),
+    (r"stem_scn\.conv\.gcn\.(.*)", r"1.path.0.W.\2"),
+    (r"stem_scn\.conv\.edge", r"1.path.0.M"),
+    (r"stem_scn\.bn\.(.*)", r"1.path.1.\2"),
+    (r"stem_scn\.residual\.(.*)", r"1.around.\2"),
+    (r"stem_tcn\.conv\.(.*)", r"2.path.0.\2"),
+    (r"stem_tcn\.bn\.(.*)", r"2.path.1.\2"),
+)
+RELEASED: tuple[tuple[str, str], ...] = (  # names of the authors' code -> ours
+    *(
+        (rf"input_branches\.(\d)\.{theirs}", rf"backbone.branches.\1.{ours}")
+        for theirs, ours in _stems
+    ),
+    *(
+        (rf"input_branches\.(\d)\.block-(\d)_{theirs}", rf"backbone.branches.\1.3.\2.{ours}")
+        for theirs, ours in _layers
+    ),
+    *(
+        (rf"main_stream\.block-(\d)_{theirs}", rf"backbone.main.\1.{ours}")
+        for theirs, ours in _layers
+    ),
+    (r"classifier\.fc\.(.*)", r"classifier.\1"),
+    (r".*\.A", ""),
+)
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #f4209fcc
 from . import register_backbone

@@ -18,47 +18,56 @@ from ..tcb import MultiScaleTemporalConv
 # %% ../../nbs/models/13_info_gcn.ipynb #a9ca3847
 def mode_matrix(
     skeleton: Skeleton,
-    k: int | str = 1, # bones towards the center; 1: bones; "joints": beyond the longest path
-) -> Tensor: # float32 [V, V]
+    k: int | str = 1,  # bones towards the center; 1: bones; "joints": beyond the longest path
+) -> Tensor:  # float32 [V, V]
     "I - P^k: each joint minus its k-th ancestor; a joint without one keeps its place."
     if k != "joints" and (not isinstance(k, int) or k < 1):
-        raise ValueError(f"k={k!r} is no mode; known: 1 (bones), 2, 3, ..., 'joints' (for k=0 every joint minus itself would be left)")
+        raise ValueError(
+            f"k={k!r} is no mode; known: 1 (bones), 2, 3, ..., 'joints' (for k=0 every joint minus itself would be left)"
+        )
     I = torch.eye(skeleton.num_joints)
-    if k == "joints": return I # no joint has an ancestor so far away
+    if k == "joints":
+        return I  # no joint has an ancestor so far away
     P = I[list(skeleton.bones)]
-    ends = [v for v, parent in enumerate(skeleton.bones) if v == parent] # the center has no parent
+    ends = [v for v, parent in enumerate(skeleton.bones) if v == parent]  # the center has no parent
     P[ends] = 0
     return I - torch.linalg.matrix_power(P, k)
 
 # %% ../../nbs/models/13_info_gcn.ipynb #febde96e
 class SelfAttentionGraphConv(GraphConv):
     "SA-GC as one of the graph convolutions that CVSTA can refine, [N, C_in, T, V] -> [N, C_out, T, V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # initial topology [K, V, V]
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # initial topology [K, V, V]
     ):
         super().__init__(in_channels, out_channels)
         self.sa_gc = SAGC(in_channels, out_channels, A)
 
-    def forward(self, x: Tensor) -> Tensor: return self.sa_gc(x)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sa_gc(x)
 
 # %% ../../nbs/models/13_info_gcn.ipynb #10fe0e7d
 class InfoLayer(nn.Module):
     "SA-GC, a multi-scale temporal convolution, and a way around both: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # initial topology [K, V, V]
-        stride: int = 1, # s, over frames
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # initial topology [K, V, V]
+        stride: int = 1,  # s, over frames
     ):
         super().__init__()
         self.graph = SelfAttentionGraphConv(in_channels, out_channels, A)
         self.norm, self.around = nn.BatchNorm2d(out_channels), shortcut(in_channels, out_channels)
-        nn.init.constant_(self.norm.weight, 1e-6) # the graph block starts as its residual
+        nn.init.constant_(self.norm.weight, 1e-6)  # the graph block starts as its residual
         self.temporal = MultiScaleTemporalConv(out_channels, out_channels, 5, stride, (1, 2))
-        for m in self.temporal.modules(): # PyTorch's own start, as in the published code
-            if hasattr(m, "reset_parameters"): m.reset_parameters()
+        for m in self.temporal.modules():  # PyTorch's own start, as in the published code
+            if hasattr(m, "reset_parameters"):
+                m.reset_parameters()
         self.residual = shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,47 +77,78 @@ class InfoLayer(nn.Module):
 # %% ../../nbs/models/13_info_gcn.ipynb #365a19bc
 class InfoGCN(GCN):
     "InfoGCN without its objective: clips [N, C, T, V, M] -> features [N, D]."
-    def __init__(self,
-        skeleton: Skeleton, # joints and the bones of the k-th mode
-        in_channels: int = 3, # C
-        num_persons: int = 1, # M
-        width: float = 1.0, # of 64, 128 and 256 channels
-        k: int | str = 1, # mode of the input: 1 is bones, "joints" beyond the longest path
-        num_heads: int = 3, # K of every SA-GC
+
+    def __init__(
+        self,
+        skeleton: Skeleton,  # joints and the bones of the k-th mode
+        in_channels: int = 3,  # C
+        num_persons: int = 1,  # M
+        width: float = 1.0,  # of 64, 128 and 256 channels
+        k: int | str = 1,  # mode of the input: 1 is bones, "joints" beyond the longest path
+        num_heads: int = 3,  # K of every SA-GC
     ):
-        if not isinstance(num_heads, int) or num_heads < 1: raise ValueError(f"num_heads={num_heads!r}; known: 1, 2, 3 (published), ...")
-        V, widths = skeleton.num_joints, [c_out for _, c_out, _ in ten_layers(in_channels, width, multiple=4)]
-        super().__init__(skeleton, widths[0], num_persons, widths[-1]) # what is normalised are embedded joints
+        if not isinstance(num_heads, int) or num_heads < 1:
+            raise ValueError(f"num_heads={num_heads!r}; known: 1, 2, 3 (published), ...")
+        V, widths = (
+            skeleton.num_joints,
+            [c_out for _, c_out, _ in ten_layers(in_channels, width, multiple=4)],
+        )
+        super().__init__(
+            skeleton, widths[0], num_persons, widths[-1]
+        )  # what is normalised are embedded joints
         self.coordinates = in_channels
         self.register_buffer("mode", mode_matrix(skeleton, k), persistent=False)
-        self.embedding, self.positions = nn.Linear(in_channels, widths[0]), nn.Parameter(torch.randn(V, widths[0]))
-        A = torch.eye(V).expand(num_heads, V, V) # at first a joint hears itself alone
-        self.layers = nn.ModuleList(InfoLayer(a, b, A, stride=1 if a == b else 2) for a, b in zip(widths, widths[1:]))
+        self.embedding, self.positions = (
+            nn.Linear(in_channels, widths[0]),
+            nn.Parameter(torch.randn(V, widths[0])),
+        )
+        A = torch.eye(V).expand(num_heads, V, V)  # at first a joint hears itself alone
+        self.layers = nn.ModuleList(
+            InfoLayer(a, b, A, stride=1 if a == b else 2) for a, b in zip(widths, widths[1:])
+        )
 
-    def bodies(self, x: Tensor) -> Tensor: return super().bodies(_embedded(self, x))
+    def bodies(self, x: Tensor) -> Tensor:
+        return super().bodies(_embedded(self, x))
 
 # %% ../../nbs/models/13_info_gcn.ipynb #948746c7
-def _embedded(net: InfoGCN, x: Tensor) -> Tensor: # [N, C, T, V, M] -> [N, C', T, V, M]
+def _embedded(net: InfoGCN, x: Tensor) -> Tensor:  # [N, C, T, V, M] -> [N, C', T, V, M]
     "Coordinates relative to the k-th ancestor, in as many channels as the first layer takes, with each joint's own vector."
     check_clips(x, net.coordinates, net.skeleton.num_joints, net.num_persons)
-    h = net.embedding(net.mode @ x.permute(0, 2, 4, 3, 1)) + net.positions # [N, T, M, V, C']
+    h = net.embedding(net.mode @ x.permute(0, 2, 4, 3, 1)) + net.positions  # [N, T, M, V, C']
     return h.permute(0, 4, 1, 3, 2)
 
 # %% ../../nbs/models/13_info_gcn.ipynb #92047995
-_LAYER = ( # within a layer: published name, ours
-    (r"agcn\.shared_topology", "graph.sa_gc.topology"), (r"agcn\.conv_d\.(\d+)\.(\w+)", r"graph.sa_gc.transforms.\1.\2"),
-    (r"agcn\.attn\.ln\.(\w+)", r"graph.sa_gc.norm.\1"), (r"agcn\.attn\.to_qk\.(\w+)", r"graph.sa_gc.queries_keys.\1"),
-    (r"agcn\.bn\.(\w+)", r"norm.\1"), (r"agcn\.down\.([01])\.(\w+)", r"around.\1.\2"),
-    (r"tcn\.branches\.([01])\.3\.conv\.(\w+)", r"temporal.branches.\1.3.\2"), (r"tcn\.branches\.([01])\.3\.bn\.(\w+)", r"temporal.branches.\1.4.\2"),
-    (r"tcn\.branches\.(\d)\.(\d)\.(\w+)", r"temporal.branches.\1.\2.\3"), (r"residual\.conv\.(\w+)", r"residual.0.\1"), (r"residual\.bn\.(\w+)", r"residual.1.\1"))
+_LAYER = (  # within a layer: published name, ours
+    (r"agcn\.shared_topology", "graph.sa_gc.topology"),
+    (r"agcn\.conv_d\.(\d+)\.(\w+)", r"graph.sa_gc.transforms.\1.\2"),
+    (r"agcn\.attn\.ln\.(\w+)", r"graph.sa_gc.norm.\1"),
+    (r"agcn\.attn\.to_qk\.(\w+)", r"graph.sa_gc.queries_keys.\1"),
+    (r"agcn\.bn\.(\w+)", r"norm.\1"),
+    (r"agcn\.down\.([01])\.(\w+)", r"around.\1.\2"),
+    (r"tcn\.branches\.([01])\.3\.conv\.(\w+)", r"temporal.branches.\1.3.\2"),
+    (r"tcn\.branches\.([01])\.3\.bn\.(\w+)", r"temporal.branches.\1.4.\2"),
+    (r"tcn\.branches\.(\d)\.(\d)\.(\w+)", r"temporal.branches.\1.\2.\3"),
+    (r"residual\.conv\.(\w+)", r"residual.0.\1"),
+    (r"residual\.bn\.(\w+)", r"residual.1.\1"),
+)
 
 # stnoah1/infogcn: a regular expression of a whole published name, our name in backbone or objective (for `load_published`)
 RELEASED: tuple[tuple[str, str], ...] = (
-    ("pos_embedding", "backbone.positions"), (r"to_joint_embedding\.(\w+)", r"backbone.embedding.\1"), (r"data_bn\.(\w+)", r"backbone.data_norm.\1"),
-    *((rf"l{i + 1}\.{theirs}", rf"backbone.layers.{i}.{ours}") for i in range(9) for theirs, ours in _LAYER),
-    (r"fc\.(\w+)", r"objective.hidden.\1"), (r"fc_mu\.(\w+)", r"objective.mean.\1"), (r"fc_logvar\.(\w+)", r"objective.log_variance.\1"),
-    (r"decoder\.(\w+)", r"objective.classifier.\1"))
+    ("pos_embedding", "backbone.positions"),
+    (r"to_joint_embedding\.(\w+)", r"backbone.embedding.\1"),
+    (r"data_bn\.(\w+)", r"backbone.data_norm.\1"),
+    *(
+        (rf"l{i + 1}\.{theirs}", rf"backbone.layers.{i}.{ours}")
+        for i in range(9)
+        for theirs, ours in _LAYER
+    ),
+    (r"fc\.(\w+)", r"objective.hidden.\1"),
+    (r"fc_mu\.(\w+)", r"objective.mean.\1"),
+    (r"fc_logvar\.(\w+)", r"objective.log_variance.\1"),
+    (r"decoder\.(\w+)", r"objective.classifier.\1"),
+)
 
 # %% ../../nbs/models/13_info_gcn.ipynb #97235610
 from . import register_backbone
+
 register_backbone("info_gcn", InfoGCN);

@@ -18,20 +18,27 @@ from ..tcb import MultiScaleTemporalConv
 
 # %% ../../nbs/models/09_ms_g3d.ipynb #7a80bab7
 def disentangled(
-    distance: np.ndarray, # d(i, j), [V, V]; inf where no path joins two nodes
-    num_scales: int, # K: distances 0 .. K - 1
-) -> Tensor: # [K, V, V]
+    distance: np.ndarray,  # d(i, j), [V, V]; inf where no path joins two nodes
+    num_scales: int,  # K: distances 0 .. K - 1
+) -> Tensor:  # [K, V, V]
     "The normalised k-adjacencies, one graph a distance: each joint, and the joints exactly k bones away."
-    if not isinstance(num_scales, int) or num_scales < 1: raise ValueError(f"num_scales={num_scales!r} must be a whole number of distances, 1 or more")
-    near = np.stack([(distance == k) | np.eye(len(distance), dtype=bool) for k in range(num_scales)]).astype(float)
+    if not isinstance(num_scales, int) or num_scales < 1:
+        raise ValueError(
+            f"num_scales={num_scales!r} must be a whole number of distances, 1 or more"
+        )
+    near = np.stack(
+        [(distance == k) | np.eye(len(distance), dtype=bool) for k in range(num_scales)]
+    ).astype(float)
     degree = near.sum(2)
-    return torch.tensor(near / np.sqrt(degree[:, :, None] * degree[:, None, :]), dtype=torch.get_default_dtype())
+    return torch.tensor(
+        near / np.sqrt(degree[:, :, None] * degree[:, None, :]), dtype=torch.get_default_dtype()
+    )
 
 # %% ../../nbs/models/09_ms_g3d.ipynb #8abafd70
 def window_distance(
-    distance: np.ndarray, # d(i, j) between joints, [V, V]
-    window: int, # tau: frames
-) -> np.ndarray: # [tau V, tau V], nodes ordered frame by frame
+    distance: np.ndarray,  # d(i, j) between joints, [V, V]
+    window: int,  # tau: frames
+) -> np.ndarray:  # [tau V, tau V], nodes ordered frame by frame
     "Steps between the joints of tau frames when every frame is joined to every other."
     V = len(distance)
     tiled = np.tile(distance, (window, window))
@@ -42,15 +49,23 @@ def window_distance(
 # %% ../../nbs/models/09_ms_g3d.ipynb #a6b04644
 class MultiScaleGraphConv(GraphConv):
     "Neighbours of every distance, each with its own weights: [N, C_in, T, V] -> [N, C_out, T, V], V joints or nodes of a window."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        graphs: Tensor, # of `disentangled`, [K, V, V]
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        graphs: Tensor,  # of `disentangled`, [K, V, V]
     ):
         super().__init__(in_channels, out_channels)
         self.register_buffer("A", graphs.flatten(0, 1), persistent=False)
-        self.A_res = nn.Parameter(torch.empty_like(self.A).uniform_(-1e-6, 1e-6)) # [K V, V]: row of the receiving, column of the sending node
-        self.transform = nn.Sequential(nn.Conv2d(len(graphs) * in_channels, out_channels, 1), nn.BatchNorm2d(out_channels), nn.ReLU())
+        self.A_res = nn.Parameter(
+            torch.empty_like(self.A).uniform_(-1e-6, 1e-6)
+        )  # [K V, V]: row of the receiving, column of the sending node
+        self.transform = nn.Sequential(
+            nn.Conv2d(len(graphs) * in_channels, out_channels, 1),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         A = (self.A + self.A_res).unflatten(0, (-1, x.shape[3]))
@@ -59,101 +74,162 @@ class MultiScaleGraphConv(GraphConv):
 # %% ../../nbs/models/09_ms_g3d.ipynb #ffe6373c
 class G3D(nn.Module):
     "Joints of tau frames at once: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        mid_channels: int, # of the graph convolution
-        out_channels: int, # C_out
-        distance: np.ndarray, # between joints, [V, V]
-        num_scales: int, # K of the window's graph
-        window: int = 3, # tau, odd
-        stride: int = 1, # s
-        dilation: int = 1, # d: frames between those of a window
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        mid_channels: int,  # of the graph convolution
+        out_channels: int,  # C_out
+        distance: np.ndarray,  # between joints, [V, V]
+        num_scales: int,  # K of the window's graph
+        window: int = 3,  # tau, odd
+        stride: int = 1,  # s
+        dilation: int = 1,  # d: frames between those of a window
     ):
         super().__init__()
-        if window % 2 == 0: raise ValueError(f"a window of {window} frames has no middle one; take an odd number")
+        if window % 2 == 0:
+            raise ValueError(f"a window of {window} frames has no middle one; take an odd number")
         self.window, self.stride, self.dilation = window, stride, dilation
-        self.graph = MultiScaleGraphConv(in_channels, mid_channels, disentangled(window_distance(distance, window), num_scales))
-        self.collapse, self.norm = nn.Conv3d(mid_channels, out_channels, (1, window, 1)), nn.BatchNorm2d(out_channels)
+        self.graph = MultiScaleGraphConv(
+            in_channels, mid_channels, disentangled(window_distance(distance, window), num_scales)
+        )
+        self.collapse, self.norm = (
+            nn.Conv3d(mid_channels, out_channels, (1, window, 1)),
+            nn.BatchNorm2d(out_channels),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         reach = self.dilation * (self.window - 1)
-        x = F.pad(x, (0, 0, reach // 2, reach // 2)).unfold(2, reach + 1, self.stride)[..., ::self.dilation] # [N, C, T', V, tau]
+        x = F.pad(x, (0, 0, reach // 2, reach // 2)).unfold(2, reach + 1, self.stride)[
+            ..., :: self.dilation
+        ]  # [N, C, T', V, tau]
         x = self.graph(x.transpose(3, 4).flatten(3)).unflatten(3, (self.window, -1))
         return self.norm(self.collapse(x).squeeze(3))
 
 # %% ../../nbs/models/09_ms_g3d.ipynb #bdf80a19
 class MultiScaleTCN(nn.Module):
     "Branches over frames and a shortcut: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out, a multiple of six
-        stride: int = 1, # s
-        activation: bool = True, # False where another pathway is added before the ReLU
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out, a multiple of six
+        stride: int = 1,  # s
+        activation: bool = True,  # False where another pathway is added before the ReLU
     ):
         super().__init__()
-        self.conv = MultiScaleTemporalConv(in_channels, out_channels, 3, stride, dilations=(1, 2, 3, 4))
+        self.conv = MultiScaleTemporalConv(
+            in_channels, out_channels, 3, stride, dilations=(1, 2, 3, 4)
+        )
         self.residual = shortcut(in_channels, out_channels, stride)
         self.activation = nn.ReLU() if activation else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor: return self.activation(self.conv(x) + self.residual(x))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.conv(x) + self.residual(x))
 
 # %% ../../nbs/models/09_ms_g3d.ipynb #0b3a76d4
 class Block(nn.Module):
     "Factorised and G3D pathways side by side: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        distance: np.ndarray, # between joints, [V, V]
-        stride: int = 1, # s
-        gcn_scales: int = 13, # distances in the factorised pathway
-        g3d_scales: int = 6, # distances in a window
-        windows: tuple[tuple[int, int], ...] = ((3, 1), (5, 1)), # tau and dilation of each G3D pathway
-        first: bool = False, # the block that sees coordinates widens them at once
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        distance: np.ndarray,  # between joints, [V, V]
+        stride: int = 1,  # s
+        gcn_scales: int = 13,  # distances in the factorised pathway
+        g3d_scales: int = 6,  # distances in a window
+        windows: tuple[tuple[int, int], ...] = (
+            (3, 1),
+            (5, 1),
+        ),  # tau and dilation of each G3D pathway
+        first: bool = False,  # the block that sees coordinates widens them at once
     ):
         super().__init__()
         mid = out_channels if first else in_channels
         graph = MultiScaleGraphConv(in_channels, mid, disentangled(distance, gcn_scales))
-        self.factorised = nn.Sequential(graph, MultiScaleTCN(mid, out_channels, stride), MultiScaleTCN(out_channels, out_channels, activation=False))
-        self.g3d = nn.ModuleList(G3D(in_channels, mid, out_channels, distance, g3d_scales, tau, stride, d) for tau, d in windows)
+        self.factorised = nn.Sequential(
+            graph,
+            MultiScaleTCN(mid, out_channels, stride),
+            MultiScaleTCN(out_channels, out_channels, activation=False),
+        )
+        self.g3d = nn.ModuleList(
+            G3D(in_channels, mid, out_channels, distance, g3d_scales, tau, stride, d)
+            for tau, d in windows
+        )
         self.last = MultiScaleTCN(out_channels, out_channels)
 
-    def forward(self, x: Tensor) -> Tensor: return self.last(torch.relu(sum((g3d(x) for g3d in self.g3d), self.factorised(x))))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(sum((g3d(x) for g3d in self.g3d), self.factorised(x))))
 
 # %% ../../nbs/models/09_ms_g3d.ipynb #25d450b0
 class MSG3D(GCN):
     "Multi-scale G3D network: clips [N, C, T, V, M] -> features [N, D] (Liu et al., CVPR 2020)."
-    def __init__(self,
+
+    def __init__(
+        self,
         skeleton: Skeleton,
-        in_channels: int = 3, # C
-        num_persons: int = 1, # M
-        width: float = 1.0, # of 96, 192, 384 channels
-        gcn_scales: int = 13, # distances 0 .. 12 between the joints of a frame
-        g3d_scales: int = 6, # distances 0 .. 5 in a window
-        windows: tuple[tuple[int, int], ...] = ((3, 1), (5, 1)), # frames and dilation of each G3D pathway
+        in_channels: int = 3,  # C
+        num_persons: int = 1,  # M
+        width: float = 1.0,  # of 96, 192, 384 channels
+        gcn_scales: int = 13,  # distances 0 .. 12 between the joints of a frame
+        g3d_scales: int = 6,  # distances 0 .. 5 in a window
+        windows: tuple[tuple[int, int], ...] = (
+            (3, 1),
+            (5, 1),
+        ),  # frames and dilation of each G3D pathway
     ):
         if not all(isinstance(w, (tuple, list)) and len(w) == 2 and min(w) > 0 for w in windows):
-            raise ValueError(f"windows={windows!r}; give pairs of frames and dilation, as in ((3, 1), (5, 1))")
+            raise ValueError(
+                f"windows={windows!r}; give pairs of frames and dilation, as in ((3, 1), (5, 1))"
+            )
         widths = [scaled(c, width, 6) for c in (96, 192, 384)]
         super().__init__(skeleton, in_channels, num_persons, widths[-1])
-        options = dict(distance=skeleton.hops(), gcn_scales=gcn_scales, g3d_scales=g3d_scales, windows=windows)
-        self.layers = nn.ModuleList(Block(c_in, c_out, stride=2 if i else 1, first=not i, **options) for i, (c_in, c_out) in enumerate(zip((in_channels, *widths), widths)))
-        for m in self.modules(): # PyTorch's own first weights, as published
-            if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)): m.reset_parameters()
+        options = dict(
+            distance=skeleton.hops(), gcn_scales=gcn_scales, g3d_scales=g3d_scales, windows=windows
+        )
+        self.layers = nn.ModuleList(
+            Block(c_in, c_out, stride=2 if i else 1, first=not i, **options)
+            for i, (c_in, c_out) in enumerate(zip((in_channels, *widths), widths))
+        )
+        for m in self.modules():  # PyTorch's own first weights, as published
+            if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)):
+                m.reset_parameters()
 
 # %% ../../nbs/models/09_ms_g3d.ipynb #3015a2eb
-def _released(b: int) -> list[tuple[str, str]]: # its blocks are numbered 1, 2, 3
+def _released(b: int) -> list[tuple[str, str]]:  # its blocks are numbered 1, 2, 3
     ours = rf"backbone.layers.{b - 1}"
-    lines = [(rf"sgcn{b}\.0\.A_res", rf"{ours}.factorised.0.A_res"), (rf"sgcn{b}\.0\.mlp\.layers\.(.*)", rf"{ours}.factorised.0.transform.\1")]
-    for theirs, here in ((rf"sgcn{b}\.([12])", rf"{ours}.factorised.\1"), (rf"tcn{b}()", rf"{ours}.last\1")): # the temporal convolutions
-        lines += [(rf"{theirs}\.branches\.(\d)\.3\.conv\.(.*)", rf"{here}.conv.branches.\2.3.\3"), (rf"{theirs}\.branches\.(\d)\.3\.bn\.(.*)", rf"{here}.conv.branches.\2.4.\3"),
-                  (rf"{theirs}\.branches\.(.*)", rf"{here}.conv.branches.\2"),
-                  (rf"{theirs}\.residual\.conv\.(.*)", rf"{here}.residual.0.\2"), (rf"{theirs}\.residual\.bn\.(.*)", rf"{here}.residual.1.\2")]
+    lines = [
+        (rf"sgcn{b}\.0\.A_res", rf"{ours}.factorised.0.A_res"),
+        (rf"sgcn{b}\.0\.mlp\.layers\.(.*)", rf"{ours}.factorised.0.transform.\1"),
+    ]
+    for theirs, here in (
+        (rf"sgcn{b}\.([12])", rf"{ours}.factorised.\1"),
+        (rf"tcn{b}()", rf"{ours}.last\1"),
+    ):  # the temporal convolutions
+        lines += [
+            (rf"{theirs}\.branches\.(\d)\.3\.conv\.(.*)", rf"{here}.conv.branches.\2.3.\3"),
+            (rf"{theirs}\.branches\.(\d)\.3\.bn\.(.*)", rf"{here}.conv.branches.\2.4.\3"),
+            (rf"{theirs}\.branches\.(.*)", rf"{here}.conv.branches.\2"),
+            (rf"{theirs}\.residual\.conv\.(.*)", rf"{here}.residual.0.\2"),
+            (rf"{theirs}\.residual\.bn\.(.*)", rf"{here}.residual.1.\2"),
+        ]
     window, here = rf"gcn3d{b}\.gcn3d\.(\d)", rf"{ours}.g3d.\1"
-    return lines + [(rf"{window}\.gcn3d\.1\.A_res", rf"{here}.graph.A_res"), (rf"{window}\.gcn3d\.1\.mlp\.layers\.(.*)", rf"{here}.graph.transform.\2"),
-                    (rf"{window}\.out_conv\.(.*)", rf"{here}.collapse.\2"), (rf"{window}\.out_bn\.(.*)", rf"{here}.norm.\2")]
+    return lines + [
+        (rf"{window}\.gcn3d\.1\.A_res", rf"{here}.graph.A_res"),
+        (rf"{window}\.gcn3d\.1\.mlp\.layers\.(.*)", rf"{here}.graph.transform.\2"),
+        (rf"{window}\.out_conv\.(.*)", rf"{here}.collapse.\2"),
+        (rf"{window}\.out_bn\.(.*)", rf"{here}.norm.\2"),
+    ]
 
-RELEASED: tuple[tuple[str, str], ...] = ( # for `load_published`
-    (r"data_bn\.(.*)", r"backbone.data_norm.\1"), (r"fc\.(.*)", r"classifier.\1"), *_released(1), *_released(2), *_released(3))
+
+RELEASED: tuple[tuple[str, str], ...] = (  # for `load_published`
+    (r"data_bn\.(.*)", r"backbone.data_norm.\1"),
+    (r"fc\.(.*)", r"classifier.\1"),
+    *_released(1),
+    *_released(2),
+    *_released(3),
+)
 
 # %% ../../nbs/models/09_ms_g3d.ipynb #e6da0381
 register_backbone("ms_g3d", MSG3D);

@@ -10,14 +10,34 @@ from . import register_backbone
 from .ms_g3d import MSG3D
 
 # %% ../../nbs/models/10_ms_g3d_pp.ipynb #e3c6756b
-class MSG3DPlusPlus(MSG3D): "MS-G3D for 2-D poses with scores, C = 3: clips [N, 3, T, 17, M] -> features [N, D] (Duan et al., CVPR 2022)."
+class MSG3DPlusPlus(MSG3D):
+    "MS-G3D for 2-D poses with scores, C = 3: clips [N, 3, T, 17, M] -> features [N, D] (Duan et al., CVPR 2022)."
 
 # %% ../../nbs/models/10_ms_g3d_pp.ipynb #a1ea3dca
 register_backbone("ms_g3d_pp", MSG3DPlusPlus);
 
 # %% ../../nbs/models/10_ms_g3d_pp.ipynb #880bb1b8
-PRACTICE: dict[str, dict] = { # pyskl's settings for MS-G3D on 2-D poses, as fields of Sampling and Schedule
-    "sampling": {"num_frames": 100, "mode": "uniform", "center": "none", "rotate": 0.0, "move": False, "scale": 0.0, "mirror": 0.0},
-    "schedule": {"epochs": 80, "batch_size": 128, "lr": 0.1, "policy": "cosine", "warmup_epochs": 0,
-                 "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "evaluate_every": 5},
+PRACTICE: dict[
+    str, dict
+] = {  # pyskl's settings for MS-G3D on 2-D poses, as fields of Sampling and Schedule
+    "sampling": {
+        "num_frames": 100,
+        "mode": "uniform",
+        "center": "none",
+        "rotate": 0.0,
+        "move": False,
+        "scale": 0.0,
+        "mirror": 0.0,
+    },
+    "schedule": {
+        "epochs": 80,
+        "batch_size": 128,
+        "lr": 0.1,
+        "policy": "cosine",
+        "warmup_epochs": 0,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 5e-4,
+        "evaluate_every": 5,
+    },
 }

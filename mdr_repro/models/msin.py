@@ -14,38 +14,43 @@ from ..skeleton import Skeleton
 
 # %% ../../nbs/models/15_msin.ipynb #cbfacd19
 LABEL = "MSIN's abstract rebuilt for skeletons alone: a skeleton stream and our distances between bodies; its object streams need images, its code and details are not public"
-streams = ("st_gcn", "two_stream_agcn") # what a stream can be
+streams = ("st_gcn", "two_stream_agcn")  # what a stream can be
+
 
 def _check_options(stream: str, dims: int) -> None:
-    if stream not in streams: raise ValueError(f"unknown stream {stream!r}; known: {', '.join(streams)}")
-    if dims not in (2, 3): raise ValueError(f"dims={dims!r}: positions have 2 or 3 coordinates")
+    if stream not in streams:
+        raise ValueError(f"unknown stream {stream!r}; known: {', '.join(streams)}")
+    if dims not in (2, 3):
+        raise ValueError(f"dims={dims!r}: positions have 2 or 3 coordinates")
 
 # %% ../../nbs/models/15_msin.ipynb #98c9fcdd
-def limb_ends(
-    skeleton: Skeleton,
-) -> tuple[int, ...]: # joint numbers, E of them
+def limb_ends(skeleton: Skeleton) -> tuple[int, ...]:  # joint numbers, E of them
     "Joints at the end of the body, which one bone holds; all joints of a graph without ends."
     bones = [sum(j in edge for edge in skeleton.edges) for j in range(skeleton.num_joints)]
     return tuple(j for j, n in enumerate(bones) if n == 1) or tuple(range(skeleton.num_joints))
 
 # %% ../../nbs/models/15_msin.ipynb #58054c82
-def _apart(p: Tensor, q: Tensor) -> Tensor: # [..., dims] twice -> [...]
+def _apart(p: Tensor, q: Tensor) -> Tensor:  # [..., dims] twice -> [...]
     "Euclidean distance, with gradient zero where it is zero."
     squared = (p - q).square().sum(-1)
     return squared.clamp(min=torch.finfo(p.dtype).tiny).sqrt() * (squared > 0)
 
+
 def distances(
-    x: Tensor, # clips [N, C, T, V, M], positions
-    ends: tuple[int, ...], # of limbs, E of them
-    dims: int = 3, # channels that are positions
-) -> Tensor: # [N, E, T, V, M] for one person, [N, 2 E, T, V, M] for more
+    x: Tensor,  # clips [N, C, T, V, M], positions
+    ends: tuple[int, ...],  # of limbs, E of them
+    dims: int = 3,  # channels that are positions
+) -> Tensor:  # [N, E, T, V, M] for one person, [N, 2 E, T, V, M] for more
     "How far every joint is from the ends of its own body, and from the nearest person's ends."
-    p, there = x[:, :dims].permute(0, 4, 2, 3, 1), (x != 0).any(1).permute(0, 3, 1, 2) # [N, M, T, V, dims], [N, M, T, V]
+    p, there = (
+        x[:, :dims].permute(0, 4, 2, 3, 1),
+        (x != 0).any(1).permute(0, 3, 1, 2),
+    )  # [N, M, T, V, dims], [N, M, T, V]
     M, ends = p.shape[1], list(ends)
-    d = _apart(p[:, :, None, :, :, None], p[:, None, :, :, None, ends]) # [N, m, m', T, V, E]
+    d = _apart(p[:, :, None, :, :, None], p[:, None, :, :, None, ends])  # [N, m, m', T, V, E]
     both = there[:, :, None, :, :, None] & there[:, None, :, :, None, ends]
     eye = torch.eye(M, dtype=torch.bool, device=x.device).view(1, M, M, 1, 1, 1)
-    found = (d * (both & eye)).sum(2) # own
+    found = (d * (both & eye)).sum(2)  # own
     if M > 1:
         nearest = d.masked_fill(~both | eye, float("inf")).amin(2)
         found = torch.cat([found, nearest.masked_fill(nearest.isinf(), 0)], -1)
@@ -54,15 +59,18 @@ def distances(
 # %% ../../nbs/models/15_msin.ipynb #65274c12
 class MSIN(nn.Module):
     "A skeleton stream and a stream of distances: clips [N, C, T, V, M] -> features [N, D], after the abstract of Wang et al. (TCSVT 2022)."
-    LABEL = LABEL # printed beside the row in tables
-    def __init__(self,
-        skeleton: Skeleton, # joints and topology
-        in_channels: int = 3, # C
-        num_persons: int = 1, # M
-        width: float = 1.0, # of the streams' channels
-        stream: str = "st_gcn", # the network of both streams
-        interaction: bool = True, # False: the skeleton stream alone
-        dims: int = 3, # channels that are positions, if there are as many; 2 where the third is a score
+
+    LABEL = LABEL  # printed beside the row in tables
+
+    def __init__(
+        self,
+        skeleton: Skeleton,  # joints and topology
+        in_channels: int = 3,  # C
+        num_persons: int = 1,  # M
+        width: float = 1.0,  # of the streams' channels
+        stream: str = "st_gcn",  # the network of both streams
+        interaction: bool = True,  # False: the skeleton stream alone
+        dims: int = 3,  # channels that are positions, if there are as many; 2 where the third is a score
     ):
         super().__init__()
         _check_options(stream, dims)
@@ -70,11 +78,16 @@ class MSIN(nn.Module):
         self.ends, self.dims = limb_ends(skeleton), min(dims, in_channels)
         self.bodies = build_backbone(stream, skeleton, in_channels, num_persons, width=width)
         channels = len(self.ends) * min(num_persons, 2)
-        self.interaction = build_backbone(stream, skeleton, channels, num_persons, width=width) if interaction else None
-        self.embedding_dim = self.bodies.embedding_dim * (1 + interaction) # D
+        self.interaction = (
+            build_backbone(stream, skeleton, channels, num_persons, width=width)
+            if interaction
+            else None
+        )
+        self.embedding_dim = self.bodies.embedding_dim * (1 + interaction)  # D
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.interaction is None: return self.bodies(x)
+        if self.interaction is None:
+            return self.bodies(x)
         return torch.cat([self.bodies(x), self.interaction(distances(x, self.ends, self.dims))], 1)
 
 # %% ../../nbs/models/15_msin.ipynb #0ab1414a

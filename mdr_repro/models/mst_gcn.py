@@ -15,10 +15,10 @@ from ..skeleton import Skeleton
 
 # %% ../../nbs/models/11_mst_gcn.ipynb #12e335aa
 def hierarchy(
-    x: Tensor, # [N, C, T, V]
-    branches: nn.ModuleList, # s convolutions, each of C / s channels
-    chained: bool = True, # False: side by side, where pieces differ in channels or frames
-) -> Tensor: # [N, C', T', V]
+    x: Tensor,  # [N, C, T, V]
+    branches: nn.ModuleList,  # s convolutions, each of C / s channels
+    chained: bool = True,  # False: side by side, where pieces differ in channels or frames
+) -> Tensor:  # [N, C', T', V]
     "Pieces of the channels, each convolved together with the result of the piece before."
     outputs = []
     for piece, branch in zip(x.chunk(len(branches), 1), branches):
@@ -28,10 +28,12 @@ def hierarchy(
 # %% ../../nbs/models/11_mst_gcn.ipynb #a3be4141
 class SubsetConv(nn.Module):
     "One branch: neighbours by subset, topology learned. [N, C_in, T, V] -> [N, C_out, T, V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # subsets [K, V, V]
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # subsets [K, V, V]
     ):
         super().__init__()
         self.register_buffer("A", A.clone(), persistent=False)
@@ -41,55 +43,77 @@ class SubsetConv(nn.Module):
         nn.init.zeros_(self.W.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("nkctv,kvw->nctw", self.W(x).unflatten(1, (len(self.A), -1)), self.A + self.B)
+        return torch.einsum(
+            "nkctv,kvw->nctw", self.W(x).unflatten(1, (len(self.A), -1)), self.A + self.B
+        )
 
 # %% ../../nbs/models/11_mst_gcn.ipynb #dfbfcf6c
 class HierarchicalGraphConv(GraphConv):
     "MS-GC: s branches in a chain; side by side where the channels change. [N, C_in, T, V] -> [N, C_out, T, V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # subsets [K, V, V]
-        scales: int = 4, # s; 1 is a plain graph convolution
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # subsets [K, V, V]
+        scales: int = 4,  # s; 1 is a plain graph convolution
     ):
         super().__init__(in_channels, out_channels)
         small = in_channels // scales, out_channels // scales
-        self.branches = nn.ModuleList(nn.Sequential(SubsetConv(*small, A), nn.BatchNorm2d(small[1])) for _ in range(scales))
+        self.branches = nn.ModuleList(
+            nn.Sequential(SubsetConv(*small, A), nn.BatchNorm2d(small[1])) for _ in range(scales)
+        )
 
-    def forward(self, x: Tensor) -> Tensor: return hierarchy(x, self.branches, chained=self.in_channels == self.out_channels)
+    def forward(self, x: Tensor) -> Tensor:
+        return hierarchy(x, self.branches, chained=self.in_channels == self.out_channels)
 
 # %% ../../nbs/models/11_mst_gcn.ipynb #0229f17a
 class HierarchicalTemporalConv(nn.Module):
     "MT-GC: s convolutions over frames in a chain; side by side with a stride. [N, C, T, V] -> [N, C, ceil(T / stride), V]."
-    def __init__(self,
-        channels: int, # C
-        scales: int = 4, # s; 1 is a plain temporal convolution
-        kernel_size: int = 9, # kappa: frames
+
+    def __init__(
+        self,
+        channels: int,  # C
+        scales: int = 4,  # s; 1 is a plain temporal convolution
+        kernel_size: int = 9,  # kappa: frames
         stride: int = 1,
     ):
         super().__init__()
         c = channels // scales
-        self.branches, self.stride = nn.ModuleList(TemporalConv(c, c, kernel_size, stride) for _ in range(scales)), stride
+        self.branches, self.stride = (
+            nn.ModuleList(TemporalConv(c, c, kernel_size, stride) for _ in range(scales)),
+            stride,
+        )
 
-    def forward(self, x: Tensor) -> Tensor: return hierarchy(x, self.branches, chained=self.stride == 1)
+    def forward(self, x: Tensor) -> Tensor:
+        return hierarchy(x, self.branches, chained=self.stride == 1)
 
 # %% ../../nbs/models/11_mst_gcn.ipynb #084e3b47
 class MSTLayer(nn.Module):
     "MS-GC, then MT-GC, each with a shortcut: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # subsets [K, V, V]
-        stride: int = 1, # over frames
-        scales: tuple[int, int] = (4, 4), # branches in space and in time
-        kernel_size: int = 9, # frames
-        first: bool = False, # one branch, no shortcuts
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # subsets [K, V, V]
+        stride: int = 1,  # over frames
+        scales: tuple[int, int] = (4, 4),  # branches in space and in time
+        kernel_size: int = 9,  # frames
+        first: bool = False,  # one branch, no shortcuts
     ):
         super().__init__()
         s_space, s_time = (1, 1) if first else scales
         self.norm = nn.Identity() if first else nn.BatchNorm2d(in_channels)
-        self.gcn, self.tcn = HierarchicalGraphConv(in_channels, out_channels, A, s_space), HierarchicalTemporalConv(out_channels, s_time, kernel_size, stride)
-        self.space, self.time = (None, None) if first else (shortcut(in_channels, out_channels), shortcut(out_channels, out_channels, stride))
+        self.gcn, self.tcn = (
+            HierarchicalGraphConv(in_channels, out_channels, A, s_space),
+            HierarchicalTemporalConv(out_channels, s_time, kernel_size, stride),
+        )
+        self.space, self.time = (
+            (None, None)
+            if first
+            else (shortcut(in_channels, out_channels), shortcut(out_channels, out_channels, stride))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.gcn(self.norm(x))
@@ -100,36 +124,51 @@ class MSTLayer(nn.Module):
 # %% ../../nbs/models/11_mst_gcn.ipynb #e6818d48
 class MSTGCN(GCN):
     "Multi-scale spatial temporal GCN: clips [N, C, T, V, M] -> features [N, D] (Chen et al., AAAI 2021)."
-    def __init__(self,
+
+    def __init__(
+        self,
         skeleton: Skeleton,
-        in_channels: int = 3, # C
-        num_persons: int = 1, # M
-        width: float = 1.0, # of 112, 224, 448 channels
-        spatial_scales: int = 4, # s of MS-GC
-        temporal_scales: int = 4, # s of MT-GC
-        kernel_size: int = 9, # frames of a temporal convolution
+        in_channels: int = 3,  # C
+        num_persons: int = 1,  # M
+        width: float = 1.0,  # of 112, 224, 448 channels
+        spatial_scales: int = 4,  # s of MS-GC
+        temporal_scales: int = 4,  # s of MT-GC
+        kernel_size: int = 9,  # frames of a temporal convolution
     ):
         for name, s in (("spatial_scales", spatial_scales), ("temporal_scales", temporal_scales)):
-            if not isinstance(s, int) or s < 1: raise ValueError(f"{name}={s!r} must be a whole number of branches, 1 or more")
+            if not isinstance(s, int) or s < 1:
+                raise ValueError(f"{name}={s!r} must be a whole number of branches, 1 or more")
         multiple = torch.lcm(torch.tensor(spatial_scales), torch.tensor(temporal_scales)).item()
         widths = [scaled(c, width, multiple) for c in (112,) * 4 + (224,) * 3 + (448,) * 3]
         super().__init__(skeleton, in_channels, num_persons, widths[-1])
         A, scales = skeleton.adjacency("directed"), (spatial_scales, temporal_scales)
-        self.layers = nn.ModuleList(MSTLayer(c_in, c_out, A, 2 if i in (4, 7) else 1, scales, kernel_size, first=not i)
-                                    for i, (c_in, c_out) in enumerate(zip((in_channels, *widths), widths)))
+        self.layers = nn.ModuleList(
+            MSTLayer(c_in, c_out, A, 2 if i in (4, 7) else 1, scales, kernel_size, first=not i)
+            for i, (c_in, c_out) in enumerate(zip((in_channels, *widths), widths))
+        )
 
 # %% ../../nbs/models/11_mst_gcn.ipynb #572ebd8f
-RELEASED: tuple[tuple[str, str], ...] = ( # for `load_published`
-    (r"data_bn\.(.*)", r"backbone.data_norm.\1"), (r"fc\.(.*)", r"classifier.\1"), (r".*\.A", ""), (r".*\.mstcn\.bn_in\..*", ""),
-    (r"layers\.0\.msgcn\.conv\.PA", r"backbone.layers.0.gcn.branches.0.0.B"), (r"layers\.0\.msgcn\.conv\.gcn\.(.*)", r"backbone.layers.0.gcn.branches.0.0.W.\1"),
+RELEASED: tuple[tuple[str, str], ...] = (  # for `load_published`
+    (r"data_bn\.(.*)", r"backbone.data_norm.\1"),
+    (r"fc\.(.*)", r"classifier.\1"),
+    (r".*\.A", ""),
+    (r".*\.mstcn\.bn_in\..*", ""),
+    (r"layers\.0\.msgcn\.conv\.PA", r"backbone.layers.0.gcn.branches.0.0.B"),
+    (r"layers\.0\.msgcn\.conv\.gcn\.(.*)", r"backbone.layers.0.gcn.branches.0.0.W.\1"),
     (r"layers\.0\.msgcn\.bn\.(.*)", r"backbone.layers.0.gcn.branches.0.1.\1"),
-    (r"layers\.0\.mstcn\.conv\.(.*)", r"backbone.layers.0.tcn.branches.0.0.\1"), (r"layers\.0\.mstcn\.bn\.(.*)", r"backbone.layers.0.tcn.branches.0.1.\1"),
+    (r"layers\.0\.mstcn\.conv\.(.*)", r"backbone.layers.0.tcn.branches.0.0.\1"),
+    (r"layers\.0\.mstcn\.bn\.(.*)", r"backbone.layers.0.tcn.branches.0.1.\1"),
     (r"layers\.(\d)\.msgcn\.bn_in\.(.*)", r"backbone.layers.\1.norm.\2"),
     (r"layers\.(\d)\.msgcn\.conv_bn\.(\d+)\.0\.PA", r"backbone.layers.\1.gcn.branches.\2.0.B"),
-    (r"layers\.(\d)\.msgcn\.conv_bn\.(\d+)\.0\.gcn\.(.*)", r"backbone.layers.\1.gcn.branches.\2.0.W.\3"),
+    (
+        r"layers\.(\d)\.msgcn\.conv_bn\.(\d+)\.0\.gcn\.(.*)",
+        r"backbone.layers.\1.gcn.branches.\2.0.W.\3",
+    ),
     (r"layers\.(\d)\.msgcn\.conv_bn\.(\d+)\.1\.(.*)", r"backbone.layers.\1.gcn.branches.\2.1.\3"),
     (r"layers\.(\d)\.mstcn\.conv_bn\.(.*)", r"backbone.layers.\1.tcn.branches.\2"),
-    (r"layers\.(\d)\.msgcn\.residual\.(.*)", r"backbone.layers.\1.space.\2"), (r"layers\.(\d)\.mstcn\.residual\.(.*)", r"backbone.layers.\1.time.\2"))
+    (r"layers\.(\d)\.msgcn\.residual\.(.*)", r"backbone.layers.\1.space.\2"),
+    (r"layers\.(\d)\.mstcn\.residual\.(.*)", r"backbone.layers.\1.time.\2"),
+)
 
 # %% ../../nbs/models/11_mst_gcn.ipynb #ddf8dc9b
 register_backbone("mst_gcn", MSTGCN);

@@ -17,47 +17,64 @@ from ..mdrgcn import SkeletonNetwork, middle_channels
 
 # %% ../../nbs/models/00_parts.ipynb #b8c71c12
 def scaled(
-    channels: int, # as published
-    width: float, # 1: as published
-    multiple: int = 1, # of which the result is one
+    channels: int,  # as published
+    width: float,  # 1: as published
+    multiple: int = 1,  # of which the result is one
 ) -> int:
     "Scaled channels, the nearest multiple, one multiple at least."
-    if not width > 0: raise ValueError(f"width={width!r} must be a positive factor; 1 is the published network")
+    if not width > 0:
+        raise ValueError(f"width={width!r} must be a positive factor; 1 is the published network")
     return multiple * max(round(width * channels / multiple), 1)
 
+
 def ten_layers(
-    in_channels: int, # C
-    width: float = 1.0, # of 64 to 256 channels
-    multiple: int = 1, # of which every width is one
-) -> list[tuple[int, int, int]]: # C_in, C_out and stride of each layer
+    in_channels: int,  # C
+    width: float = 1.0,  # of 64 to 256 channels
+    multiple: int = 1,  # of which every width is one
+) -> list[tuple[int, int, int]]:  # C_in, C_out and stride of each layer
     "ST-GCN's frame: 4 layers of 64 channels, 3 of 128, 3 of 256; T halves before the fifth and the eighth."
     published = (64,) * 4 + (128,) * 3 + (256,) * 3
     widths = [scaled(c, width, multiple) for c in published]
-    return [(c_in, c_out, 2 if i in (4, 7) else 1) for i, (c_in, c_out) in enumerate(zip((in_channels, *widths), widths))]
+    return [
+        (c_in, c_out, 2 if i in (4, 7) else 1)
+        for i, (c_in, c_out) in enumerate(zip((in_channels, *widths), widths))
+    ]
 
 # %% ../../nbs/models/00_parts.ipynb #416a3a16
 class TemporalConv(nn.Sequential):
     "kappa x 1 convolution and batch normalisation, [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        kernel_size: int = 9, # kappa: frames, odd
-        stride: int = 1, # s
-        dilation: int = 1, # d
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        kernel_size: int = 9,  # kappa: frames, odd
+        stride: int = 1,  # s
+        dilation: int = 1,  # d
     ):
-        if kernel_size % 2 == 0: raise ValueError(f"kernel_size={kernel_size}: an even kernel has no middle frame; take an odd one")
-        conv = nn.Conv2d(in_channels, out_channels, (kernel_size, 1), (stride, 1), (dilation * (kernel_size - 1) // 2, 0), (dilation, 1))
+        if kernel_size % 2 == 0:
+            raise ValueError(
+                f"kernel_size={kernel_size}: an even kernel has no middle frame; take an odd one"
+            )
+        conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            (kernel_size, 1),
+            (stride, 1),
+            (dilation * (kernel_size - 1) // 2, 0),
+            (dilation, 1),
+        )
         nn.init.kaiming_normal_(conv.weight, mode="fan_out")
         nn.init.zeros_(conv.bias)
         super().__init__(conv, nn.BatchNorm2d(out_channels))
 
 # %% ../../nbs/models/00_parts.ipynb #1e01c4cf
 def shortcut(
-    in_channels: int, # C_in
-    out_channels: int, # C_out
-    stride: int = 1, # s, over frames
-    kernel_size: int = 1, # frames, where the shapes differ
-) -> nn.Module: # [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]
+    in_channels: int,  # C_in
+    out_channels: int,  # C_out
+    stride: int = 1,  # s, over frames
+    kernel_size: int = 1,  # frames, where the shapes differ
+) -> nn.Module:  # [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]
     "The way around a block: the identity where shapes allow it, else a convolution with batch normalisation."
     plain = in_channels == out_channels and stride == 1
     return nn.Identity() if plain else TemporalConv(in_channels, out_channels, kernel_size, stride)
@@ -65,35 +82,47 @@ def shortcut(
 # %% ../../nbs/models/00_parts.ipynb #5bacff65
 class GraphConv(nn.Module):
     "A sum over joints' neighbours: forward(x, ...) takes [N, C_in, T, V] to [N, C_out, T, V]."
+
     # where W_k f_in can be told from the sum over the graph (Eq. 2), two methods more, one behind the other the same as forward:
     # transforms(x) -> W_k f_in [N, K, C_out, T, V], and over_graph(y [N, K, C_out, T, V], x, ...) -> [N, C_out, T, V]
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
     ):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
 
-class GCN(SkeletonNetwork): "A skeleton network whose layers hold `GraphConv`s, which CVSTA can refine."
+
+class GCN(SkeletonNetwork):
+    "A skeleton network whose layers hold `GraphConv`s, which CVSTA can refine."
 
 # %% ../../nbs/models/00_parts.ipynb #db9daa09
 class RefinedGraphConv(GraphConv):
     "A graph convolution of features that CVSTA refined: G(x + gate R(x)), R of Eq. 4."
+
     def __init__(self, conv: GraphConv):
         super().__init__(conv.in_channels, conv.out_channels)
-        few = conv.in_channels < 8 # coordinates, of which no eighth can be taken
+        few = conv.in_channels < 8  # coordinates, of which no eighth can be taken
         self.conv, self.gate = conv, nn.Parameter(torch.zeros(1))
-        self.cvsta = CVSTA(conv.in_channels, conv.in_channels, middle_channels(conv.in_channels, conv.out_channels, first=few))
+        self.cvsta = CVSTA(
+            conv.in_channels,
+            conv.in_channels,
+            middle_channels(conv.in_channels, conv.out_channels, first=few),
+        )
 
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor: return self.conv(x + self.gate * self.cvsta(x), *args, **kwargs)
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        return self.conv(x + self.gate * self.cvsta(x), *args, **kwargs)
 
 # %% ../../nbs/models/00_parts.ipynb #457f5861
 class Saliency(CVSTA):
     "The weights f_R [N, C_out, T, V] of f_in [N, C_in, T, V] (Eq. 3): CVSTA for features that another module transforms."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        mid_channels: int | None = None, # C_mid; None: C_in / 8, at least one
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        mid_channels: int | None = None,  # C_mid; None: C_in / 8, at least one
     ):
         super().__init__(in_channels, out_channels, mid_channels)
         del self.transform
@@ -101,13 +130,17 @@ class Saliency(CVSTA):
     def forward(self, x: Tensor) -> Tensor:
         return self.saliency(*self.vectors(x.mean(3, keepdim=True), x.mean(2, keepdim=True)))
 
+
 class LiteralGraphConv(GraphConv):
     "A graph convolution with R_k of Eq. 4 in the place of W_k f_in in Eq. 2: [N, C_in, T, V] -> [N, C_out, T, V]."
+
     def __init__(self, conv: GraphConv):
         super().__init__(conv.in_channels, conv.out_channels)
         mid = middle_channels(conv.in_channels, conv.out_channels, first=conv.in_channels < 8)
         self.conv = conv
-        self.saliency = nn.ModuleList(Saliency(conv.in_channels, conv.out_channels, mid) for _ in range(conv.subsets))
+        self.saliency = nn.ModuleList(
+            Saliency(conv.in_channels, conv.out_channels, mid) for _ in range(conv.subsets)
+        )
 
     def forward(self, x: Tensor, *args) -> Tensor:
         f_R = torch.stack([saliency(x) for saliency in self.saliency], 1)
@@ -115,57 +148,117 @@ class LiteralGraphConv(GraphConv):
 
 # %% ../../nbs/models/00_parts.ipynb #50721399
 def add_cvsta(
-    backbone: nn.Module, # its graph convolutions are `GraphConv`s
-    literal: bool = False, # R_k in the place of W_k f_in (Eq. 4); False: gated, before the graph convolution
-) -> nn.Module: # the same object
+    backbone: nn.Module,  # its graph convolutions are `GraphConv`s
+    literal: bool = False,  # R_k in the place of W_k f_in (Eq. 4); False: gated, before the graph convolution
+) -> nn.Module:  # the same object
     "Put CVSTA into every graph convolution of the network (Table I); gated, its outputs are at first as before."
     found = [(name, m) for name, m in backbone.named_modules() if isinstance(m, GraphConv)]
     kind = type(backbone).__name__
-    if not found: raise ValueError(f"{kind} has no graph convolution into which CVSTA could be put (MDR-GCN has its own: attention='cvsta')")
-    if any(isinstance(m, (RefinedGraphConv, LiteralGraphConv)) for _, m in found): raise ValueError(f"this {kind} has CVSTA already")
+    if not found:
+        raise ValueError(
+            f"{kind} has no graph convolution into which CVSTA could be put (MDR-GCN has its own: attention='cvsta')"
+        )
+    if any(isinstance(m, (RefinedGraphConv, LiteralGraphConv)) for _, m in found):
+        raise ValueError(f"this {kind} has CVSTA already")
     if literal and not all(hasattr(m, "transforms") for _, m in found):
-        raise ValueError(f"the graph convolutions of {kind} do not tell W_k f_in from the sum over the graph; take cvsta=True")
+        raise ValueError(
+            f"the graph convolutions of {kind} do not tell W_k f_in from the sum over the graph; take cvsta=True"
+        )
     for name, m in found:
         parent, _, own = name.rpartition(".")
-        setattr(backbone.get_submodule(parent), own, (LiteralGraphConv if literal else RefinedGraphConv)(m))
+        setattr(
+            backbone.get_submodule(parent),
+            own,
+            (LiteralGraphConv if literal else RefinedGraphConv)(m),
+        )
     return backbone
 
+
 def gates(
-    state: dict[str, Tensor], # weights of a network with cvsta=True
-) -> dict[str, float]: # name of the graph convolution -> gamma
+    state: dict[str, Tensor],  # weights of a network with cvsta=True
+) -> dict[str, float]:  # name of the graph convolution -> gamma
     "How far each gate has opened; nothing for a network without gates."
-    return {key.removesuffix(".gate"): float(value) for key, value in state.items() if key.endswith(".gate")}
+    return {
+        key.removesuffix(".gate"): float(value)
+        for key, value in state.items()
+        if key.endswith(".gate")
+    }
 
 # %% ../../nbs/models/00_parts.ipynb #29ef323e
 def published_names(
-    keys: list[str], # of a published state dict
-    table: tuple[tuple[str, str], ...], # (regular expression of a whole published key, our key or "" where it is not needed)
-) -> dict[str, str]: # published key -> our key, without the ones that are not needed; unknown ones keep their name
+    keys: list[str],  # of a published state dict
+    table: tuple[
+        tuple[str, str], ...
+    ],  # (regular expression of a whole published key, our key or "" where it is not needed)
+) -> dict[
+    str, str
+]:  # published key -> our key, without the ones that are not needed; unknown ones keep their name
     "Our names for published ones; the first fitting line of the table counts, a leading `module.` does not."
     names = {}
     for key in keys:
         plain = key.removeprefix("module.")
-        ours = next((re.sub(pattern, name, plain) for pattern, name in table if re.fullmatch(pattern, plain)), plain)
-        if ours: names[key] = ours
+        ours = next(
+            (
+                re.sub(pattern, name, plain)
+                for pattern, name in table
+                if re.fullmatch(pattern, plain)
+            ),
+            plain,
+        )
+        if ours:
+            names[key] = ours
     return names
 
 # %% ../../nbs/models/00_parts.ipynb #efabe2cb
 def load_published(
-    parts: dict[str, nn.Module], # name before the dot -> module: {"backbone": ..., "classifier": ...}
-    state: dict[str, Tensor], # as published
-    table: tuple[tuple[str, str], ...], # see `published_names`; our keys begin with a name in `parts`
+    parts: dict[
+        str, nn.Module
+    ],  # name before the dot -> module: {"backbone": ..., "classifier": ...}
+    state: dict[str, Tensor],  # as published
+    table: tuple[
+        tuple[str, str], ...
+    ],  # see `published_names`; our keys begin with a name in `parts`
 ) -> None:
     "Copy published weights into our modules; ValueError names every missing, extra or misshapen tensor."
-    ours = {f"{part}.{k}": v for part, module in parts.items() for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
-    names = {k: n for k, n in published_names(list(state), table).items() if not k.endswith("num_batches_tracked")}
+    ours = {
+        f"{part}.{k}": v
+        for part, module in parts.items()
+        for k, v in module.state_dict().items()
+        if not k.endswith("num_batches_tracked")
+    }
+    names = {
+        k: n
+        for k, n in published_names(list(state), table).items()
+        if not k.endswith("num_batches_tracked")
+    }
     twice = [k for i, (k, n) in enumerate(names.items()) if n in list(names.values())[:i]]
-    extra, missing = [k for k, n in names.items() if n not in ours], sorted(set(ours) - set(names.values()))
-    odd = [f"{k} {list(state[k].shape)} for our {n} {list(ours[n].shape)}" for k, n in names.items() if n in ours and _squeezed(state[k]) != _squeezed(ours[n])]
-    wrong = [f"{word}: {', '.join(found)}" for word, found in (("missing", missing), ("extra", extra), ("named twice", twice), ("of another shape", odd)) if found]
-    if wrong: raise ValueError("; ".join(wrong))
+    extra, missing = (
+        [k for k, n in names.items() if n not in ours],
+        sorted(set(ours) - set(names.values())),
+    )
+    odd = [
+        f"{k} {list(state[k].shape)} for our {n} {list(ours[n].shape)}"
+        for k, n in names.items()
+        if n in ours and _squeezed(state[k]) != _squeezed(ours[n])
+    ]
+    wrong = [
+        f"{word}: {', '.join(found)}"
+        for word, found in (
+            ("missing", missing),
+            ("extra", extra),
+            ("named twice", twice),
+            ("of another shape", odd),
+        )
+        if found
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
     with torch.no_grad():
-        for k, n in names.items(): ours[n].copy_(state[k].reshape(ours[n].shape))
+        for k, n in names.items():
+            ours[n].copy_(state[k].reshape(ours[n].shape))
 
 # %% ../../nbs/models/00_parts.ipynb #b7d8f73f
-def _squeezed(t: Tensor) -> list[int]: # the same numbers as [K, D], [K, D, 1] or [K, D, 1, 1] are the same weights
+def _squeezed(
+    t: Tensor,
+) -> list[int]:  # the same numbers as [K, D], [K, D, 1] or [K, D, 1, 1] are the same weights
     return [n for n in t.shape if n > 1]

@@ -15,19 +15,23 @@ from ..skeleton import Skeleton
 
 # %% ../../nbs/models/14_posec3d.ipynb #18952175
 def _rows(
-    low: Tensor, high: Tensor, # where drawing begins and ends, pixels
-    size: int, # S
+    low: Tensor,
+    high: Tensor,  # where drawing begins and ends, pixels
+    size: int,  # S
     sigma: float,
-) -> Tensor: # bool [..., S]: pixels within 3 sigma of low..high, as the published code cuts them
+) -> Tensor:  # bool [..., S]: pixels within 3 sigma of low..high, as the published code cuts them
     i = torch.arange(size, dtype=low.dtype, device=low.device)
-    return (i >= (low - 3 * sigma).trunc()[..., None]) & (i <= (high + 3 * sigma).trunc()[..., None])
+    return (i >= (low - 3 * sigma).trunc()[..., None]) & (
+        i <= (high + 3 * sigma).trunc()[..., None]
+    )
+
 
 def joint_maps(
-    p: Tensor, # joints in pixels (x, y) [..., 2]
-    c: Tensor, # confidence [...]
-    size: int, # S
-    sigma: float, # pixels
-) -> Tensor: # [..., S, S], rows are y
+    p: Tensor,  # joints in pixels (x, y) [..., 2]
+    c: Tensor,  # confidence [...]
+    size: int,  # S
+    sigma: float,  # pixels
+) -> Tensor:  # [..., S, S], rows are y
     "A Gaussian around every joint, as high as its confidence (Eq. 1)."
     i = torch.arange(size, dtype=p.dtype, device=p.device)
     g = torch.exp(-(i - p[..., None]).square() / (2 * sigma**2)) * _rows(p, p, size, sigma)
@@ -35,28 +39,37 @@ def joint_maps(
 
 # %% ../../nbs/models/14_posec3d.ipynb #d833143f
 def limb_maps(
-    a: Tensor, b: Tensor, # ends of the limbs in pixels [..., 2]
-    c_a: Tensor, c_b: Tensor, # their confidence [...]
-    size: int, # S
-    sigma: float, # pixels
-) -> Tensor: # [..., S, S], rows are y
+    a: Tensor,
+    b: Tensor,  # ends of the limbs in pixels [..., 2]
+    c_a: Tensor,
+    c_b: Tensor,  # their confidence [...]
+    size: int,  # S
+    sigma: float,  # pixels
+) -> Tensor:  # [..., S, S], rows are y
     "A ridge around every limb, as high as its weaker end (Eq. 2)."
     weak, short = torch.minimum(c_a, c_b), (b - a).square().sum(-1) < 1
     c, b = torch.where(short, c_a, weak) * (weak >= 1e-3), torch.where(short[..., None], a, b)
     i, limb = torch.arange(size, dtype=a.dtype, device=a.device), b - a
-    from_a = i - a[..., None] # [..., 2, S], the two components of pixel minus a
+    from_a = i - a[..., None]  # [..., 2, S], the two components of pixel minus a
     along = from_a * (limb / limb.square().sum(-1, keepdim=True).clamp(min=1))[..., None]
-    t = (along[..., 1, :, None] + along[..., 0, None, :]).clamp(0, 1) # the nearest point is a + t (b - a)
-    dx, dy = from_a[..., 0, None, :] - t * limb[..., 0, None, None], from_a[..., 1, :, None] - t * limb[..., 1, None, None]
+    t = (along[..., 1, :, None] + along[..., 0, None, :]).clamp(
+        0, 1
+    )  # the nearest point is a + t (b - a)
+    dx, dy = (
+        from_a[..., 0, None, :] - t * limb[..., 0, None, None],
+        from_a[..., 1, :, None] - t * limb[..., 1, None, None],
+    )
     inside = _rows(torch.minimum(a, b), torch.maximum(a, b), size, sigma)
-    ridge = torch.exp(-(dx.square() + dy.square()) / (2 * sigma**2)) * (inside[..., 1, :, None] & inside[..., 0, None, :])
+    ridge = torch.exp(-(dx.square() + dy.square()) / (2 * sigma**2)) * (
+        inside[..., 1, :, None] & inside[..., 0, None, :]
+    )
     return ridge * c[..., None, None]
 
 # %% ../../nbs/models/14_posec3d.ipynb #0f699f3b
 def clip_box(
-    x: Tensor, # clips [N, C, T, V, M]
-    padding: float = 0.25, # how much longer than needed
-) -> tuple[Tensor, Tensor]: # corner [N, 2] with the smallest x and y, and side [N]
+    x: Tensor,  # clips [N, C, T, V, M]
+    padding: float = 0.25,  # how much longer than needed
+) -> tuple[Tensor, Tensor]:  # corner [N, 2] with the smallest x and y, and side [N]
     "One square a clip around every known joint."
     xy = x[:, :2].flatten(2)
     known, inf = xy != 0, float("inf")
@@ -64,134 +77,210 @@ def clip_box(
     some = known.any(2)
     low, high = low.where(some, torch.zeros_like(low)), high.where(some, torch.zeros_like(high))
     half = ((high - low) / 2 * (1 + padding)).amax(1)
-    half = half.where(half > 0, torch.ones_like(half)) # all in one point: any box around it will do
+    half = half.where(
+        half > 0, torch.ones_like(half)
+    )  # all in one point: any box around it will do
     return (low + high) / 2 - half[:, None], 2 * half
 
 # %% ../../nbs/models/14_posec3d.ipynb #aed0e247
 confidences = ("none", "last")
 
+
 def heatmaps(
-    x: Tensor, # clips [N, C, T, V, M], positions
-    size: int = 56, # S, pixels
-    sigma: float = 0.6, # pixels
-    confidence: str = "none", # every joint that is there at height 1; "last": the last channel is c_k
-    limbs: tuple[tuple[int, int], ...] | None = None, # pairs of joints to draw instead of joints
-    padding: float = 0.25, # of the box around the persons
-) -> Tensor: # volumes [N, V, T, S, S], or [N, limbs, T, S, S]
+    x: Tensor,  # clips [N, C, T, V, M], positions
+    size: int = 56,  # S, pixels
+    sigma: float = 0.6,  # pixels
+    confidence: str = "none",  # every joint that is there at height 1; "last": the last channel is c_k
+    limbs: tuple[tuple[int, int], ...] | None = None,  # pairs of joints to draw instead of joints
+    padding: float = 0.25,  # of the box around the persons
+) -> Tensor:  # volumes [N, V, T, S, S], or [N, limbs, T, S, S]
     "The clip as pictures: a channel a joint (Eq. 1) or limb (Eq. 2), persons merged by the maximum."
     corner, side = clip_box(x, padding)
     scale = size / side.view(-1, 1, 1, 1, 1)
-    p = ((x[:, :2] - corner.view(-1, 2, 1, 1, 1)) * scale).permute(4, 0, 3, 2, 1) # [M, N, V, T, 2]
+    p = ((x[:, :2] - corner.view(-1, 2, 1, 1, 1)) * scale).permute(4, 0, 3, 2, 1)  # [M, N, V, T, 2]
     c = x[:, -1] if confidence == "last" else (x != 0).any(1).to(x.dtype)
-    c, maps = c.permute(3, 0, 2, 1), None # [M, N, V, T]
+    c, maps = c.permute(3, 0, 2, 1), None  # [M, N, V, T]
     a, b = zip(*limbs) if limbs is not None else ((), ())
     for p_m, c_m in zip(p, c):
-        drawn = joint_maps(p_m, c_m, size, sigma) if limbs is None else limb_maps(p_m[:, a], p_m[:, b], c_m[:, a], c_m[:, b], size, sigma)
+        drawn = (
+            joint_maps(p_m, c_m, size, sigma)
+            if limbs is None
+            else limb_maps(p_m[:, a], p_m[:, b], c_m[:, a], c_m[:, b], size, sigma)
+        )
         maps = drawn if maps is None else torch.maximum(maps, drawn)
     return maps
 
 # %% ../../nbs/models/14_posec3d.ipynb #929c7dc9
 def _conv_norm(
-    in_channels: int, out_channels: int,
-    kernel: tuple[int, int, int] = (1, 1, 1), # frames, rows, columns; odd
+    in_channels: int,
+    out_channels: int,
+    kernel: tuple[int, int, int] = (1, 1, 1),  # frames, rows, columns; odd
     stride: tuple[int, int, int] = (1, 1, 1),
-) -> nn.Sequential: # [N, C_in, T, H, W] -> [N, C_out, T', H', W']
-    conv = nn.Conv3d(in_channels, out_channels, kernel, stride, tuple(k // 2 for k in kernel), bias=False)
+) -> nn.Sequential:  # [N, C_in, T, H, W] -> [N, C_out, T', H', W']
+    conv = nn.Conv3d(
+        in_channels, out_channels, kernel, stride, tuple(k // 2 for k in kernel), bias=False
+    )
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm3d(out_channels))
 
 # %% ../../nbs/models/14_posec3d.ipynb #0291ac25
 class Bottleneck(nn.Module):
     "Squeeze (over frames), convolve (over the picture), expand, and add the input: [N, C_in, T, H, W] -> [N, 4 channels, T', H', W']."
-    def __init__(self,
-        in_channels: int, # C_in
-        channels: int, # inside; four times as many come out
-        frames: int = 1, # kappa
-        stride: tuple[int, int, int] = (1, 1, 1), # frames, rows, columns
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        channels: int,  # inside; four times as many come out
+        frames: int = 1,  # kappa
+        stride: tuple[int, int, int] = (1, 1, 1),  # frames, rows, columns
     ):
         super().__init__()
         self.squeeze = _conv_norm(in_channels, channels, (frames, 1, 1))
         self.look = _conv_norm(channels, channels, (1, 3, 3), stride)
         self.expand = _conv_norm(channels, 4 * channels)
         plain = in_channels == 4 * channels and stride == (1, 1, 1)
-        self.around = nn.Identity() if plain else _conv_norm(in_channels, 4 * channels, stride=stride)
-        nn.init.zeros_(self.expand[1].weight) # a block begins as the way around it
+        self.around = (
+            nn.Identity() if plain else _conv_norm(in_channels, 4 * channels, stride=stride)
+        )
+        nn.init.zeros_(self.expand[1].weight)  # a block begins as the way around it
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.look(torch.relu(self.squeeze(x))))
         return torch.relu(self.expand(y) + self.around(x))
 
 # %% ../../nbs/models/14_posec3d.ipynb #2f5090a9
-def _stage(in_channels: int, channels: int, blocks: int, frames: int, stride: tuple[int, int, int]) -> nn.Sequential:
+def _stage(
+    in_channels: int, channels: int, blocks: int, frames: int, stride: tuple[int, int, int]
+) -> nn.Sequential:
     "Bottlenecks in a row, the first with the stride."
-    first, rest = Bottleneck(in_channels, channels, frames, stride), [Bottleneck(4 * channels, channels, frames) for _ in range(blocks - 1)]
+    first, rest = (
+        Bottleneck(in_channels, channels, frames, stride),
+        [Bottleneck(4 * channels, channels, frames) for _ in range(blocks - 1)],
+    )
     return nn.Sequential(first, *rest)
+
 
 class SlowOnly(nn.Module):
     "Volumes [N, K, T, H, W] -> features [N, 16 channels]: the slow path of SlowFast, as thin and shallow as heat maps allow."
-    def __init__(self,
-        in_channels: int, # K
-        channels: int = 32, # of the first convolution
+
+    def __init__(
+        self,
+        in_channels: int,  # K
+        channels: int = 32,  # of the first convolution
     ):
         super().__init__()
         c = channels
-        self.first, self.largest = _conv_norm(in_channels, c, (1, 7, 7)), nn.MaxPool3d((1, 3, 3), 1, (0, 1, 1))
-        self.stages = nn.ModuleList([_stage(c, c, 4, 1, (1, 2, 2)), _stage(4 * c, 2 * c, 6, 3, (1, 2, 2)), _stage(8 * c, 4 * c, 3, 3, (2, 2, 2))])
+        self.first, self.largest = (
+            _conv_norm(in_channels, c, (1, 7, 7)),
+            nn.MaxPool3d((1, 3, 3), 1, (0, 1, 1)),
+        )
+        self.stages = nn.ModuleList(
+            [
+                _stage(c, c, 4, 1, (1, 2, 2)),
+                _stage(4 * c, 2 * c, 6, 3, (1, 2, 2)),
+                _stage(8 * c, 4 * c, 3, 3, (2, 2, 2)),
+            ]
+        )
 
     def forward(self, volumes: Tensor) -> Tensor:
         y = self.largest(torch.relu(self.first(volumes)))
-        for stage in self.stages: y = stage(y)
+        for stage in self.stages:
+            y = stage(y)
         return y.mean((2, 3, 4))
 
 # %% ../../nbs/models/14_posec3d.ipynb #8fb7d088
 class PoseC3D(nn.Module):
     "SlowOnly on heat maps: clips [N, C, T, V, M] of positions -> features [N, D] (Duan et al., CVPR 2022)."
-    def __init__(self,
-        skeleton: Skeleton, # joints and limbs
-        in_channels: int = 3, # C, at least x and y
-        num_persons: int = 1, # M
-        width: float = 1.0, # of 32, 64 and 128 channels
-        size: int = 56, # S, pixels
-        sigma: float = 0.6, # pixels
-        frames: int | None = None, # evenly taken from the clip; None: all
-        limbs: bool = False, # draw the skeleton's edges instead of its joints
-        confidence: str = "none", # "last": the last channel of a clip is a score
+
+    def __init__(
+        self,
+        skeleton: Skeleton,  # joints and limbs
+        in_channels: int = 3,  # C, at least x and y
+        num_persons: int = 1,  # M
+        width: float = 1.0,  # of 32, 64 and 128 channels
+        size: int = 56,  # S, pixels
+        sigma: float = 0.6,  # pixels
+        frames: int | None = None,  # evenly taken from the clip; None: all
+        limbs: bool = False,  # draw the skeleton's edges instead of its joints
+        confidence: str = "none",  # "last": the last channel of a clip is a score
     ):
         super().__init__()
         _check_options(size, sigma, frames, confidence, in_channels)
-        self.skeleton, self.in_channels, self.num_persons, self.frames = skeleton, in_channels, num_persons, frames
-        self.drawing = dict(size=size, sigma=sigma, confidence=confidence, limbs=skeleton.edges if limbs else None)
-        self.network = SlowOnly(len(skeleton.edges) if limbs else skeleton.num_joints, scaled(32, width))
-        self.embedding_dim = 16 * scaled(32, width) # D
+        self.skeleton, self.in_channels, self.num_persons, self.frames = (
+            skeleton,
+            in_channels,
+            num_persons,
+            frames,
+        )
+        self.drawing = dict(
+            size=size, sigma=sigma, confidence=confidence, limbs=skeleton.edges if limbs else None
+        )
+        self.network = SlowOnly(
+            len(skeleton.edges) if limbs else skeleton.num_joints, scaled(32, width)
+        )
+        self.embedding_dim = 16 * scaled(32, width)  # D
 
-    def volumes(self, x: Tensor) -> Tensor: return _volumes(self, x) # [N, C, T, V, M] -> [N, V, T, S, S]
-    def embed_volumes(self, volumes: Tensor) -> Tensor: return self.network(volumes) # [N, V, T, S, S] -> features [N, D]
-    def forward(self, x: Tensor) -> Tensor: return self.network(self.volumes(x))
+    def volumes(self, x: Tensor) -> Tensor:
+        return _volumes(self, x)  # [N, C, T, V, M] -> [N, V, T, S, S]
+
+    def embed_volumes(self, volumes: Tensor) -> Tensor:
+        return self.network(volumes)  # [N, V, T, S, S] -> features [N, D]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(self.volumes(x))
 
 # %% ../../nbs/models/14_posec3d.ipynb #31dff83c
-def _check_options(size: int, sigma: float, frames: int | None, confidence: str, in_channels: int) -> None:
+def _check_options(
+    size: int, sigma: float, frames: int | None, confidence: str, in_channels: int
+) -> None:
     "ValueError for what cannot be drawn."
-    if confidence not in confidences: raise ValueError(f"unknown confidence {confidence!r}; known: {', '.join(confidences)}")
-    if confidence == "last" and in_channels < 3: raise ValueError(f"clips of {in_channels} channels hold no confidence after x and y; take confidence='none'")
-    if not (isinstance(size, int) and size >= 8): raise ValueError(f"size={size!r}: three stages halve the picture; give 8 pixels or more (published: 56)")
-    if not sigma > 0: raise ValueError(f"sigma={sigma!r} must be a positive number of pixels (published: 0.6)")
-    if frames is not None and not (isinstance(frames, int) and frames >= 1): raise ValueError(f"frames={frames!r}: give a number of frames, or None for all of them")
+    if confidence not in confidences:
+        raise ValueError(f"unknown confidence {confidence!r}; known: {', '.join(confidences)}")
+    if confidence == "last" and in_channels < 3:
+        raise ValueError(
+            f"clips of {in_channels} channels hold no confidence after x and y; take confidence='none'"
+        )
+    if not (isinstance(size, int) and size >= 8):
+        raise ValueError(
+            f"size={size!r}: three stages halve the picture; give 8 pixels or more (published: 56)"
+        )
+    if not sigma > 0:
+        raise ValueError(f"sigma={sigma!r} must be a positive number of pixels (published: 0.6)")
+    if frames is not None and not (isinstance(frames, int) and frames >= 1):
+        raise ValueError(f"frames={frames!r}: give a number of frames, or None for all of them")
+
 
 def _volumes(net: PoseC3D, x: Tensor) -> Tensor:
     "The heat maps that the network was built for, of all frames or of `frames` that are spread evenly."
     check_clips(x, net.in_channels, net.skeleton.num_joints, net.num_persons)
     if net.frames is not None:
-        middle = (2 * torch.arange(net.frames, device=x.device) + 1) * x.shape[2] // (2 * net.frames) # of each of so many parts
+        middle = (
+            (2 * torch.arange(net.frames, device=x.device) + 1) * x.shape[2] // (2 * net.frames)
+        )  # of each of so many parts
         x = x[:, :, middle]
     return heatmaps(x, **net.drawing)
 
 # %% ../../nbs/models/14_posec3d.ipynb #02cf2931
 # published key -> ours, for the SlowOnly networks of PYSKL
 PYSKL: tuple[tuple[str, str], ...] = (
-    *((rf"backbone\.conv1\.{part}\.(.*)", rf"backbone.network.first.{i}.\1") for i, part in enumerate(("conv", "bn"))),
-    *((rf"backbone\.layer{s + 1}\.(\d+)\.{theirs}\.{part}\.(.*)", rf"backbone.network.stages.{s}.\1.{ours}.{i}.\2")
-      for s in range(3) for theirs, ours in (("conv1", "squeeze"), ("conv2", "look"), ("conv3", "expand"), ("downsample", "around"))
-      for i, part in enumerate(("conv", "bn"))),
+    *(
+        (rf"backbone\.conv1\.{part}\.(.*)", rf"backbone.network.first.{i}.\1")
+        for i, part in enumerate(("conv", "bn"))
+    ),
+    *(
+        (
+            rf"backbone\.layer{s + 1}\.(\d+)\.{theirs}\.{part}\.(.*)",
+            rf"backbone.network.stages.{s}.\1.{ours}.{i}.\2",
+        )
+        for s in range(3)
+        for theirs, ours in (
+            ("conv1", "squeeze"),
+            ("conv2", "look"),
+            ("conv3", "expand"),
+            ("downsample", "around"),
+        )
+        for i, part in enumerate(("conv", "bn"))
+    ),
     (r"cls_head\.fc_cls\.(.*)", r"classifier.\1"),
 )
 

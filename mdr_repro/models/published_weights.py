@@ -16,86 +16,174 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..losses import build_objective
-from . import (
-    build_backbone, ctr_gcn, dc_gcn, dynamic_gcn, efficient_gcn, info_gcn, ms_g3d, mst_gcn, posec3d, shift_gcn, st_gcn, two_stream_agcn)
+from mdr_repro.models import (
+    build_backbone,
+    ctr_gcn,
+    dc_gcn,
+    dynamic_gcn,
+    efficient_gcn,
+    info_gcn,
+    ms_g3d,
+    mst_gcn,
+    posec3d,
+    shift_gcn,
+    st_gcn,
+    two_stream_agcn,
+)
 from .parts import load_published, published_names
 from ..recognizer import Recognizer
 from ..skeleton import Skeleton
 
 # %% ../../nbs/models/16_published_weights.ipynb #cc38ec91
-_convs = {1: "spatial.{k}.conv_S", 2: "features.{k}.conv_V", 3: "features.{k}.transform", 4: "spatial.{k}.W_S", 6: "features.{k}.conv_T", 7: "features.{k}.W_TV"}
-_tail = {"0": "0", "1": "1", "3.conv": "3", "3.bn": "4", "4": "4"} # of a temporal branch
+_convs = {
+    1: "spatial.{k}.conv_S",
+    2: "features.{k}.conv_V",
+    3: "features.{k}.transform",
+    4: "spatial.{k}.W_S",
+    6: "features.{k}.conv_T",
+    7: "features.{k}.W_TV",
+}
+_tail = {"0": "0", "1": "1", "3.conv": "3", "3.bn": "4", "4": "4"}  # of a temporal branch
+
 
 def _mdr_layer(l: int) -> list[tuple[str, str]]:
     "The names in layer l, counted from 1."
     theirs, ours = rf"l{l}\.", rf"backbone.layers.{l - 1}."
     return [
-        (theirs + r"gcn1\.PA", ours + "gcb.graph.A"), (theirs + r"gcn1\.alpha", ours + "gcb.graph.alpha"),
-        *((rf"{theirs}gcn1\.convs\.{k}\.conv{n}\.(.*)", rf"{ours}gcb.graph.{name.format(k=k)}.\1") for k in range(3) for n, name in _convs.items()),
-        (theirs + r"gcn1\.bn\.(.*)", ours + r"gcb.norm.\1"), (theirs + r"gcn1\.down\.(.*)", ours + r"gcb.residual.\1"),
-        *((rf"{theirs}tcn{m}\.branches\.(\d)\.{re.escape(a)}\.(\w+)", rf"{ours}tcb.scales.{m - 1}.branches.\1.{b}.\2") for m in (1, 2) for a, b in _tail.items()),
-        (theirs + r"residual\.conv\.(.*)", ours + r"residual.0.\1"), (theirs + r"residual\.bn\.(.*)", ours + r"residual.1.\1"),
+        (theirs + r"gcn1\.PA", ours + "gcb.graph.A"),
+        (theirs + r"gcn1\.alpha", ours + "gcb.graph.alpha"),
+        *(
+            (rf"{theirs}gcn1\.convs\.{k}\.conv{n}\.(.*)", rf"{ours}gcb.graph.{name.format(k=k)}.\1")
+            for k in range(3)
+            for n, name in _convs.items()
+        ),
+        (theirs + r"gcn1\.bn\.(.*)", ours + r"gcb.norm.\1"),
+        (theirs + r"gcn1\.down\.(.*)", ours + r"gcb.residual.\1"),
+        *(
+            (
+                rf"{theirs}tcn{m}\.branches\.(\d)\.{re.escape(a)}\.(\w+)",
+                rf"{ours}tcb.scales.{m - 1}.branches.\1.{b}.\2",
+            )
+            for m in (1, 2)
+            for a, b in _tail.items()
+        ),
+        (theirs + r"residual\.conv\.(.*)", ours + r"residual.0.\1"),
+        (theirs + r"residual\.bn\.(.*)", ours + r"residual.1.\1"),
     ]
 
-MDR_GCN = ((r"data_bn\.(.*)", r"backbone.data_norm.\1"), *(line for l in range(1, 11) for line in _mdr_layer(l)), (r"fc\.(.*)", r"classifier.\1"))
+
+MDR_GCN = (
+    (r"data_bn\.(.*)", r"backbone.data_norm.\1"),
+    *(line for l in range(1, 11) for line in _mdr_layer(l)),
+    (r"fc\.(.*)", r"classifier.\1"),
+)
 
 # %% ../../nbs/models/16_published_weights.ipynb #fd11f03d
 @dataclass(frozen=True)
 class System:
     "A published code whose weight files can be read."
-    backbone: str # our name
-    table: tuple[tuple[str, str], ...] # from its names to ours, see `published_names`
-    options: dict = field(default_factory=dict) # of our network, as that code builds it
-    objective: str = "softmax" # what stands behind the features
+
+    backbone: str  # our name
+    table: tuple[tuple[str, str], ...]  # from its names to ours, see `published_names`
+    options: dict = field(default_factory=dict)  # of our network, as that code builds it
+    objective: str = "softmax"  # what stands behind the features
+
 
 SYSTEMS = {
     "mdr_gcn": System("mdr_gcn", MDR_GCN, {"form": "released"}),
-    "st_gcn": System("st_gcn", st_gcn.RELEASED), "two_stream_agcn": System("two_stream_agcn", two_stream_agcn.RELEASED), "shift_gcn": System("shift_gcn", shift_gcn.RELEASED),
-    "dc_gcn": System("dc_gcn", dc_gcn.RELEASED), "ctr_gcn": System("ctr_gcn", ctr_gcn.RELEASED), "dynamic_gcn": System("dynamic_gcn", dynamic_gcn.RELEASED),
-    "ms_g3d": System("ms_g3d", ms_g3d.RELEASED), "mst_gcn": System("mst_gcn", mst_gcn.RELEASED), "efficient_gcn_b4": System("efficient_gcn_b4", efficient_gcn.RELEASED),
+    "st_gcn": System("st_gcn", st_gcn.RELEASED),
+    "two_stream_agcn": System("two_stream_agcn", two_stream_agcn.RELEASED),
+    "shift_gcn": System("shift_gcn", shift_gcn.RELEASED),
+    "dc_gcn": System("dc_gcn", dc_gcn.RELEASED),
+    "ctr_gcn": System("ctr_gcn", ctr_gcn.RELEASED),
+    "dynamic_gcn": System("dynamic_gcn", dynamic_gcn.RELEASED),
+    "ms_g3d": System("ms_g3d", ms_g3d.RELEASED),
+    "mst_gcn": System("mst_gcn", mst_gcn.RELEASED),
+    "efficient_gcn_b4": System("efficient_gcn_b4", efficient_gcn.RELEASED),
     "info_gcn": System("info_gcn", info_gcn.RELEASED, objective="information_bottleneck"),
-    "pyskl_st_gcn": System("st_gcn", st_gcn.PYSKL), "pyskl_ctr_gcn": System("ctr_gcn", ctr_gcn.PYSKL, {"form": "pyskl"}), "pyskl_posec3d": System("posec3d", posec3d.PYSKL),
+    "pyskl_st_gcn": System("st_gcn", st_gcn.PYSKL),
+    "pyskl_ctr_gcn": System("ctr_gcn", ctr_gcn.PYSKL, {"form": "pyskl"}),
+    "pyskl_posec3d": System("posec3d", posec3d.PYSKL),
 }
 
+
 def system_table(
-    system: str, # a key of SYSTEMS
-) -> tuple[tuple[str, str], ...]: # see `published_names`
+    system: str,  # a key of SYSTEMS
+) -> tuple[tuple[str, str], ...]:  # see `published_names`
     "From the names in this system's weight files to ours; ValueError lists the known systems."
-    if system not in SYSTEMS: raise ValueError(f"unknown system {system!r}; known: {', '.join(SYSTEMS)}")
+    if system not in SYSTEMS:
+        raise ValueError(f"unknown system {system!r}; known: {', '.join(SYSTEMS)}")
     return SYSTEMS[system].table
 
 # %% ../../nbs/models/16_published_weights.ipynb #344b176a
 def read_weights(
-    path: str | Path, # .pt, .pth, .pkl of torch.save, or .safetensors
-) -> dict[str, Tensor]: # name -> tensor
+    path: str | Path,  # .pt, .pth, .pkl of torch.save, or .safetensors
+) -> dict[str, Tensor]:  # name -> tensor
     "The tensors of a weight file; no code in it is run. ValueError that names the file and what is wrong."
     path = Path(path)
-    if not path.is_file(): raise ValueError(f"{path}: no such weight file; check the path")
-    try: found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError: raise ValueError(f"{path}: holds more than tensors and plain values, or is no weight file; reading it could run code, so it was not read. Save its state_dict alone") from None
-    except Exception as e: raise ValueError(f"{path}: no complete weight file ({next(iter(str(e).splitlines()), '')[:120] or type(e).__name__}); copy or download it again") from None # the readers raise all kinds
+    if not path.is_file():
+        raise ValueError(f"{path}: no such weight file; check the path")
+    try:
+        found = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path}: holds more than tensors and plain values, or is no weight file; reading it could run code, so it was not read. Save its state_dict alone"
+        ) from None
+    except Exception as e:
+        raise ValueError(
+            f"{path}: no complete weight file ({next(iter(str(e).splitlines()), '')[:120] or type(e).__name__}); copy or download it again"
+        ) from None  # the readers raise all kinds
     for key in ("state_dict", "model", "weights"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict): found = found[key]; break
-    tensors = {k: v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, dict) else {}
-    if not tensors: raise ValueError(f"{path}: holds no state dict, name -> tensor; save one alone")
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+            break
+    tensors = (
+        {k: v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, dict) else {}
+    )
+    if not tensors:
+        raise ValueError(f"{path}: holds no state dict, name -> tensor; save one alone")
     return tensors
 
 # %% ../../nbs/models/16_published_weights.ipynb #e56f47d0
 def load_released(
-    path: str | Path, # weight file
-    system: str, # which code wrote it, a key of SYSTEMS
-    skeleton: Skeleton, # that the weights were trained on
-    in_channels: int = 3, # C
-    num_persons: int = 1, # M
-    **options, # of the network, where they differ from the published ones
-) -> Recognizer: # in testing mode
+    path: str | Path,  # weight file
+    system: str,  # which code wrote it, a key of SYSTEMS
+    skeleton: Skeleton,  # that the weights were trained on
+    in_channels: int = 3,  # C
+    num_persons: int = 1,  # M
+    **options,  # of the network, where they differ from the published ones
+) -> Recognizer:  # in testing mode
     "A published network with its weights; ValueError names every missing, extra or misshapen tensor."
     table, s, state = system_table(system), SYSTEMS[system], read_weights(path)
-    heads = [state[k] for k, name in published_names(list(state), table).items() if name.endswith("classifier.weight")]
-    if not heads: raise ValueError(f"{path}: no classifier of {system} in it; the names begin with {', '.join(list(state)[:3])}")
-    backbone = build_backbone(s.backbone, skeleton, in_channels, num_persons, **{**s.options, **options})
+    heads = [
+        state[k]
+        for k, name in published_names(list(state), table).items()
+        if name.endswith("classifier.weight")
+    ]
+    if not heads:
+        raise ValueError(
+            f"{path}: no classifier of {system} in it; the names begin with {', '.join(list(state)[:3])}"
+        )
+    backbone = build_backbone(
+        s.backbone, skeleton, in_channels, num_persons, **{**s.options, **options}
+    )
     net = Recognizer(backbone, build_objective(s.objective, len(heads[0]), backbone.embedding_dim))
-    parts = {"backbone": backbone, **({"classifier": net.objective.classifier} if s.objective == "softmax" else {"objective": net.objective})}
-    try: load_published(parts, state, table)
-    except ValueError as e: raise ValueError(f"{path}: not the weights of {system} for {skeleton.name}, C={in_channels}, M={num_persons}: {e}") from None
+    parts = {
+        "backbone": backbone,
+        **(
+            {"classifier": net.objective.classifier}
+            if s.objective == "softmax"
+            else {"objective": net.objective}
+        ),
+    }
+    try:
+        load_published(parts, state, table)
+    except ValueError as e:
+        raise ValueError(
+            f"{path}: not the weights of {system} for {skeleton.name}, C={in_channels}, M={num_persons}: {e}"
+        ) from None
     return net.eval()

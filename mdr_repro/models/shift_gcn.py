@@ -17,22 +17,24 @@ from ..skeleton import Skeleton
 
 # %% ../../nbs/models/05_shift_gcn.ipynb #6e2d8ede
 def spatial_shift(
-    x: Tensor, # [N, C, T, V]
-    step: int = 1, # joints a channel; -1 undoes 1
-) -> Tensor: # [N, C, T, V]
+    x: Tensor,  # [N, C, T, V]
+    step: int = 1,  # joints a channel; -1 undoes 1
+) -> Tensor:  # [N, C, T, V]
     "Channel c of joint v from joint v + step c, counted round the circle of V joints."
     N, C, T, V = x.shape
     c, v = torch.arange(C, device=x.device), torch.arange(V, device=x.device)
-    source = (v + step * c[:, None]) % V # [C, V]
+    source = (v + step * c[:, None]) % V  # [C, V]
     return x.gather(3, source[:, None].expand(N, C, T, V))
 
 # %% ../../nbs/models/05_shift_gcn.ipynb #daca79bd
 class ShiftGraphConv(GraphConv):
     "Shift, mask, pointwise convolution, shift back: [N, C_in, T, V] -> [N, C_out, T, V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        num_joints: int, # V
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        num_joints: int,  # V
     ):
         super().__init__(in_channels, out_channels)
         self.m = nn.Parameter(torch.zeros(num_joints, in_channels))
@@ -45,82 +47,114 @@ class ShiftGraphConv(GraphConv):
 
 # %% ../../nbs/models/05_shift_gcn.ipynb #ba4822d0
 def temporal_shift(
-    x: Tensor, # [N, C, T, V]
-    s: Tensor, # frames ahead, a real number a channel [C]
-    stride: int = 1, # between the frames of the output
-) -> Tensor: # [N, C, ceil(T / stride), V]
+    x: Tensor,  # [N, C, T, V]
+    s: Tensor,  # frames ahead, a real number a channel [C]
+    stride: int = 1,  # between the frames of the output
+) -> Tensor:  # [N, C, ceil(T / stride), V]
     "Frame stride t + s of each channel, interpolated between frames, zero outside of the clip."
     N, C, T, V = x.shape
     s = s + (stride - 1) / 2
     first = s.detach().floor()
-    part = (s - first)[:, None, None].to(x.dtype) # lambda
-    t = torch.arange(0, T, stride, device=x.device) + first[:, None].long() # [C, T']
-    def frame(t): # [N, C, T', V]
+    part = (s - first)[:, None, None].to(x.dtype)  # lambda
+    t = torch.arange(0, T, stride, device=x.device) + first[:, None].long()  # [C, T']
+
+    def frame(t):  # [N, C, T', V]
         inside = ((t >= 0) & (t < T))[:, :, None]
         return x.gather(2, t.clamp(0, T - 1)[:, :, None].expand(N, -1, -1, V)) * inside
+
     early, late = frame(t), frame(t + 1)
-    return early + part * (late - early) # so that a constant channel has a gradient of exactly 0 for s
+    return early + part * (
+        late - early
+    )  # so that a constant channel has a gradient of exactly 0 for s
 
 # %% ../../nbs/models/05_shift_gcn.ipynb #62861139
 class _SignGradient(torch.autograd.Function):
     "The identity, whose gradient backwards is +-0.01 and never 0."
+
     @staticmethod
-    def forward(ctx, s): return s.view_as(s)
+    def forward(ctx, s):
+        return s.view_as(s)
+
     @staticmethod
-    def backward(ctx, grad): return torch.where(grad == 0, 1e-4, 0.01 * grad.sign())
+    def backward(ctx, grad):
+        return torch.where(grad == 0, 1e-4, 0.01 * grad.sign())
+
 
 class TemporalShift(nn.Module):
     "Every channel moves over frames by a learned distance: [N, C, T, V] -> [N, C, ceil(T / stride), V]."
-    def __init__(self,
-        channels: int, # C
-        stride: int = 1, # between the frames of the output
-        gradient: str = "sign", # or "exact"
+
+    def __init__(
+        self,
+        channels: int,  # C
+        stride: int = 1,  # between the frames of the output
+        gradient: str = "sign",  # or "exact"
     ):
         super().__init__()
-        if gradient not in ("sign", "exact"): raise ValueError(f"unknown shift_gradient {gradient!r}; known: sign, exact")
+        if gradient not in ("sign", "exact"):
+            raise ValueError(f"unknown shift_gradient {gradient!r}; known: sign, exact")
         self.stride, self.gradient = stride, gradient
         self.s = nn.Parameter(torch.empty(channels).uniform_(-1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return temporal_shift(x, _SignGradient.apply(self.s) if self.gradient == "sign" else self.s, self.stride)
+        return temporal_shift(
+            x, _SignGradient.apply(self.s) if self.gradient == "sign" else self.s, self.stride
+        )
 
 # %% ../../nbs/models/05_shift_gcn.ipynb #b59fd30c
 class JointNorm(nn.BatchNorm1d):
     "Batch normalisation of every channel of every joint, [N, C, T, V] -> the same."
-    def __init__(self,
-        channels: int, # C
-        num_joints: int, # V
-    ): super().__init__(num_joints * channels)
+
+    def __init__(
+        self,
+        channels: int,  # C
+        num_joints: int,  # V
+    ):
+        super().__init__(num_joints * channels)
 
     def forward(self, x: Tensor) -> Tensor:
         N, C, T, V = x.shape
         y = super().forward(x.permute(0, 3, 1, 2).reshape(N, V * C, T))
         return y.view(N, V, C, T).permute(0, 2, 3, 1)
 
+
 class ShiftTemporalConv(nn.Sequential):
     "Two temporal shifts around a pointwise convolution, [N, C, T, V] -> [N, C, ceil(T / stride), V]."
-    def __init__(self,
-        channels: int, # C
-        stride: int = 1, # of the second shift
-        gradient: str = "sign", # of the shifts
+
+    def __init__(
+        self,
+        channels: int,  # C
+        stride: int = 1,  # of the second shift
+        gradient: str = "sign",  # of the shifts
     ):
         mix = conv1x1(channels, channels)
         nn.init.kaiming_normal_(mix.weight, mode="fan_out")
-        super().__init__(nn.BatchNorm2d(channels), TemporalShift(channels, 1, gradient), mix, nn.ReLU(), TemporalShift(channels, stride, gradient), nn.BatchNorm2d(channels))
+        super().__init__(
+            nn.BatchNorm2d(channels),
+            TemporalShift(channels, 1, gradient),
+            mix,
+            nn.ReLU(),
+            TemporalShift(channels, stride, gradient),
+            nn.BatchNorm2d(channels),
+        )
 
 # %% ../../nbs/models/05_shift_gcn.ipynb #50f88f4b
 class ShiftLayer(nn.Module):
     "Shift graph convolution, shift temporal convolution, a residual around each: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        num_joints: int, # V
-        stride: int = 1, # over frames
-        residual: bool = True, # False: nothing is added around the layer
-        gradient: str = "sign", # of the temporal shifts
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        num_joints: int,  # V
+        stride: int = 1,  # over frames
+        residual: bool = True,  # False: nothing is added around the layer
+        gradient: str = "sign",  # of the temporal shifts
     ):
         super().__init__()
-        self.graph, self.norm = ShiftGraphConv(in_channels, out_channels, num_joints), JointNorm(out_channels, num_joints)
+        self.graph, self.norm = (
+            ShiftGraphConv(in_channels, out_channels, num_joints),
+            JointNorm(out_channels, num_joints),
+        )
         self.around = shortcut(in_channels, out_channels)
         self.time = ShiftTemporalConv(out_channels, stride, gradient)
         self.residual = shortcut(in_channels, out_channels, stride) if residual else None
@@ -132,27 +166,49 @@ class ShiftLayer(nn.Module):
 # %% ../../nbs/models/05_shift_gcn.ipynb #c9591bfc
 class ShiftGCN(GCN):
     "Shift-GCN (Cheng et al., CVPR 2020): clips [N, C, T, V, M] -> features [N, D]."
-    def __init__(self,
-        skeleton: Skeleton, # only its number of joints, and their order, matter
-        in_channels: int = 3, # C
-        num_persons: int = 1, # M
-        width: float = 1.0, # of 64 to 256 channels
-        shift_gradient: str = "sign", # of the temporal shifts: as published, or "exact"
+
+    def __init__(
+        self,
+        skeleton: Skeleton,  # only its number of joints, and their order, matter
+        in_channels: int = 3,  # C
+        num_persons: int = 1,  # M
+        width: float = 1.0,  # of 64 to 256 channels
+        shift_gradient: str = "sign",  # of the temporal shifts: as published, or "exact"
     ):
         sizes = ten_layers(in_channels, width)
         super().__init__(skeleton, in_channels, num_persons, sizes[-1][1])
-        self.layers = nn.ModuleList([ShiftLayer(c_in, c_out, skeleton.num_joints, stride, i > 0, shift_gradient) for i, (c_in, c_out, stride) in enumerate(sizes)])
+        self.layers = nn.ModuleList(
+            [
+                ShiftLayer(c_in, c_out, skeleton.num_joints, stride, i > 0, shift_gradient)
+                for i, (c_in, c_out, stride) in enumerate(sizes)
+            ]
+        )
 
 # %% ../../nbs/models/05_shift_gcn.ipynb #bf6ebbc5
 register_backbone("shift_gcn", ShiftGCN);
 
 # %% ../../nbs/models/05_shift_gcn.ipynb #7bbaa82f
-RELEASED: tuple[tuple[str, str], ...] = ( # published key -> ours, see `load_published`
-    (r"data_bn\.(.*)", r"backbone.data_norm.\1"), (r"fc\.(.*)", r"classifier.\1"),
-    (r".*\.xpos", ""), (r".*\.gcn1\.shift_(in|out)", ""),
-    *((rf"l{i + 1}\.{theirs}", rf"backbone.layers.{i}.{ours}") for i in range(10) for theirs, ours in (
-        (r"gcn1\.Feature_Mask", "graph.m"), (r"gcn1\.Linear_weight", "graph.W"), (r"gcn1\.Linear_bias", "graph.b"),
-        (r"gcn1\.bn\.(.*)", r"norm.\1"), (r"gcn1\.down\.(.*)", r"around.\1"),
-        (r"tcn1\.bn\.(.*)", r"time.0.\1"), (r"tcn1\.shift_in\.ypos", "time.1.s"), (r"tcn1\.temporal_linear\.(.*)", r"time.2.\1"),
-        (r"tcn1\.shift_out\.ypos", "time.4.s"), (r"tcn1\.bn2\.(.*)", r"time.5.\1"),
-        (r"residual\.conv\.(.*)", r"residual.0.\1"), (r"residual\.bn\.(.*)", r"residual.1.\1"))))
+RELEASED: tuple[tuple[str, str], ...] = (  # published key -> ours, see `load_published`
+    (r"data_bn\.(.*)", r"backbone.data_norm.\1"),
+    (r"fc\.(.*)", r"classifier.\1"),
+    (r".*\.xpos", ""),
+    (r".*\.gcn1\.shift_(in|out)", ""),
+    *(
+        (rf"l{i + 1}\.{theirs}", rf"backbone.layers.{i}.{ours}")
+        for i in range(10)
+        for theirs, ours in (
+            (r"gcn1\.Feature_Mask", "graph.m"),
+            (r"gcn1\.Linear_weight", "graph.W"),
+            (r"gcn1\.Linear_bias", "graph.b"),
+            (r"gcn1\.bn\.(.*)", r"norm.\1"),
+            (r"gcn1\.down\.(.*)", r"around.\1"),
+            (r"tcn1\.bn\.(.*)", r"time.0.\1"),
+            (r"tcn1\.shift_in\.ypos", "time.1.s"),
+            (r"tcn1\.temporal_linear\.(.*)", r"time.2.\1"),
+            (r"tcn1\.shift_out\.ypos", "time.4.s"),
+            (r"tcn1\.bn2\.(.*)", r"time.5.\1"),
+            (r"residual\.conv\.(.*)", r"residual.0.\1"),
+            (r"residual\.bn\.(.*)", r"residual.1.\1"),
+        )
+    ),
+)

@@ -16,31 +16,40 @@ from ..skeleton import Skeleton
 # %% ../../nbs/models/02_st_gcn.ipynb #c0e06fcc
 class EdgeGraphConv(GraphConv):
     "The sum over neighbour subsets with learnable edge importance, [N, C_in, T, V] -> [N, C_out, T, V] (Yan et al.)."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A_shape: tuple[int, int, int], # K, V, V
-        edge_importance: bool = True, # M; False: all ones
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A_shape: tuple[int, int, int],  # K, V, V
+        edge_importance: bool = True,  # M; False: all ones
     ):
         super().__init__(in_channels, out_channels)
-        self.subsets = A_shape[0] # K
-        self.conv = nn.Conv2d(in_channels, A_shape[0] * out_channels, 1) # the W_k, side by side
+        self.subsets = A_shape[0]  # K
+        self.conv = nn.Conv2d(in_channels, A_shape[0] * out_channels, 1)  # the W_k, side by side
         self.importance = nn.Parameter(torch.ones(A_shape)) if edge_importance else 1.0
 
-    def forward(self, x: Tensor, A: Tensor) -> Tensor: return self.over_graph(self.transforms(x), x, A)
-    def transforms(self, x: Tensor) -> Tensor: # W_k f_in [N, K, C_out, T, V]
+    def forward(self, x: Tensor, A: Tensor) -> Tensor:
+        return self.over_graph(self.transforms(x), x, A)
+
+    def transforms(self, x: Tensor) -> Tensor:  # W_k f_in [N, K, C_out, T, V]
         return self.conv(x).unflatten(1, (self.subsets, self.out_channels))
-    def over_graph(self, y: Tensor, x: Tensor, A: Tensor) -> Tensor: # A [K, V, V]: v sends, w receives
+
+    def over_graph(
+        self, y: Tensor, x: Tensor, A: Tensor
+    ) -> Tensor:  # A [K, V, V]: v sends, w receives
         return torch.einsum("nkctv,kvw->nctw", y, A * self.importance)
 
 # %% ../../nbs/models/02_st_gcn.ipynb #6f97537c
 class STGCNLayer(nn.Module):
     "Graph convolution, convolution over frames, shortcut: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    def __init__(self,
-        graph: GraphConv, # C_in -> C_out channels
-        stride: int = 1, # s, over frames
-        residual: bool = True, # rho; False: nothing is added
-        dropout: float = 0.0, # probability that a number is dropped, after the convolution over frames
+
+    def __init__(
+        self,
+        graph: GraphConv,  # C_in -> C_out channels
+        stride: int = 1,  # s, over frames
+        residual: bool = True,  # rho; False: nothing is added
+        dropout: float = 0.0,  # probability that a number is dropped, after the convolution over frames
     ):
         super().__init__()
         c_in, c_out = graph.in_channels, graph.out_channels
@@ -48,38 +57,50 @@ class STGCNLayer(nn.Module):
         self.temporal, self.dropout = TemporalConv(c_out, c_out, 9, stride), nn.Dropout(dropout)
         self.residual = shortcut(c_in, c_out, stride) if residual else None
 
-    def forward(self, x: Tensor, *args) -> Tensor: # args: of the graph convolution
+    def forward(self, x: Tensor, *args) -> Tensor:  # args: of the graph convolution
         y = self.dropout(self.temporal(torch.relu(self.norm(self.graph(x, *args)))))
         return torch.relu(y if self.residual is None else y + self.residual(x))
 
 # %% ../../nbs/models/02_st_gcn.ipynb #01728e52
 class STGCN(GCN):
     "Spatial Temporal Graph Convolutional Network (Yan et al., AAAI 2018): clips [N, C, T, V, M] -> features [N, 256]."
-    def __init__(self,
-        skeleton: Skeleton, # joints and topology
-        in_channels: int = 3, # C
-        num_persons: int = 1, # M
-        width: float = 1.0, # factor on the published 64 to 256 channels
-        dropout: float = 0.5, # in layers 2 to 10, as in the published configurations
-        edge_importance: bool = True, # M
-        norm_persons: bool = False, # published: all persons share the statistics of the input
+
+    def __init__(
+        self,
+        skeleton: Skeleton,  # joints and topology
+        in_channels: int = 3,  # C
+        num_persons: int = 1,  # M
+        width: float = 1.0,  # factor on the published 64 to 256 channels
+        dropout: float = 0.5,  # in layers 2 to 10, as in the published configurations
+        edge_importance: bool = True,  # M
+        norm_persons: bool = False,  # published: all persons share the statistics of the input
     ):
-        if not 0 <= dropout < 1: raise ValueError(f"dropout={dropout!r} must be a probability, 0 <= dropout < 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout!r} must be a probability, 0 <= dropout < 1")
         layers = ten_layers(in_channels, width)
         super().__init__(skeleton, in_channels, num_persons, layers[-1][1], norm_persons)
         self.register_buffer("A", skeleton.adjacency())
-        self.layers = nn.ModuleList(STGCNLayer(EdgeGraphConv(c_in, c_out, tuple(self.A.shape), edge_importance), stride, i > 0, dropout * (i > 0))
-                                    for i, (c_in, c_out, stride) in enumerate(layers))
+        self.layers = nn.ModuleList(
+            STGCNLayer(
+                EdgeGraphConv(c_in, c_out, tuple(self.A.shape), edge_importance),
+                stride,
+                i > 0,
+                dropout * (i > 0),
+            )
+            for i, (c_in, c_out, stride) in enumerate(layers)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bodies(x)
-        for layer in self.layers: x = layer(x, self.A)
+        for layer in self.layers:
+            x = layer(x, self.A)
         return self.features(x)
+
 
 register_backbone("st_gcn", STGCN);
 
 # %% ../../nbs/models/02_st_gcn.ipynb #eb648c7e
-RELEASED = ( # names of the authors' code
+RELEASED = (  # names of the authors' code
     (r"A", r"backbone.A"),
     (r"data_bn\.(.*)", r"backbone.data_norm.\1"),
     (r"edge_importance\.(\d+)", r"backbone.layers.\1.graph.importance"),
@@ -92,9 +113,9 @@ RELEASED = ( # names of the authors' code
 )
 
 # %% ../../nbs/models/02_st_gcn.ipynb #5ec80bb7
-PYSKL = ( # names of PYSKL's ST-GCN
+PYSKL = (  # names of PYSKL's ST-GCN
     (r"backbone\.gcn\.0\.gcn\.A", r"backbone.A"),
-    (r"backbone\.gcn\.\d+\.gcn\.A", r""), # the same graph again
+    (r"backbone\.gcn\.\d+\.gcn\.A", r""),  # the same graph again
     (r"backbone\.data_bn\.(.*)", r"backbone.data_norm.\1"),
     (r"backbone\.gcn\.(\d+)\.gcn\.PA", r"backbone.layers.\1.graph.importance"),
     (r"backbone\.gcn\.(\d+)\.gcn\.conv\.(.*)", r"backbone.layers.\1.graph.conv.\2"),

@@ -16,52 +16,74 @@ from ..skeleton import Skeleton
 # %% ../../nbs/models/03_two_stream_agcn.ipynb #6c658f33
 class AdaptiveGraphConv(GraphConv):
     "The body's links, learned links and this clip's links, summed over subsets: [N, C_in, T, V] -> [N, C_out, T, V] (Eq. 3)."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # the body's subsets [K, V, V]
-        embed_channels: int | None = None, # C_e; None: C_out / 4
-        parts: str = "ABC", # which of the three graphs are added
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # the body's subsets [K, V, V]
+        embed_channels: int | None = None,  # C_e; None: C_out / 4
+        parts: str = "ABC",  # which of the three graphs are added
     ):
         super().__init__(in_channels, out_channels)
-        if not parts or set(parts) - set("ABC"): raise ValueError(f"unknown parts {parts!r} of the graph; known letters: A, B, C")
+        if not parts or set(parts) - set("ABC"):
+            raise ValueError(f"unknown parts {parts!r} of the graph; known letters: A, B, C")
         embed, K = embed_channels or max(out_channels // 4, 1), len(A)
         self.register_buffer("A", A if "A" in parts else torch.zeros_like(A), persistent=False)
         self.B = nn.Parameter(torch.full_like(A, 1e-6)) if "B" in parts else None
-        self.theta, self.phi = (nn.ModuleList(conv1x1(in_channels, embed) for _ in range(K)) if "C" in parts else None for _ in range(2))
+        self.theta, self.phi = (
+            nn.ModuleList(conv1x1(in_channels, embed) for _ in range(K)) if "C" in parts else None
+            for _ in range(2)
+        )
         self.W = nn.ModuleList(conv1x1(in_channels, out_channels) for _ in range(K))
-        for W in self.W: nn.init.normal_(W.weight, std=(2 / (K * in_channels * out_channels)) ** 0.5)
+        for W in self.W:
+            nn.init.normal_(W.weight, std=(2 / (K * in_channels * out_channels)) ** 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum(self.W[k](torch.einsum("nctv,nvw->nctw", x, self.topology(x, k))) for k in range(len(self.A)))
-    def topology(self, x: Tensor, k: int) -> Tensor: return _topology(self, x, k) # A + B + C [N, V, V]; the column receives
+        return sum(
+            self.W[k](torch.einsum("nctv,nvw->nctw", x, self.topology(x, k)))
+            for k in range(len(self.A))
+        )
+
+    def topology(self, x: Tensor, k: int) -> Tensor:
+        return _topology(self, x, k)  # A + B + C [N, V, V]; the column receives
 
 # %% ../../nbs/models/03_two_stream_agcn.ipynb #bcc677ab
-def _topology(gc: AdaptiveGraphConv, x: Tensor, k: int) -> Tensor: # [N, V, V]
+def _topology(gc: AdaptiveGraphConv, x: Tensor, k: int) -> Tensor:  # [N, V, V]
     graph = gc.A[k] if gc.B is None else gc.A[k] + gc.B[k]
-    return graph.expand(len(x), -1, -1) if gc.theta is None else graph + _similarity(gc.theta[k](x), gc.phi[k](x))
+    return (
+        graph.expand(len(x), -1, -1)
+        if gc.theta is None
+        else graph + _similarity(gc.theta[k](x), gc.phi[k](x))
+    )
+
 
 def _similarity(
-    theta: Tensor, # of the joint that sends [N, C_e, T, V]
-    phi: Tensor, # of the joint that receives
-) -> Tensor: # C [N, V, V], every column adds to one (Eq. 5)
+    theta: Tensor,  # of the joint that sends [N, C_e, T, V]
+    phi: Tensor,  # of the joint that receives
+) -> Tensor:  # C [N, V, V], every column adds to one (Eq. 5)
     scores = torch.einsum("nctv,nctw->nvw", theta, phi) / (theta.shape[1] * theta.shape[2])
     return scores.softmax(1)
 
 # %% ../../nbs/models/03_two_stream_agcn.ipynb #926c9966
 class AdaptiveLayer(nn.Module):
     "Adaptive graph convolution, nine frames, a residual around each and all: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
-    def __init__(self,
-        in_channels: int, # C_in
-        out_channels: int, # C_out
-        A: Tensor, # the body's subsets [K, V, V]
-        stride: int = 1, # over frames
-        residual: bool = True, # False: none around the layer; the graph convolution keeps its own
-        parts: str = "ABC", # of the graph
+
+    def __init__(
+        self,
+        in_channels: int,  # C_in
+        out_channels: int,  # C_out
+        A: Tensor,  # the body's subsets [K, V, V]
+        stride: int = 1,  # over frames
+        residual: bool = True,  # False: none around the layer; the graph convolution keeps its own
+        parts: str = "ABC",  # of the graph
     ):
         super().__init__()
-        self.graph, self.norm = AdaptiveGraphConv(in_channels, out_channels, A, parts=parts), nn.BatchNorm2d(out_channels)
-        nn.init.constant_(self.norm.weight, 1e-6) # the graph convolution starts as its residual
+        self.graph, self.norm = (
+            AdaptiveGraphConv(in_channels, out_channels, A, parts=parts),
+            nn.BatchNorm2d(out_channels),
+        )
+        nn.init.constant_(self.norm.weight, 1e-6)  # the graph convolution starts as its residual
         self.around = shortcut(in_channels, out_channels)
         self.temporal = TemporalConv(out_channels, out_channels, stride=stride)
         self.shortcut = shortcut(in_channels, out_channels, stride) if residual else None
@@ -73,29 +95,51 @@ class AdaptiveLayer(nn.Module):
 # %% ../../nbs/models/03_two_stream_agcn.ipynb #b610b3b7
 class TwoStreamAGCN(GCN):
     "One stream of the Two-Stream Adaptive GCN (Shi et al., CVPR 2019): clips [N, C, T, V, M] -> features [N, D]."
-    def __init__(self,
-        skeleton: Skeleton, # joints and the body's links
-        in_channels: int = 3, # C
-        num_persons: int = 1, # M
-        width: float = 1.0, # of the published channels
-        partition: str | None = "directed", # how `Skeleton.adjacency` splits the graph; None: the skeleton's own way
-        parts: str = "ABC", # of the graph
+
+    def __init__(
+        self,
+        skeleton: Skeleton,  # joints and the body's links
+        in_channels: int = 3,  # C
+        num_persons: int = 1,  # M
+        width: float = 1.0,  # of the published channels
+        partition: str
+        | None = "directed",  # how `Skeleton.adjacency` splits the graph; None: the skeleton's own way
+        parts: str = "ABC",  # of the graph
     ):
         layers = ten_layers(in_channels, width)
         super().__init__(skeleton, in_channels, num_persons, layers[-1][1])
         A = skeleton.adjacency(partition)
-        self.layers = nn.ModuleList(AdaptiveLayer(*layer, residual=i > 0, parts=parts) for i, layer in enumerate((c_in, c_out, A, s) for c_in, c_out, s in layers))
+        self.layers = nn.ModuleList(
+            AdaptiveLayer(*layer, residual=i > 0, parts=parts)
+            for i, layer in enumerate((c_in, c_out, A, s) for c_in, c_out, s in layers)
+        )
 
 # %% ../../nbs/models/03_two_stream_agcn.ipynb #28108195
 from . import register_backbone
+
 register_backbone("two_stream_agcn", TwoStreamAGCN);
 
 # %% ../../nbs/models/03_two_stream_agcn.ipynb #049642c0
-_inside = ( # a layer: the published name, ours
-    (r"gcn1\.PA", "graph.B"), (r"gcn1\.conv_a\.(.*)", r"graph.theta.\1"), (r"gcn1\.conv_b\.(.*)", r"graph.phi.\1"), (r"gcn1\.conv_d\.(.*)", r"graph.W.\1"),
-    (r"gcn1\.bn\.(.*)", r"norm.\1"), (r"gcn1\.down\.(.*)", r"around.\1"), (r"tcn1\.conv\.(.*)", r"temporal.0.\1"), (r"tcn1\.bn\.(.*)", r"temporal.1.\1"),
-    (r"residual\.conv\.(.*)", r"shortcut.0.\1"), (r"residual\.bn\.(.*)", r"shortcut.1.\1"))
+_inside = (  # a layer: the published name, ours
+    (r"gcn1\.PA", "graph.B"),
+    (r"gcn1\.conv_a\.(.*)", r"graph.theta.\1"),
+    (r"gcn1\.conv_b\.(.*)", r"graph.phi.\1"),
+    (r"gcn1\.conv_d\.(.*)", r"graph.W.\1"),
+    (r"gcn1\.bn\.(.*)", r"norm.\1"),
+    (r"gcn1\.down\.(.*)", r"around.\1"),
+    (r"tcn1\.conv\.(.*)", r"temporal.0.\1"),
+    (r"tcn1\.bn\.(.*)", r"temporal.1.\1"),
+    (r"residual\.conv\.(.*)", r"shortcut.0.\1"),
+    (r"residual\.bn\.(.*)", r"shortcut.1.\1"),
+)
 
 # the table of the authors' code for `load_published`
-RELEASED: tuple[tuple[str, str], ...] = ((r"data_bn\.(.*)", r"backbone.data_norm.\1"), (r"fc\.(.*)", r"classifier.\1"),
-    *((rf"l{i + 1}\.{theirs}", f"backbone.layers.{i}.{ours}") for i in range(10) for theirs, ours in _inside))
+RELEASED: tuple[tuple[str, str], ...] = (
+    (r"data_bn\.(.*)", r"backbone.data_norm.\1"),
+    (r"fc\.(.*)", r"classifier.\1"),
+    *(
+        (rf"l{i + 1}\.{theirs}", f"backbone.layers.{i}.{ours}")
+        for i in range(10)
+        for theirs, ours in _inside
+    ),
+)

@@ -15,162 +15,488 @@ from .tables import CLAIMS, plain
 # %% ../../nbs/paper/03_sentences.ipynb #5c1a4e06
 class Statement(NamedTuple):
     "A sentence that compares: the paper's words, the claims that test it."
+
     section: str
-    text: str # a sentence, or the part of it that compares
-    also: str = "" # patterns of claims with other words, separated by spaces
-    reason: str = "" # why no claim tests it
+    text: str  # a sentence, or the part of it that compares
+    also: str = ""  # patterns of claims with other words, separated by spaces
+    reason: str = ""  # why no claim tests it
 
     @property
-    def claims(self) -> tuple[str, ...]: # ids: claims with words of this sentence, and those that `also` names
+    def claims(
+        self,
+    ) -> tuple[str, ...]:  # ids: claims with words of this sentence, and those that `also` names
         named = self.also.split()
-        return tuple(c.id for c in CLAIMS if plain(c.text) in plain(self.text) or any(fnmatch(c.id, pattern) for pattern in named))
+        return tuple(
+            c.id
+            for c in CLAIMS
+            if plain(c.text) in plain(self.text) or any(fnmatch(c.id, pattern) for pattern in named)
+        )
 
-INTERPRETS, ONE_CLIP, CHOICE = "an interpretation of the sentence before it", "about one clip of FSD-10, by eye", "a choice, not a result"
+
+INTERPRETS, ONE_CLIP, CHOICE = (
+    "an interpretation of the sentence before it",
+    "about one clip of FSD-10, by eye",
+    "a choice, not a result",
+)
 STATEMENTS: list[Statement] = []
 
 # %% ../../nbs/paper/03_sentences.ipynb #17a00005
-STATEMENTS += [Statement(*s) for s in (
-    ("Abstract", "the noisy data from pose extraction increases the challenge of fine-grained recognition"),
-    ("Abstract", "enhance the discriminative power of spatial-temporal joints and obtain a more compact intra-class feature distribution", "fig4.joints"),
-    ("Abstract", "can improve the discrimination among channel-, joint- and frame-level features for fine-grained actions", "fig4.joints fig4.frames"),
-    ("Abstract", "which significantly boosts the effect of the CVSTA and reduces the impact of noise", "I.reinforce-*"),
-    ("Abstract", "outperforms the known state-of-the-art skeleton-based approaches on fine-grained datasets, FineGym99 and FSD-10, and also on the coarse dataset NTU-RGB+D X-view version", "IX.* X.*"),
-    ("I", "modeling a new attention block in fixed channels, which causes a lack of adaptive representation capability of channels", "III.c-b"),
-    ("I", "The conventional softmax loss mainly encourages the separability of features, which causes weak intra-class compactness even if the model is more advanced"),
-    ("I", "existing explicit methods are weak-robust for outliers and numerically unbalanced with softmax loss", "fig2.center VIII.balance"),
-    ("I", "as a flexible block, it could be easily combined with other GCNs to get better performance", "I.cvsta-*"),
-    ("I", "our approach obtains spatial-temporal features more sufficiently, which promotes the clustering of intra-class samples", "fig1.compact-cvsta"),
-    ("I", "to enhance the discrimination among channel-, joint- and frame-level, we propose a Multi-Dimensional Refinement Graph Convolution Network", "IV.mdr-ctrgcn fig4.joints fig4.frames"),
-    ("I", "which significantly improves the robustness of the existing explicit loss function", "VIII.without-out-center fig2.center"),
-    ("I", "optimize variances along the cosine/norm aspect(s) and reduce the numerical discrepancy of losses, further facilitating the role of CVSTA", "fig5.compact I.reinforce-*"),
-    ("I", "RDL has more scales that can adjust the impact of noisy data", "fig2.center IV.impact-*"),
-    ("I", "Figure 1 shows the improvement in the feature distribution arising from RDL and CVSTA"),
-    ("I", "RDL enhances the performance of CVSTA and outperforms state-of-the-art losses",
-     "I.rdl-ctrgcn-cvsta VIII.softmax VIII.softmax-gym VIII.center VIII.sphereface VIII.lmcl VIII.lace VIII.arcface VIII.arcface-gym VIII.lace-gym"),
-    ("I", "outperforms the known state-of-the-art skeleton-based approaches on the FineGym99, the FSD-10, and the NTU-RGB+D datasets", "IX.* X.* XI.xsub-* XI.xview-*"),
-)]
+STATEMENTS += [
+    Statement(*s)
+    for s in (
+        (
+            "Abstract",
+            "the noisy data from pose extraction increases the challenge of fine-grained recognition",
+        ),
+        (
+            "Abstract",
+            "enhance the discriminative power of spatial-temporal joints and obtain a more compact intra-class feature distribution",
+            "fig4.joints",
+        ),
+        (
+            "Abstract",
+            "can improve the discrimination among channel-, joint- and frame-level features for fine-grained actions",
+            "fig4.joints fig4.frames",
+        ),
+        (
+            "Abstract",
+            "which significantly boosts the effect of the CVSTA and reduces the impact of noise",
+            "I.reinforce-*",
+        ),
+        (
+            "Abstract",
+            "outperforms the known state-of-the-art skeleton-based approaches on fine-grained datasets, FineGym99 and FSD-10, and also on the coarse dataset NTU-RGB+D X-view version",
+            "IX.* X.*",
+        ),
+        (
+            "I",
+            "modeling a new attention block in fixed channels, which causes a lack of adaptive representation capability of channels",
+            "III.c-b",
+        ),
+        (
+            "I",
+            "The conventional softmax loss mainly encourages the separability of features, which causes weak intra-class compactness even if the model is more advanced",
+        ),
+        (
+            "I",
+            "existing explicit methods are weak-robust for outliers and numerically unbalanced with softmax loss",
+            "fig2.center VIII.balance",
+        ),
+        (
+            "I",
+            "as a flexible block, it could be easily combined with other GCNs to get better performance",
+            "I.cvsta-*",
+        ),
+        (
+            "I",
+            "our approach obtains spatial-temporal features more sufficiently, which promotes the clustering of intra-class samples",
+            "fig1.compact-cvsta",
+        ),
+        (
+            "I",
+            "to enhance the discrimination among channel-, joint- and frame-level, we propose a Multi-Dimensional Refinement Graph Convolution Network",
+            "IV.mdr-ctrgcn fig4.joints fig4.frames",
+        ),
+        (
+            "I",
+            "which significantly improves the robustness of the existing explicit loss function",
+            "VIII.without-out-center fig2.center",
+        ),
+        (
+            "I",
+            "optimize variances along the cosine/norm aspect(s) and reduce the numerical discrepancy of losses, further facilitating the role of CVSTA",
+            "fig5.compact I.reinforce-*",
+        ),
+        (
+            "I",
+            "RDL has more scales that can adjust the impact of noisy data",
+            "fig2.center IV.impact-*",
+        ),
+        (
+            "I",
+            "Figure 1 shows the improvement in the feature distribution arising from RDL and CVSTA",
+        ),
+        (
+            "I",
+            "RDL enhances the performance of CVSTA and outperforms state-of-the-art losses",
+            "I.rdl-ctrgcn-cvsta VIII.softmax VIII.softmax-gym VIII.center VIII.sphereface VIII.lmcl VIII.lace VIII.arcface VIII.arcface-gym VIII.lace-gym",
+        ),
+        (
+            "I",
+            "outperforms the known state-of-the-art skeleton-based approaches on the FineGym99, the FSD-10, and the NTU-RGB+D datasets",
+            "IX.* X.* XI.xsub-* XI.xview-*",
+        ),
+    )
+]
 
 # %% ../../nbs/paper/03_sentences.ipynb #17a00006
-STATEMENTS += [Statement(*s) for s in (
-    ("II.A", "compared with CTR-GCN or InfoGCN, the limited performance and scalability of channel-fixed attention weaken the discriminative power in the channel view"),
-    ("II.A", "the heatmap of the input takes up more memory", "", "decided by the shapes of Table VII alone: a heat map of 48×56×56 for every joint against 3×64×17 numbers"),
-    ("II.A", "the 3D CNN-based methods have not achieved a significant performance advantage but occupy more parameters"),
-    ("II.A", "the GCN-based methods are still competitive when the above problems are solved", "IX.art VII.accuracy XI.close-*-posec3d"),
-    ("II.B", "suffers from the value imbalance between the center loss version and cross-entropy-based loss, in addition to weak robustness by outliers", "fig2.center VIII.balance"),
-    ("II.B", "the angular-margin-based approach [21]–[24], [48] may be the better choice"),
-    ("II.B", "the empirically scalable and marginal hyperparameters limit the discriminant capability of implicit loss", "VIII.sphereface VIII.lmcl VIII.arcface VIII.arcface-gym"),
-    ("II.B", "we have more adjustment space to achieve the same optimization goal as (a) while reducing the deviation of the center’s abnormal point and maintaining the advantage of flexibility"),
-    ("III.B", "our CVSTA reinforces attention to extract more discriminative spatial-temporal features", "III.c-a III.c-b"),
-    ("III.B", "the middle layer is necessary for enhancing the discriminative representation", "II.c16-fixed II.c8-fixed II.c4-fixed"),
-    ("III.B", "should not share the same C^{out} for their maximum discriminative channel power", "II.c16-fixed II.c8-fixed II.c4-fixed"),
-    ("III.B", "could flexibly deploy on different graph convolutional models", "I.cvsta-*"),
-    ("III.B", "which could reduce the cost of computation", "", "true by construction: two of the three pooled vectors are computed once; no cost is printed without it"),
-    ("III.B", "To enhance the learning of the relationships between nearby frames, there are m kernels in all temporal convolutions", "VI.t2-t1"),
-    ("III.C", "combines both numerical-balanced angular and norm-based losses replacing the center loss", "VIII.balance VIII.center"),
-)]
+STATEMENTS += [
+    Statement(*s)
+    for s in (
+        (
+            "II.A",
+            "compared with CTR-GCN or InfoGCN, the limited performance and scalability of channel-fixed attention weaken the discriminative power in the channel view",
+        ),
+        (
+            "II.A",
+            "the heatmap of the input takes up more memory",
+            "",
+            "decided by the shapes of Table VII alone: a heat map of 48×56×56 for every joint against 3×64×17 numbers",
+        ),
+        (
+            "II.A",
+            "the 3D CNN-based methods have not achieved a significant performance advantage but occupy more parameters",
+        ),
+        (
+            "II.A",
+            "the GCN-based methods are still competitive when the above problems are solved",
+            "IX.art VII.accuracy XI.close-*-posec3d",
+        ),
+        (
+            "II.B",
+            "suffers from the value imbalance between the center loss version and cross-entropy-based loss, in addition to weak robustness by outliers",
+            "fig2.center VIII.balance",
+        ),
+        ("II.B", "the angular-margin-based approach [21]–[24], [48] may be the better choice"),
+        (
+            "II.B",
+            "the empirically scalable and marginal hyperparameters limit the discriminant capability of implicit loss",
+            "VIII.sphereface VIII.lmcl VIII.arcface VIII.arcface-gym",
+        ),
+        (
+            "II.B",
+            "we have more adjustment space to achieve the same optimization goal as (a) while reducing the deviation of the center’s abnormal point and maintaining the advantage of flexibility",
+        ),
+        (
+            "III.B",
+            "our CVSTA reinforces attention to extract more discriminative spatial-temporal features",
+            "III.c-a III.c-b",
+        ),
+        (
+            "III.B",
+            "the middle layer is necessary for enhancing the discriminative representation",
+            "II.c16-fixed II.c8-fixed II.c4-fixed",
+        ),
+        (
+            "III.B",
+            "should not share the same C^{out} for their maximum discriminative channel power",
+            "II.c16-fixed II.c8-fixed II.c4-fixed",
+        ),
+        ("III.B", "could flexibly deploy on different graph convolutional models", "I.cvsta-*"),
+        (
+            "III.B",
+            "which could reduce the cost of computation",
+            "",
+            "true by construction: two of the three pooled vectors are computed once; no cost is printed without it",
+        ),
+        (
+            "III.B",
+            "To enhance the learning of the relationships between nearby frames, there are m kernels in all temporal convolutions",
+            "VI.t2-t1",
+        ),
+        (
+            "III.C",
+            "combines both numerical-balanced angular and norm-based losses replacing the center loss",
+            "VIII.balance VIII.center",
+        ),
+    )
+]
 
 # %% ../../nbs/paper/03_sentences.ipynb #17a00007
-STATEMENTS += [Statement("III.C", *s) for s in (
-    ("the boundaries of", "", "decided by the equations alone: Eq. 7 lies in 0..4, Eq. 8, which has a minus, in -2..0"),
-    ("always causes large", "", "about D numbers at the start of training; sets no scale for large"),
-    ("is not suitable for numerical balance because of its large value of the initial weights", "VIII.balance"),
-    ("is more reasonable in numerical consideration", "VIII.balance"),
-    ("This fraction design eliminates the weak robustness in orders of magnitude between the FC feature and its center", "VIII.balance"),
-    ("is always large enough to set", "", "says that a constant is not needed; compares nothing"),
-    ("RDL implements robust class-wise discriminative embedding for strengthening the fine-grained classification",),
-    ("Inter-class norm-based loss, which leads to a numerical imbalance issue", "", "about a loss that the paper does not define"),
-    ("can achieve class-wise discriminative learning for fine-grained classification", "VIII.softmax VIII.softmax-gym fig5.compact fig5.separability"),
-)]
+STATEMENTS += [
+    Statement("III.C", *s)
+    for s in (
+        (
+            "the boundaries of",
+            "",
+            "decided by the equations alone: Eq. 7 lies in 0..4, Eq. 8, which has a minus, in -2..0",
+        ),
+        (
+            "always causes large",
+            "",
+            "about D numbers at the start of training; sets no scale for large",
+        ),
+        (
+            "is not suitable for numerical balance because of its large value of the initial weights",
+            "VIII.balance",
+        ),
+        ("is more reasonable in numerical consideration", "VIII.balance"),
+        (
+            "This fraction design eliminates the weak robustness in orders of magnitude between the FC feature and its center",
+            "VIII.balance",
+        ),
+        (
+            "is always large enough to set",
+            "",
+            "says that a constant is not needed; compares nothing",
+        ),
+        (
+            "RDL implements robust class-wise discriminative embedding for strengthening the fine-grained classification",
+        ),
+        (
+            "Inter-class norm-based loss, which leads to a numerical imbalance issue",
+            "",
+            "about a loss that the paper does not define",
+        ),
+        (
+            "can achieve class-wise discriminative learning for fine-grained classification",
+            "VIII.softmax VIII.softmax-gym fig5.compact fig5.separability",
+        ),
+    )
+]
 
 # %% ../../nbs/paper/03_sentences.ipynb #5c1a4e07
 STATEMENTS += [
-    Statement("IV.A", "Compared to existing action recognition datasets, it provides temporal annotations at both action and sub-action levels", "", "about data sets, not about a method"),
-    Statement("IV.A", "we can better verify the performance of our method in the temporal view", "", "about what a data set is good for"),
+    Statement(
+        "IV.A",
+        "Compared to existing action recognition datasets, it provides temporal annotations at both action and sub-action levels",
+        "",
+        "about data sets, not about a method",
+    ),
+    Statement(
+        "IV.A",
+        "we can better verify the performance of our method in the temporal view",
+        "",
+        "about what a data set is good for",
+    ),
 ]
-STATEMENTS += [Statement("IV.C", *s) for s in ( # Tables I to III
-    ("the experimental results of plugged ST-GCN and CTR-GCN can improve performance than their corresponding original versions on the FSD-10 dataset", "I.cvsta-*"),
-    ("Compared with the original ST-GCN, CVSTA plus ST-GCN can reach an enormous improvement of 2.12%",),
-    ("CTR-GCN can also be enhanced performance (+0.23%) by combining with CVSTA",),
-    ("CVSTA is effective for fine-grained action recognition, especially for the attention-free method (e.g., ST-GCN)", "I.cvsta-*"),
-    ("the three RDL-attached methods exceed corresponding ST-GCN, CTR-GCN, and CTR-GCN+CVSTA by 0.7%, 1.42% and 2.12%, respectively",),
-    ("CVSTA and RDL plugged methods can outperform the baseline models", "I.cvsta-* I.rdl-stgcn I.rdl-ctrgcn"),
-    ("This illustrates that CVSTA can increase spatial-temporal discrimination", "", f"{INTERPRETS}; what can be seen of it is in Figure 4"),
-    ("RDL can achieve more excellent performance by combining the discrimination-reinforced networks",),
-    ("CVSTA is beneficial for reinforcing the power of RDL for our fine-grained task",),
-    ("compared to the fixed setting (setting Cf), any configuration which utilizes a variable channel outperforms the fixed setting, indicating the variable channels enhance the capability of perceiving the latent and filtering out the redundant features",),
-    ("comparing settings C16 and C8, we find that compression of the channel results in abandoning valid information",),
-    ("we choose C8 collocation as our configuration, considering both performance and space consumption", "", f"{CHOICE}; C8 and C4 print the same accuracy, and Table II prints no size"),
-    ("settings B and C show higher performance compare to the non-spatial-temporal SA-GC attention block (setting A)",),
-    ("CVSTA consistently outperforms the spatial-temporal attention which being utilized after GCN and TCN layers",),
-)]
+STATEMENTS += [
+    Statement("IV.C", *s)
+    for s in (  # Tables I to III
+        (
+            "the experimental results of plugged ST-GCN and CTR-GCN can improve performance than their corresponding original versions on the FSD-10 dataset",
+            "I.cvsta-*",
+        ),
+        (
+            "Compared with the original ST-GCN, CVSTA plus ST-GCN can reach an enormous improvement of 2.12%",
+        ),
+        ("CTR-GCN can also be enhanced performance (+0.23%) by combining with CVSTA",),
+        (
+            "CVSTA is effective for fine-grained action recognition, especially for the attention-free method (e.g., ST-GCN)",
+            "I.cvsta-*",
+        ),
+        (
+            "the three RDL-attached methods exceed corresponding ST-GCN, CTR-GCN, and CTR-GCN+CVSTA by 0.7%, 1.42% and 2.12%, respectively",
+        ),
+        (
+            "CVSTA and RDL plugged methods can outperform the baseline models",
+            "I.cvsta-* I.rdl-stgcn I.rdl-ctrgcn",
+        ),
+        (
+            "This illustrates that CVSTA can increase spatial-temporal discrimination",
+            "",
+            f"{INTERPRETS}; what can be seen of it is in Figure 4",
+        ),
+        (
+            "RDL can achieve more excellent performance by combining the discrimination-reinforced networks",
+        ),
+        ("CVSTA is beneficial for reinforcing the power of RDL for our fine-grained task",),
+        (
+            "compared to the fixed setting (setting Cf), any configuration which utilizes a variable channel outperforms the fixed setting, indicating the variable channels enhance the capability of perceiving the latent and filtering out the redundant features",
+        ),
+        (
+            "comparing settings C16 and C8, we find that compression of the channel results in abandoning valid information",
+        ),
+        (
+            "we choose C8 collocation as our configuration, considering both performance and space consumption",
+            "",
+            f"{CHOICE}; C8 and C4 print the same accuracy, and Table II prints no size",
+        ),
+        (
+            "settings B and C show higher performance compare to the non-spatial-temporal SA-GC attention block (setting A)",
+        ),
+        (
+            "CVSTA consistently outperforms the spatial-temporal attention which being utilized after GCN and TCN layers",
+        ),
+    )
+]
 
 # %% ../../nbs/paper/03_sentences.ipynb #5c1a4e08
-STATEMENTS += [Statement("IV.C", *s) for s in ( # Tables IV to VII
-    ("when there are more outliers on a dataset, our method can reflect obvious performance advantages",),
-    ("angular terms of RDL can enhance the performance by comparing with the baseline",),
-    ("norm-specific RDL without angular terms would reduce the performance (-0.71%)",),
-    ("angular terms are more important than the norm-based one for the fine-grained action recognition task",),
-    ("the norm-based term is helpful for the angular terms of RDL (+1.18%)",),
-    ("The results and analyses coincide with our design of RDL", "", "compares results with an intention, not with each other"),
-    ("various settings achieve similar results, illustrating our model's robustness",),
-    ("both tanh and sigmoid activation functions are acceptable options",),
-    ("the different results of both S2 and T2 indicate that the tanh activation function is superior to others",),
-    ("the results of variable k in T1, T2, and T3 encourage us to choose multi-kernel (i.e., $k = 2$) for MDR-GCN",),
-    ("a large k may reduce the performance because of over-learning and enlarging the network's parameters",),
-    ("Considering both performance and efficiency, we choose T2 collocation as our configuration", "", f"{CHOICE}; Table VI prints no cost"),
-    ("under such configuration, our method achieves more competitive performance and efficiency on the FineGym99 dataset",),
-)]
+STATEMENTS += [
+    Statement("IV.C", *s)
+    for s in (  # Tables IV to VII
+        (
+            "when there are more outliers on a dataset, our method can reflect obvious performance advantages",
+        ),
+        ("angular terms of RDL can enhance the performance by comparing with the baseline",),
+        ("norm-specific RDL without angular terms would reduce the performance (-0.71%)",),
+        (
+            "angular terms are more important than the norm-based one for the fine-grained action recognition task",
+        ),
+        ("the norm-based term is helpful for the angular terms of RDL (+1.18%)",),
+        (
+            "The results and analyses coincide with our design of RDL",
+            "",
+            "compares results with an intention, not with each other",
+        ),
+        ("various settings achieve similar results, illustrating our model's robustness",),
+        ("both tanh and sigmoid activation functions are acceptable options",),
+        (
+            "the different results of both S2 and T2 indicate that the tanh activation function is superior to others",
+        ),
+        (
+            "the results of variable k in T1, T2, and T3 encourage us to choose multi-kernel (i.e., $k = 2$) for MDR-GCN",
+        ),
+        (
+            "a large k may reduce the performance because of over-learning and enlarging the network's parameters",
+        ),
+        (
+            "Considering both performance and efficiency, we choose T2 collocation as our configuration",
+            "",
+            f"{CHOICE}; Table VI prints no cost",
+        ),
+        (
+            "under such configuration, our method achieves more competitive performance and efficiency on the FineGym99 dataset",
+        ),
+    )
+]
 
 # %% ../../nbs/paper/03_sentences.ipynb #5c1a4e09
-STATEMENTS += [Statement("IV.D", *s) for s in (
-    ("on FSD-10, RDL gains a 2.12% improvement over the center loss, which indicates the effectiveness of the proposed embedding loss",),
-    ("center loss contain two similar optimization properties (i.e., angle and norm)", "", "says which terms the two losses share; no result"),
-    ("also outperforms center loss by 1.88%, which illustrates the robustness of our loss design",),
-    ("RDL achieves an accuracy of 93.18%, which surpasses the state-of-the-art implicit losses in recent years, including competitive arcFace loss (+0.47%)",),
-    ("RDL outperforms arcFace and LACE by 0.59% and 0.37%, respectively",),
-    ("The results of FineGym99 indicate that RDL is adequate and robust for fine-grained datasets with large-scale classes", "VIII.arcface-gym VIII.lace-gym"),
-)]
-STATEMENTS += [Statement("IV.E", *s) for s in (
-    ("The 10th joint (right knee) should be highlighted in most frames because of the intuitive plain sequence", "fig4.knee"),
-    ("visualization of the attention map provides a clear focus in the 10th joint row",),
-    ("The visualization results illustrate that CVSTA is effective for spatial joints",),
-    ("a few body twists are performed in the temporal neighborhood of the 75th frame, leading to highlighted shoulder joints by CVSTA during this period", "", ONE_CLIP),
-    ("we can confirm that CVSTA achieves spatial-temporal attention", "fig4.joints fig4.frames"),
-    ("Compared with the sliding sequence part, most of the frames of the technical sequence part are highlighted in the attention map", "", f"{ONE_CLIP}; over all clips Figure 4 asks whether fast frames are in focus"),
-    ("our CVSTA provides additional attention to the temporal dimension",),
-    ("the visualization of f_{TV} with CVSTA also shows more excellent results in the above position than those without CVSTA", "fig4.joints fig4.frames"),
-    ("This indicates CVSTA is a benefit for extracting key frames to cope with large duration variance action samples", "fig4.frames"),
-)]
+STATEMENTS += [
+    Statement("IV.D", *s)
+    for s in (
+        (
+            "on FSD-10, RDL gains a 2.12% improvement over the center loss, which indicates the effectiveness of the proposed embedding loss",
+        ),
+        (
+            "center loss contain two similar optimization properties (i.e., angle and norm)",
+            "",
+            "says which terms the two losses share; no result",
+        ),
+        (
+            "also outperforms center loss by 1.88%, which illustrates the robustness of our loss design",
+        ),
+        (
+            "RDL achieves an accuracy of 93.18%, which surpasses the state-of-the-art implicit losses in recent years, including competitive arcFace loss (+0.47%)",
+        ),
+        ("RDL outperforms arcFace and LACE by 0.59% and 0.37%, respectively",),
+        (
+            "The results of FineGym99 indicate that RDL is adequate and robust for fine-grained datasets with large-scale classes",
+            "VIII.arcface-gym VIII.lace-gym",
+        ),
+    )
+]
+STATEMENTS += [
+    Statement("IV.E", *s)
+    for s in (
+        (
+            "The 10th joint (right knee) should be highlighted in most frames because of the intuitive plain sequence",
+            "fig4.knee",
+        ),
+        ("visualization of the attention map provides a clear focus in the 10th joint row",),
+        ("The visualization results illustrate that CVSTA is effective for spatial joints",),
+        (
+            "a few body twists are performed in the temporal neighborhood of the 75th frame, leading to highlighted shoulder joints by CVSTA during this period",
+            "",
+            ONE_CLIP,
+        ),
+        (
+            "we can confirm that CVSTA achieves spatial-temporal attention",
+            "fig4.joints fig4.frames",
+        ),
+        (
+            "Compared with the sliding sequence part, most of the frames of the technical sequence part are highlighted in the attention map",
+            "",
+            f"{ONE_CLIP}; over all clips Figure 4 asks whether fast frames are in focus",
+        ),
+        ("our CVSTA provides additional attention to the temporal dimension",),
+        (
+            "the visualization of f_{TV} with CVSTA also shows more excellent results in the above position than those without CVSTA",
+            "fig4.joints fig4.frames",
+        ),
+        (
+            "This indicates CVSTA is a benefit for extracting key frames to cope with large duration variance action samples",
+            "fig4.frames",
+        ),
+    )
+]
 
 # %% ../../nbs/paper/03_sentences.ipynb #5c1a4e0a
-STATEMENTS += [Statement(*s) for s in (
-    ("IV.F", "there are significantly more outliers in (a) than in (b), which reflects the good robustness of RDL"),
-    ("IV.F", "For some hard-to-distinguish classes (such as the two classes inside the red circle in (a)), RDL can better achieve class separability"),
-    ("IV.G", "Our model achieves state-of-the-art performance with a large margin on the Fine-Grained datasets"),
-    ("IV.G", "on NTU RGB+D, our method also gets close to the state-of-the-art models considering both evaluation benchmarks"),
-    ("IV.G", "our method can still preserve good capability on coarse-grained datasets", "XI.close-*"),
-    ("V", "although RDL improves the robustness problem by decoupling the Euclidean distance as an explicit method", "fig2.center"),
-    ("V", "the effect of outliers on the center still exists", "", "compares RDL with nothing; Figure 2 measures the effect by itself"),
-    ("V", "Our method achieves a significant improvement in the accuracies of fine-grained action recognition", "IX.* X.*"),
-    ("VI", "The model is powerful for extracting spatial and temporal discriminative features", "", "names nothing that it is compared with"),
-    ("VI", "which can enhance intra-class compactness and inter-class separability for the fine-grained recognition task", "fig1.rdl fig1.rdl-with-cvsta fig1.compact-rdl fig1.compact-rdl-with-cvsta fig5.separability"),
-    ("VI", "Our method outperforms the existing skeleton-based approaches on the three challenging datasets", "IX.* X.* XI.xview-*"),
-    ("VI", "the flexibility of RDL and CVSTA could improve future work", "", "about work to come"),
-)]
+STATEMENTS += [
+    Statement(*s)
+    for s in (
+        (
+            "IV.F",
+            "there are significantly more outliers in (a) than in (b), which reflects the good robustness of RDL",
+        ),
+        (
+            "IV.F",
+            "For some hard-to-distinguish classes (such as the two classes inside the red circle in (a)), RDL can better achieve class separability",
+        ),
+        (
+            "IV.G",
+            "Our model achieves state-of-the-art performance with a large margin on the Fine-Grained datasets",
+        ),
+        (
+            "IV.G",
+            "on NTU RGB+D, our method also gets close to the state-of-the-art models considering both evaluation benchmarks",
+        ),
+        (
+            "IV.G",
+            "our method can still preserve good capability on coarse-grained datasets",
+            "XI.close-*",
+        ),
+        (
+            "V",
+            "although RDL improves the robustness problem by decoupling the Euclidean distance as an explicit method",
+            "fig2.center",
+        ),
+        (
+            "V",
+            "the effect of outliers on the center still exists",
+            "",
+            "compares RDL with nothing; Figure 2 measures the effect by itself",
+        ),
+        (
+            "V",
+            "Our method achieves a significant improvement in the accuracies of fine-grained action recognition",
+            "IX.* X.*",
+        ),
+        (
+            "VI",
+            "The model is powerful for extracting spatial and temporal discriminative features",
+            "",
+            "names nothing that it is compared with",
+        ),
+        (
+            "VI",
+            "which can enhance intra-class compactness and inter-class separability for the fine-grained recognition task",
+            "fig1.rdl fig1.rdl-with-cvsta fig1.compact-rdl fig1.compact-rdl-with-cvsta fig5.separability",
+        ),
+        (
+            "VI",
+            "Our method outperforms the existing skeleton-based approaches on the three challenging datasets",
+            "IX.* X.* XI.xview-*",
+        ),
+        (
+            "VI",
+            "the flexibility of RDL and CVSTA could improve future work",
+            "",
+            "about work to come",
+        ),
+    )
+]
 
 # %% ../../nbs/paper/03_sentences.ipynb #17a00100
-NOT_TESTABLE: dict[str, list[str]] = {} # why -> how the sentences begin
+NOT_TESTABLE: dict[str, list[str]] = {}  # why -> how the sentences begin
 
-def _asserts_nothing(why: str, beginnings: str) -> None: # separated by |
+
+def _asserts_nothing(why: str, beginnings: str) -> None:  # separated by |
     NOT_TESTABLE[why] = [words.strip() for words in beginnings.split("|")]
 
-_asserts_nothing("authors, addresses and headings", """
+
+_asserts_nothing(
+    "authors, addresses and headings",
+    """
     Index Terms—Graph | E-mail: {liusl | Email: gaohuang | (Shenglan Liu and Yuning Ding | Our contributions are
     summarized | RELATED WORK A | Feature Transformation | Feature Modelling | Discriminative Spatial Temporal
     Saliency Representation | The implementation details are described | The details are as follows
-    """)
+    """,
+)
 
-_asserts_nothing("about the field, without a measure", """
+_asserts_nothing(
+    "about the field, without a measure",
+    """
     Abstract—Graph convolutional | However, existing approaches are limited | INTRODUCTION Skeleton-based action |
     In recent years, fine-grained action tasks | However, the fine-grained action recognition task remains | The
     first challenge is to | This indicates that inter-joint | The second challenge is | For fine-grained recognition
@@ -178,32 +504,44 @@ _asserts_nothing("about the field, without a measure", """
     the existing | Considering the deficiencies | In recent years, researchers have become | Most studies have
     focused | Integrating the shared and learnable | The 3D CNN-based methods are also | Existing embedding losses
     fall | Figure 2 shows the characteristics
-    """)
+    """,
+)
 
 # %% ../../nbs/paper/03_sentences.ipynb #17a00101
-_asserts_nothing("about earlier work that the paper neither trains nor measures", """
+_asserts_nothing(
+    "about earlier work that the paper neither trains nor measures",
+    """
     Early RNN or CNN methods | Many frontier GCN-based | However, the previous GCN-based methods lack | For
     multi-modality data, STAR | Some existing work [17] | Skeleton-based action recognition Early | RNN-based
     approaches | To deeply realize spatial | However, neither of the two | ST-GCN [7] utilizes | As a learnable
     method, 2S-AGCN | To explore more types of motion | DC-GCN [40] sets | CTR-GCN [11] leverages | InfoGCN [13]
     emphasizes | Nevertheless, spatial-temporal information | FD-GCN [10] offers | A spatial-temporal attention
     module is proposed in
-    """)
+    """,
+)
 
-_asserts_nothing("about earlier losses: how they are made, or what others found", """
+_asserts_nothing(
+    "about earlier losses: how they are made, or what others found",
+    """
     The explicit methods [19] | Angular softmax approaches | Some scale and margin versions | These implicit methods
     are challenging | Loss functions for fine-grained tasks In recent | (a) Early explicit methods | To fully
     utilize class annotation | As a classical method, Center loss | Sphreface [22] | For feasible optimization |
     Recent methods [27] | However, all these implicit methods
-    """)
+    """,
+)
 
-_asserts_nothing("says what is proposed and what for", """
+_asserts_nothing(
+    "says what is proposed and what for",
+    """
     In this paper, we propose a dynamic | It can build a comprehensive | To fully consider the noises | We propose a
     new GCN model named | We propose RDL by decoupling
-    """)
+    """,
+)
 
 # %% ../../nbs/paper/03_sentences.ipynb #17a00102
-_asserts_nothing("defines the method", """
+_asserts_nothing(
+    "defines the method",
+    """
     METHOD In this section | Then, we elaborate | Finally, we introduce Robust | The overall architecture |
     Preliminaries The skeletal graph | Set of edges | In spatial view, the graph | Model implementation The above |
     Concretely, a T frames | Spatial-temporal graph convolution can | Our A_k is initialized | CVSTA consists of
@@ -212,27 +550,39 @@ _asserts_nothing("defines the method", """
     of generating | We represent the spatial correlations | Combining CVSTA with spatial | Our GCB is achieved |
     Multi-Dimensional Refinement Graph Convolution Network A complete | In MDR-GCN, there are a total | The numbers
     of output channels | A global average pooling layer
-    """)
+    """,
+)
 
-_asserts_nothing("defines the loss", r"""
+_asserts_nothing(
+    "defines the loss",
+    r"""
     Angle losses utilize | Along with the norm aspect | In addition, inter-class angular loss | The intra-class
     norm-specific loss | A small parameter | RDL is computed as | The hyperparameters $\lambda_1 | Consequently, the
     fine-grained action classification loss
-    """)
+    """,
+)
 
-_asserts_nothing("derives the gradients, which *Gradients of RDL* checks", r"""
+_asserts_nothing(
+    "derives the gradients, which *Gradients of RDL* checks",
+    r"""
     Gradients calculation of RDL In | According to Eq.11 | Therefore, we only need to pay | Then, we solve for | The
     gradients of $\mathcal{L}_{A_{in}} \cos | The gradients of $\mathcal{L}_{A_{out}}$ According
-    """)
+    """,
+)
 
 # %% ../../nbs/paper/03_sentences.ipynb #17a00103
-_asserts_nothing("about a data set; the audit holds the numbers against each other", """
+_asserts_nothing(
+    "about a data set; the audit holds the numbers against each other",
+    """
     EXPERIMENTS A | Datasets FineGym99 | We conduct experiments using 3D-pose | The dataset is publicly available | FSD-10 To fully evaluate | FSD-10 collects 1484 | Each clip is at 30 fps | There are 1500
     frames | This dataset has a significant | The action
     samples are categorized | We adopt 25 joints | We recommend two split | In cross-subject | The training set of
-    X-view | The 1st camera | We utilize both two versions """)
+    X-view | The 1st camera | We utilize both two versions """,
+)
 
-_asserts_nothing("says how something was trained, compared or drawn", """
+_asserts_nothing(
+    "says how something was trained, compared or drawn",
+    """
     Training details We conducted | Stochastic gradient descent | For FineGym99, we set the batch | For FSD-10, the
     learning rate | For NTU RGB+D, the batch | Ablation study Expandability | For evaluating the effectiveness of
     the proposed discriminative loss | Effectiveness of the variable channel We | Effectiveness of our
@@ -243,40 +593,56 @@ _asserts_nothing("says how something was trained, compared or drawn", """
     that the first 120 | Visualization of RDL We use | Figure 5 shows the results after | Comparison with the
     State-of-the-Art In | FineGym99 and FSD-10 are utilized | To show the generality | On NTU RGB+D and FineGym99 |
     The results are shown in Tables IX
-    """)
+    """,
+)
 
 # %% ../../nbs/paper/03_sentences.ipynb #17a00104
-_asserts_nothing("about the scope of the work", """
+_asserts_nothing(
+    "about the scope of the work",
+    """
     LIMITATIONS AND SOCIAL IMPACTS Currently | There are no known socially | CONCLUSION This work proposes
-    """)
+    """,
+)
 
 # %% ../../nbs/paper/03_sentences.ipynb #5c1a4e0e
 def sentences(
-    text: str, # the paper
-    start: str = "Abstract—", # first words
-    end: str = "REFERENCES", # first words of what follows
+    text: str,  # the paper
+    start: str = "Abstract—",  # first words
+    end: str = "REFERENCES",  # first words of what follows
 ) -> list[str]:
     "Sentences between two headings, joined over the tables and captions that stand in between."
     kept, table = [], ""
     for line in text.splitlines():
-        if re.fullmatch("TABLE [IVX]+", line): table = "head"
-        if table and "\t" in line: table = "rows"
-        elif table == "rows": table = "" # the first line after its last row
-        if not table and not line.startswith("Fig. "): kept.append(line)
+        if re.fullmatch("TABLE [IVX]+", line):
+            table = "head"
+        if table and "\t" in line:
+            table = "rows"
+        elif table == "rows":
+            table = ""  # the first line after its last row
+        if not table and not line.startswith("Fig. "):
+            kept.append(line)
     whole = " ".join(" ".join(kept).split())
-    part = whole[whole.index(start):]
-    return re.split(r"(?<=[.?!])\s+(?=[A-Z(])", part[:part.index(end)])
+    part = whole[whole.index(start) :]
+    return re.split(r"(?<=[.?!])\s+(?=[A-Z(])", part[: part.index(end)])
 
 # %% ../../nbs/paper/03_sentences.ipynb #17a00011
-HEADING = re.compile(r"([IVX]+|[A-G])\.") # a numeral or a letter that the cut leaves alone
+HEADING = re.compile(r"([IVX]+|[A-G])\.")  # a numeral or a letter that the cut leaves alone
+
 
 def unplaced(
-    text: str, # the paper
-    statements: list[Statement] | None = None, # None: all
-    rest: dict[str, list[str]] | None = None, # None: `NOT_TESTABLE`
-) -> list[str]: # empty: every sentence has one place
+    text: str,  # the paper
+    statements: list[Statement] | None = None,  # None: all
+    rest: dict[str, list[str]] | None = None,  # None: `NOT_TESTABLE`
+) -> list[str]:  # empty: every sentence has one place
     "Sentences on neither list, or on both."
     held = [plain(s.text) for s in (STATEMENTS if statements is None else statements)]
-    begun = [plain(words) for lines in (NOT_TESTABLE if rest is None else rest).values() for words in lines]
-    def places(s): return any(words in s for words in held) + any(s.startswith(words) for words in begun)
+    begun = [
+        plain(words)
+        for lines in (NOT_TESTABLE if rest is None else rest).values()
+        for words in lines
+    ]
+
+    def places(s):
+        return any(words in s for words in held) + any(s.startswith(words) for words in begun)
+
     return [s for s in sentences(text) if not HEADING.fullmatch(s) and places(plain(s)) != 1]

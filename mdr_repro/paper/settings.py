@@ -16,86 +16,179 @@ from ..models.parts import ten_layers
 # %% ../../nbs/paper/04_settings.ipynb #5e771005
 WIDTHS = tuple(c_out for _, c_out, _ in ten_layers(3, 1.0, multiple=4))
 
+
 @dataclass(frozen=True)
 class Setting:
     "A value of a knob, and where it is written."
-    value: object # as `Schedule`, `Sampling` or an option of ours has it
-    source: str # section of the paper, or file of the release
-    words: str # what stands there
 
-def _written(source: str, words: str, **values) -> dict[str, Setting]: # rdl__weights: the option weights of rdl
-    return {knob.replace("__", "."): Setting(value, source, words) for knob, value in values.items()}
+    value: object  # as `Schedule`, `Sampling` or an option of ours has it
+    source: str  # section of the paper, or file of the release
+    words: str  # what stands there
+
+
+def _written(
+    source: str, words: str, **values
+) -> dict[str, Setting]:  # rdl__weights: the option weights of rdl
+    return {
+        knob.replace("__", "."): Setting(value, source, words) for knob, value in values.items()
+    }
 
 # %% ../../nbs/paper/04_settings.ipynb #5e771015
-STATED: dict[str, Setting] = { # of every set
-    **_written("IV.B", "Stochastic gradient descent (SGD) with Nesterov momentum (0.9) is applied as the "
-               "optimization strategy", momentum=0.9, nesterov=True),
+STATED: dict[str, Setting] = {  # of every set
+    **_written(
+        "IV.B",
+        "Stochastic gradient descent (SGD) with Nesterov momentum (0.9) is applied as the "
+        "optimization strategy",
+        momentum=0.9,
+        nesterov=True,
+    ),
     **_written("IV.B", "the learning rate is set to 0.1", lr=0.1),
-    **_written("III.B", "The numbers of output channels for each layer are ordered by "
-               "64-64-64-64-128-128-128-256-256-256", widths=WIDTHS),
+    **_written(
+        "III.B",
+        "The numbers of output channels for each layer are ordered by "
+        "64-64-64-64-128-128-128-256-256-256",
+        widths=WIDTHS,
+    ),
     **_written("I", "by utilizing our designed CVSTA block", mdr_gcn__attention="cvsta"),
-    **_written("IV.D", "we use the C8 configuration of Table II in the rest experiments of this paper",
-               mdr_gcn__reduction=8),
-    **_written("IV.C", "the tanh activation function is superior to others", mdr_gcn__activation="tanh"),
-    **_written("IV.C", "encourage us to choose multi-kernel (i.e., $k = 2$)", mdr_gcn__temporal_kernels=2),
-    **_written("III.C", "always setting $\\lambda_1 = \\lambda_2 = \\frac{1}{N}$", rdl__weights=(1, None, None)),
+    **_written(
+        "IV.D",
+        "we use the C8 configuration of Table II in the rest experiments of this paper",
+        mdr_gcn__reduction=8,
+    ),
+    **_written(
+        "IV.C", "the tanh activation function is superior to others", mdr_gcn__activation="tanh"
+    ),
+    **_written(
+        "IV.C", "encourage us to choose multi-kernel (i.e., $k = 2$)", mdr_gcn__temporal_kernels=2
+    ),
+    **_written(
+        "III.C",
+        "always setting $\\lambda_1 = \\lambda_2 = \\frac{1}{N}$",
+        rdl__weights=(1, None, None),
+    ),
 }
 
 # %% ../../nbs/paper/04_settings.ipynb #5e771006
-_skating = _written("IV.B", "the learning rate multiply by 0.1 at epochs 150 and 225 for 300 epochs",
-                    policy="step", milestones=(150, 225), gamma=0.1, epochs=300)
-_ntu = _written("IV.B", "the learning rate decays with a factor of 0.1 at epochs 35 and 55 for a total of 65 epochs",
-                policy="step", milestones=(35, 55), gamma=0.1, epochs=65)
+_skating = _written(
+    "IV.B",
+    "the learning rate multiply by 0.1 at epochs 150 and 225 for 300 epochs",
+    policy="step",
+    milestones=(150, 225),
+    gamma=0.1,
+    epochs=300,
+)
+_ntu = _written(
+    "IV.B",
+    "the learning rate decays with a factor of 0.1 at epochs 35 and 55 for a total of 65 epochs",
+    policy="step",
+    milestones=(35, 55),
+    gamma=0.1,
+    epochs=65,
+)
 _ntu |= _written("IV.B", "For NTU RGB+D, the batch size is set to 64", batch_size=64)
-STATED_SETTINGS: dict[str, dict[str, Setting]] = { # slot -> knob -> what the paper says
-    "fsd10": STATED | _skating | _written("IV.B", "256 non-zero frames, and 48 batch size is set in Sec 4.3, Sec 4.4",
-                                          num_frames=256, batch_size=48),
-    "fsd10_all_frames": STATED | _skating
-        | _written("IV.B", "all frames and 8 batch size are utilized to show the complete performance", batch_size=8)
-        | _written("IV.A", "There are 1500 frames for each sample", num_frames=1500),
-    "finegym99": STATED | _written("IV.B", "For FineGym99, we set the batch size to 64", batch_size=64)
-        | _written("IV.B", "the learning rate is divided by ten at 60 and 120 epochs",
-                   policy="step", milestones=(60, 120), gamma=0.1),
-    "ntu60_xsub": STATED | _ntu, "ntu60_xview": STATED | _ntu,
+STATED_SETTINGS: dict[str, dict[str, Setting]] = {  # slot -> knob -> what the paper says
+    "fsd10": STATED
+    | _skating
+    | _written(
+        "IV.B",
+        "256 non-zero frames, and 48 batch size is set in Sec 4.3, Sec 4.4",
+        num_frames=256,
+        batch_size=48,
+    ),
+    "fsd10_all_frames": STATED
+    | _skating
+    | _written(
+        "IV.B",
+        "all frames and 8 batch size are utilized to show the complete performance",
+        batch_size=8,
+    )
+    | _written("IV.A", "There are 1500 frames for each sample", num_frames=1500),
+    "finegym99": STATED
+    | _written("IV.B", "For FineGym99, we set the batch size to 64", batch_size=64)
+    | _written(
+        "IV.B",
+        "the learning rate is divided by ten at 60 and 120 epochs",
+        policy="step",
+        milestones=(60, 120),
+        gamma=0.1,
+    ),
+    "ntu60_xsub": STATED | _ntu,
+    "ntu60_xview": STATED | _ntu,
 }
 STATED_SETTINGS["short"] = STATED_SETTINGS["fsd10"]
 
 # %% ../../nbs/paper/04_settings.ipynb #5e77100a
-RELEASED: dict[str, Setting] = { # of every set
+RELEASED: dict[str, Setting] = {  # of every set
     **_written("main_cl_new.py", "optim.SGD, momentum=0.9", momentum=0.9),
     **_written("main_cl_new.py", "lr falls at `step` by `lr_decay_rate`", policy="step"),
     **_written("main_cl_new.py", "the test clips after every epoch", evaluate_every=1),
-    **_written("main_cl_new.py", "best_acc: the best epoch on the test clips", reported="best epoch"),
+    **_written(
+        "main_cl_new.py", "best_acc: the best epoch on the test clips", reported="best epoch"
+    ),
     **_written("main_cl_new.py", "drop_last=True for the training clips", last_batch="drop"),
-    **_written("main_cl_new.py", "optimizer2: plain SGD over the centers, its rate never changed",
-               rdl__own_optimizer=True, rdl__centers_lr=0.1),
+    **_written(
+        "main_cl_new.py",
+        "optimizer2: plain SGD over the centers, its rate never changed",
+        rdl__own_optimizer=True,
+        rdl__centers_lr=0.1,
+    ),
     **_written("main_cl_new.py", "one run, --seed", seeds=1, comparison_seeds=1),
-    **_written("RobustDecoupleLoss.py", "0.01 before the second and the third term", rdl__weights=(1, 0.01, 0.01)),
+    **_written(
+        "RobustDecoupleLoss.py",
+        "0.01 before the second and the third term",
+        rdl__weights=(1, 0.01, 0.01),
+    ),
     **_written("model/MDRGCN.py", "ten layers, 64 to 256", widths=WIDTHS),
-    **_written("model/MDRGCN.py", "CVSTA, C_in/8, tanh, two temporal blocks", mdr_gcn__attention="cvsta",
-               mdr_gcn__reduction=8, mdr_gcn__activation="tanh", mdr_gcn__temporal_kernels=2),
+    **_written(
+        "model/MDRGCN.py",
+        "CVSTA, C_in/8, tanh, two temporal blocks",
+        mdr_gcn__attention="cvsta",
+        mdr_gcn__reduction=8,
+        mdr_gcn__activation="tanh",
+        mdr_gcn__temporal_kernels=2,
+    ),
     **_written("ensemble.py", "joint, bone, joint motion, bone motion", modalities=modalities),
-    **_written("ensemble.py", "four weights, in this order", fusion=dict(zip(modalities, (0.7, 0.7, 0.3, 0.3)))),
+    **_written(
+        "ensemble.py",
+        "four weights, in this order",
+        fusion=dict(zip(modalities, (0.7, 0.7, 0.3, 0.3))),
+    ),
     **_written("feeders/tools.py", "no such step", scale=0.0, mirror=0.0, stretch=False),
 }
 
 # %% ../../nbs/paper/04_settings.ipynb #5e77100b
 def _released_rates(
-    file: str, num_epoch: int, step: list[int], batch_size: int, test_batch_size: int,
+    file: str, num_epoch: int, step: list[int], batch_size: int, test_batch_size: int
 ) -> dict[str, Setting]:
-    knobs = {"epochs": num_epoch, "milestones": tuple(step), "batch_size": batch_size, "test_batch": test_batch_size}
-    words = f"num_epoch {num_epoch}", f"step {step}", f"batch_size {batch_size}", f"test_batch_size {test_batch_size}"
+    knobs = {
+        "epochs": num_epoch,
+        "milestones": tuple(step),
+        "batch_size": batch_size,
+        "test_batch": test_batch_size,
+    }
+    words = (
+        f"num_epoch {num_epoch}",
+        f"step {step}",
+        f"batch_size {batch_size}",
+        f"test_batch_size {test_batch_size}",
+    )
     rates = _written(file, "base_lr 0.1", lr=0.1) | _written(file, "lr_decay_rate 0.1", gamma=0.1)
     rates |= _written(file, "warm_up_epoch 5", warmup_epochs=5)
-    return rates | {knob: Setting(value, file, said) for (knob, value), said in zip(knobs.items(), words)}
+    return rates | {
+        knob: Setting(value, file, said) for (knob, value), said in zip(knobs.items(), words)
+    }
+
 
 _centred = "every frame minus joint 8, score included"
 _skat, _diving = "config/skat/train_25.yaml", "feeders/feeder_diving.py"
 RELEASED_FSD10: dict[str, Setting] = {
-    **RELEASED, **_released_rates(_skat, 300, [150, 225], 8, 48),
+    **RELEASED,
+    **_released_rates(_skat, 300, [150, 225], 8, 48),
     **_written(_skat, "window_size 1500 (256 in a commented line)", num_frames=1500),
     **_written(_skat, "random_move True", move=True),
-    **_written("main_cl_new.py", "weight_decay 0.0005 where the configuration has none", weight_decay=5e-4),
+    **_written(
+        "main_cl_new.py", "weight_decay 0.0005 where the configuration has none", weight_decay=5e-4
+    ),
     **_written("main_cl_new.py", "nesterov False where the configuration has none", nesterov=False),
     **_written(_diving, "random_resize, circle_pading in testing", mode="released"),
     **_written(_diving, _centred, center="released", center_joint="mid_hip"),
@@ -105,11 +198,17 @@ RELEASED_FSD10: dict[str, Setting] = {
 # %% ../../nbs/paper/04_settings.ipynb #5e77100c
 _gym, _gym_feeder = "config/gym/default2.yaml", "feeders/feeder_gym.py"
 RELEASED_FINEGYM99: dict[str, Setting] = {
-    **RELEASED, **_released_rates(_gym, 180, [60, 120], 64, 64),
-    **_written(_gym, "window_size 64", num_frames=64), **_written(_gym, "random_move False", move=False),
+    **RELEASED,
+    **_released_rates(_gym, 180, [60, 120], 64, 64),
+    **_written(_gym, "window_size 64", num_frames=64),
+    **_written(_gym, "random_move False", move=False),
     **_written(_gym, "weight_decay 0.0001", weight_decay=1e-4),
     **_written(_gym, "nesterov True", nesterov=True),
-    **_written(_gym_feeder, "random_resize, circle_pading in testing; the crop is commented out", mode="released"),
+    **_written(
+        _gym_feeder,
+        "random_resize, circle_pading in testing; the crop is commented out",
+        mode="released",
+    ),
     **_written(_gym_feeder, _centred, center="released", center_joint="right_elbow"),
     **_written(_gym_feeder, "the line with random_rot is commented out", rotate=0.0),
 }
@@ -117,23 +216,30 @@ RELEASED_FINEGYM99: dict[str, Setting] = {
 # %% ../../nbs/paper/04_settings.ipynb #5e771016
 _cross, _ntu_feeder = "config/nturgbd-cross-subject and -view/default.yaml", "feeders/feeder_ntu.py"
 RELEASED_NTU: dict[str, Setting] = {
-    **RELEASED, **_released_rates(_cross, 65, [35, 55], 64, 64),
-    **_written(_cross, "window_size 64", num_frames=64), **_written(_cross, "random_move False", move=False),
+    **RELEASED,
+    **_released_rates(_cross, 65, [35, 55], 64, 64),
+    **_written(_cross, "window_size 64", num_frames=64),
+    **_written(_cross, "random_move False", move=False),
     **_written(_cross, "weight_decay 0.0004", weight_decay=4e-4),
     **_written(_cross, "nesterov True", nesterov=True),
     **_written(_cross, "p_interval [0.5, 1]", p_interval=(0.5, 1.0)),
     **_written(_cross, "p_interval [0.95] in testing", test_p=0.95),
-    **_written(_ntu_feeder, "valid_crop_resize, at least 64 frames", mode="crop_resize", min_crop=64),
+    **_written(
+        _ntu_feeder, "valid_crop_resize, at least 64 frames", mode="crop_resize", min_crop=64
+    ),
     **_written(_ntu_feeder, "random_rot: up to 0.3 about all axes", rotate=0.3, rotate_axis="all"),
-    **_written(_ntu_feeder, "clips as CTR-GCN prepares them, minus the first frame's spine", center="first"),
+    **_written(
+        _ntu_feeder, "clips as CTR-GCN prepares them, minus the first frame's spine", center="first"
+    ),
 }
-RELEASE_SETTINGS: dict[str, dict[str, Setting]] = { # slot -> knob -> what the release does
-    **dict.fromkeys(("fsd10", "fsd10_all_frames", "short"), RELEASED_FSD10), "finegym99": RELEASED_FINEGYM99,
+RELEASE_SETTINGS: dict[str, dict[str, Setting]] = {  # slot -> knob -> what the release does
+    **dict.fromkeys(("fsd10", "fsd10_all_frames", "short"), RELEASED_FSD10),
+    "finegym99": RELEASED_FINEGYM99,
     **dict.fromkeys(("ntu60_xsub", "ntu60_xview"), RELEASED_NTU),
 }
 
 # %% ../../nbs/paper/04_settings.ipynb #5e771010
-UNREAD = { # mode of Sampling -> knobs that it does not read
+UNREAD = {  # mode of Sampling -> knobs that it does not read
     "released": ("p_interval", "min_crop", "test_p", "stride", "padding", "speed"),
     "crop_resize": ("stride", "padding", "speed"),
     "uniform": ("p_interval", "min_crop", "test_p", "stride", "padding", "speed"),
@@ -141,6 +247,7 @@ UNREAD = { # mode of Sampling -> knobs that it does not read
     "pad": ("p_interval", "min_crop", "test_p"),
 }
 
-def unread(sampling: Sampling) -> tuple[str, ...]: # knobs
+
+def unread(sampling: Sampling) -> tuple[str, ...]:  # knobs
     "What changes nothing in a sampling of this mode."
     return UNREAD[sampling.mode] + (() if sampling.rotate else ("rotate_axis",))

@@ -10,7 +10,6 @@ __all__ = ['MISSING', 'TABLES', 'FIGURES', 'NUMERALS', 'KINDS', 'LOWER_IS_BETTER
 # %% ../../nbs/paper/01_tables.ipynb #23140a6c
 import re
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
@@ -21,73 +20,107 @@ import pandas as pd
 # %% ../../nbs/paper/01_tables.ipynb #d3cfcb66
 MISSING = {"–", "-", ""}
 
+
 def printed_value(
-    text: str, # a result as printed
-) -> float | None: # 2.8M is 2.8e6; None for a dash
+    text: str,  # a result as printed
+) -> float | None:  # 2.8M is 2.8e6; None for a dash
     "Number in a printed cell."
-    if text in MISSING: return None
+    if text in MISSING:
+        return None
     scale = {"M": 1e6, "G": 1e9}.get(text[-1], 1)
     return float(text.rstrip("MG")) * scale
 
+
 class PaperRow(NamedTuple):
     "A row: our name of it, its settings and its results as printed."
+
     name: str
-    settings: dict[str, str] # setting column -> text
-    results: dict[str, str] # result column -> text
+    settings: dict[str, str]  # setting column -> text
+    results: dict[str, str]  # result column -> text
 
 # %% ../../nbs/paper/01_tables.ipynb #ea134aea
 @dataclass(frozen=True)
 class PaperTable:
     "A table as printed, with the data slot of each result column."
+
     number: int
     caption: str
-    section: str # where the text discusses it
-    slots: dict[str, str] # result column -> data slot
+    section: str  # where the text discusses it
+    slots: dict[str, str]  # result column -> data slot
     rows: tuple[PaperRow, ...]
 
     @property
-    def id(self) -> str: return f"table_{self.number:02d}"
-    @cached_property
-    def setting_columns(self) -> tuple[str, ...]: return tuple(self.rows[0].settings)
-    @cached_property
-    def columns(self) -> tuple[str, ...]: return tuple(self.rows[0].results)
+    def id(self) -> str:
+        return f"table_{self.number:02d}"
 
-    def text(self, row: str, column: str) -> str: # as printed
+    @cached_property
+    def setting_columns(self) -> tuple[str, ...]:
+        return tuple(self.rows[0].settings)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.rows[0].results)
+
+    def text(self, row: str, column: str) -> str:  # as printed
         found = {r.name: r for r in self.rows}
-        if row not in found: raise ValueError(f"{self.id} has no row {row!r}: its rows are {', '.join(found)}")
-        if column not in self.columns: raise ValueError(f"{self.id} has no column {column!r}: its columns are {', '.join(self.columns)}")
+        if row not in found:
+            raise ValueError(f"{self.id} has no row {row!r}: its rows are {', '.join(found)}")
+        if column not in self.columns:
+            raise ValueError(
+                f"{self.id} has no column {column!r}: its columns are {', '.join(self.columns)}"
+            )
         return found[row].results[column]
-    def value(self, row: str, column: str) -> float | None: return printed_value(self.text(row, column))
-    def frame(self) -> pd.DataFrame: # one line a row
-        return pd.DataFrame([{**r.settings, **r.results} for r in self.rows], index=pd.Index([r.name for r in self.rows], name=self.id))
+
+    def value(self, row: str, column: str) -> float | None:
+        return printed_value(self.text(row, column))
+
+    def frame(self) -> pd.DataFrame:  # one line a row
+        return pd.DataFrame(
+            [{**r.settings, **r.results} for r in self.rows],
+            index=pd.Index([r.name for r in self.rows], name=self.id),
+        )
 
 # %% ../../nbs/paper/01_tables.ipynb #1f149f53
 def read_table(
     number: int,
     caption: str,
     section: str,
-    slots: str | tuple[str, ...], # slot of every result column, or one for each
-    text: str, # first line the columns, then a row a line: name | settings || results
+    slots: str | tuple[str, ...],  # slot of every result column, or one for each
+    text: str,  # first line the columns, then a row a line: name | settings || results
 ) -> PaperTable:
     "Read a table written in columns."
     lines = [line for line in text.strip().splitlines()]
-    cells = [[[cell.strip() for cell in part.split("|")] for part in line.split("||")] for line in lines]
+    cells = [
+        [[cell.strip() for cell in part.split("|")] for part in line.split("||")] for line in lines
+    ]
     (_, *settings), results = cells[0]
     rows = []
     for line, ((name, *values), numbers) in zip(lines[1:], cells[1:]):
-        if (len(values), len(numbers)) != (len(settings), len(results)): raise ValueError(f"Table {number}: {line!r} does not fit the columns {lines[0]!r}")
+        if (len(values), len(numbers)) != (len(settings), len(results)):
+            raise ValueError(f"Table {number}: {line!r} does not fit the columns {lines[0]!r}")
         rows.append(PaperRow(name, dict(zip(settings, values)), dict(zip(results, numbers))))
-    slots = dict.fromkeys(results, slots) if isinstance(slots, str) else dict(zip(results, slots, strict=True))
+    slots = (
+        dict.fromkeys(results, slots)
+        if isinstance(slots, str)
+        else dict(zip(results, slots, strict=True))
+    )
     return PaperTable(number, caption, section, slots, tuple(rows))
 
 # %% ../../nbs/paper/01_tables.ipynb #08c3b855
 TABLES: dict[str, PaperTable] = {}
 
+
 def _add(*args) -> None:
     table = read_table(*args)
     TABLES[table.id] = table
 
-_add(1, "Comparisons of accuracies when adding CVSTA or RDL from ST-GCN and CTR-GCN", "IV.C", "fsd10", """
+
+_add(
+    1,
+    "Comparisons of accuracies when adding CVSTA or RDL from ST-GCN and CTR-GCN",
+    "IV.C",
+    "fsd10",
+    """
 name                  | Models  | CVSTA | RDL || Accuracy(%)
 ST-GCN                | ST-GCN  | ×     | ×   || 86.59
 ST-GCN + CVSTA        | ST-GCN  | ✓     | ×   || 88.71
@@ -97,32 +130,55 @@ CTR-GCN               | CTR-GCN | ×     | ×   || 90.59
 CTR-GCN + CVSTA       | CTR-GCN | ✓     | ×   || 90.82
 CTR-GCN + RDL         | CTR-GCN | ×     | ✓   || 92.00
 CTR-GCN + CVSTA + RDL | CTR-GCN | ✓     | ✓   || 92.94
-""")
+""",
+)
 
 # %% ../../nbs/paper/01_tables.ipynb #c71912da
-_add(2, "Comparisons of the validation accuracy when utilizing CVSTA with different C^mid, C^mid = fixed indicates raising the number of input channels directly to the output",
-     "IV.C", "fsd10", """
+_add(
+    2,
+    "Comparisons of the validation accuracy when utilizing CVSTA with different C^mid, C^mid = fixed indicates raising the number of input channels directly to the output",
+    "IV.C",
+    "fsd10",
+    """
 name | Settings | C^mid   || Accuracy(%)
 Cf   | Cf       | fixed   || 90.59
 C16  | C16      | C^in/16 || 92.71
 C8   | C8       | C^in/8  || 93.88
 C4   | C4       | C^in/4  || 93.88
-""")
-_add(3, "Performance of utilizing difference attention block on our framework", "IV.C", "finegym99", """
+""",
+)
+_add(
+    3,
+    "Performance of utilizing difference attention block on our framework",
+    "IV.C",
+    "finegym99",
+    """
 name | Settings | Attentions  | Models            || Accuracy(%)
 A    | A        | SA-GC       | InfoGCN           || 91.9
 B    | B        | ST-JointAtt | Efficient-GCN b4  || 92.6
 C    | C        | CVTSA       | MDR-GCN           || 93.3
-""")
+""",
+)
 
 # %% ../../nbs/paper/01_tables.ipynb #72484e0a
-_add(4, "Performance of utilizing different methods on the FSD-10 dataset with noisy data ('wo RDL' represents that setting MDR-GCN with softmax loss only)", "IV.C", "fsd10", """
+_add(
+    4,
+    "Performance of utilizing different methods on the FSD-10 dataset with noisy data ('wo RDL' represents that setting MDR-GCN with softmax loss only)",
+    "IV.C",
+    "fsd10",
+    """
 name             | Methods          || 0% noise (%) | 1% noise (%) | 10% noise (%)
 CTR-GCN          | CTR-GCN          || 90.58        | 89.65        | 85.88
 MDR-GCN (wo RDL) | MDR-GCN (wo RDL) || 91.06        | 90.82        | 87.13
 MDR-GCN          | MDR-GCN          || 93.18        | 92.47        | 91.29
-""")
-_add(5, "Comparisons of accuracies when utilizing different components of RDL on the FSD-10 dataset", "IV.C", "fsd10", """
+""",
+)
+_add(
+    5,
+    "Comparisons of accuracies when utilizing different components of RDL on the FSD-10 dataset",
+    "IV.C",
+    "fsd10",
+    """
 name                | L_Ain | L_Aout | L_Al || Accuracy(%)
 softmax             | ×     | ×      | ×    || 91.06
 a_in                | ✓     | ×      | ×    || 91.76
@@ -132,10 +188,16 @@ a_in + a_out        | ✓     | ✓      | ×    || 92.00
 a_in + norm         | ✓     | ×      | ✓    || 92.94
 a_out + norm        | ×     | ✓      | ✓    || 92.25
 a_in + a_out + norm | ✓     | ✓      | ✓    || 93.18
-""")
+""",
+)
 
 # %% ../../nbs/paper/01_tables.ipynb #3e6ffe49
-_add(6, "Comparisons of accuracies when utilizing MDR-GCN with different settings", "IV.C", "fsd10", """
+_add(
+    6,
+    "Comparisons of accuracies when utilizing MDR-GCN with different settings",
+    "IV.C",
+    "fsd10",
+    """
 name | Settings | σ         | k || Accuracy(%)
 H1   | H1       | hardswish | 1 || 90.35
 T1   | T1       | tanh      | 1 || 90.82
@@ -143,17 +205,29 @@ S1   | S1       | sigmoid   | 1 || 90.82
 S2   | S2       | sigmoid   | 2 || 90.82
 T2   | T2       | tanh      | 2 || 91.06
 T3   | T3       | tanh      | 3 || 90.59
-""")
-_add(7, "Comparison of the efficiency of mainstream methods", "IV.C", "finegym99", """
+""",
+)
+_add(
+    7,
+    "Comparison of the efficiency of mainstream methods",
+    "IV.C",
+    "finegym99",
+    """
 name    | Models  || Params | FLOPs | Accuracy(%)
 MS-G3D  | MS-G3D  || 2.8M   | 24.7G | 92.0
 CTR-GCN | CTR-GCN || 1.2M   | 14.4G | 91.9
 PoseC3D | PoseC3D || 2.0M   | 15.9G | 93.2
 MDR-GCN | MDR-GCN || 1.3M   | 15.3G | 93.3
-""")
+""",
+)
 
 # %% ../../nbs/paper/01_tables.ipynb #22c82c98
-_add(8, "Classification accuracy comparison against other competitive loss functions on the FSD-10 and FineGym99 datasets", "IV.D", ("fsd10", "finegym99"), """
+_add(
+    8,
+    "Classification accuracy comparison against other competitive loss functions on the FSD-10 and FineGym99 datasets",
+    "IV.D",
+    ("fsd10", "finegym99"),
+    """
 name              | Methods           || FSD-10(%) | FineGym99(%)
 Baseline          | Baseline          || 91.06     | 90.13
 center loss       | center loss       || 91.06     | 91.17
@@ -163,8 +237,14 @@ arcFace           | arcFace           || 92.71     | 91.52
 LACE              | LACE              || 91.29     | 91.74
 RDL without L_out | RDL without L_out || 92.94     | 91.94
 RDL               | RDL               || 93.18     | 92.11
-""")
-_add(9, "Classification accuracy comparison against existing methods on the FineGym99 dataset", "IV.G", "finegym99", """
+""",
+)
+_add(
+    9,
+    "Classification accuracy comparison against existing methods on the FineGym99 dataset",
+    "IV.G",
+    "finegym99",
+    """
 name     | Methods  || Accuracy(%)
 ST-GCN   | ST-GCN   || 36.4
 MS-G3D   | MS-G3D   || 92.0
@@ -173,10 +253,16 @@ MS-G3D++ | MS-G3D++ || 92.6
 InfoGCN  | InfoGCN  || 92.0
 PoseC3D  | PoseC3D  || 94.3
 MDR-GCN  | MDR-GCN  || 94.5
-""")
+""",
+)
 
 # %% ../../nbs/paper/01_tables.ipynb #bc09a147
-_add(10, "Classification accuracy comparison against existing methods on the FSD-10 dataset", "IV.G", "fsd10", """
+_add(
+    10,
+    "Classification accuracy comparison against existing methods on the FSD-10 dataset",
+    "IV.G",
+    "fsd10",
+    """
 name    | Methods || Accuracy(%)
 ST-GCN  | ST-GCN  || 84.24
 2S-AGCN | 2S-AGCN || 88.23
@@ -185,10 +271,16 @@ MS-G3D  | MS-G3D  || 88.72
 CTR-GCN | CTR-GCN || 90.58
 InfoGCN | InfoGCN || 91.76
 MDR-GCN | MDR-GCN || 94.18
-""")
+""",
+)
 
 # %% ../../nbs/paper/01_tables.ipynb #6b8002ba
-_add(11, "Classification accuracy comparison against existing methods on the NTU RGB+D dataset", "IV.G", ("ntu60_xsub", "ntu60_xview"), """
+_add(
+    11,
+    "Classification accuracy comparison against existing methods on the NTU RGB+D dataset",
+    "IV.G",
+    ("ntu60_xsub", "ntu60_xview"),
+    """
 name             | Methods          || X-sub(%) | X-view(%)
 ST-GCN           | ST-GCN           || 81.5     | 88.3
 2S-AGCN          | 2S-AGCN          || 88.5     | 95.1
@@ -205,26 +297,24 @@ Efficient-GCN B4 | Efficient-GCN B4 || 92.1     | 96.1
 InfoGCN          | InfoGCN          || 93.0     | 97.1
 PoseC3D          | PoseC3D          || 94.1     | 97.1
 MDR-GCN          | MDR-GCN          || 92.8     | 97.2
-""")
+""",
+)
 
 # %% ../../nbs/paper/01_tables.ipynb #28f3b3ac
-FIGURES = { # captions, whole
-    "figure_01":
-        "Schematic diagram of feature distribution under method (a) traditional GCN with softmax loss (b) GCN+CVSTA "
-        "with softmax loss (c) traditional GCN with RDL+softmax (d) GCN+CVSTA with RDL+softmax. The input is the "
-        "skeleton sequences for two types of actions. The blue and green points represent the feature distribution of"
-        " different actions.",
-    "figure_02":
-        "Schematic diagram of sample spatial distribution with (a) explicit and (b) implicit loss. The thin red "
-        "dotted line illustrates the effects of the outlier. The black and blue colors demonstrate the problem of "
-        "flexibility and robustness, respectively.",
-    "figure_03":
-        "(a) Illustration of our method. The graph of skeleton sequences is fed into 10 MDR-GCN layers (B1-B10). GAP "
-        "represents the global average pooling layer. GCB illustrates the graph convolution block, which consists of "
-        "the summation of convolution operations on three subsets of learnable topology. TCB indicates the temporal "
-        "convolution block. The proposed RDL is used in parallel with softmax. (b) The framework of our graph "
-        "convolution block (GCB) in one subset of learnable topology. The proposed CVSTA is in the red dotted box. S "
-        "Pooling and T Pooling denote average pooling over spatial and temporal dimensions.",
+FIGURES = {  # captions, whole
+    "figure_01": "Schematic diagram of feature distribution under method (a) traditional GCN with softmax loss (b) GCN+CVSTA "
+    "with softmax loss (c) traditional GCN with RDL+softmax (d) GCN+CVSTA with RDL+softmax. The input is the "
+    "skeleton sequences for two types of actions. The blue and green points represent the feature distribution of"
+    " different actions.",
+    "figure_02": "Schematic diagram of sample spatial distribution with (a) explicit and (b) implicit loss. The thin red "
+    "dotted line illustrates the effects of the outlier. The black and blue colors demonstrate the problem of "
+    "flexibility and robustness, respectively.",
+    "figure_03": "(a) Illustration of our method. The graph of skeleton sequences is fed into 10 MDR-GCN layers (B1-B10). GAP "
+    "represents the global average pooling layer. GCB illustrates the graph convolution block, which consists of "
+    "the summation of convolution operations on three subsets of learnable topology. TCB indicates the temporal "
+    "convolution block. The proposed RDL is used in parallel with softmax. (b) The framework of our graph "
+    "convolution block (GCB) in one subset of learnable topology. The proposed CVSTA is in the red dotted box. S "
+    "Pooling and T Pooling denote average pooling over spatial and temporal dimensions.",
     "figure_04": "Examples of the attention map and spatial-temporal matrices. The warm colors indicate more intense features.",
     "figure_05": "Feature visualization of (a) MDR-GCN with Softmax loss and (b) with RDL by t-SNE.",
 }
@@ -235,7 +325,8 @@ def paper_text() -> str | None:
     places = (p / "shared" / "paper" / "mdr_gcn_rdl.txt" for p in (Path.cwd(), *Path.cwd().parents))
     return next((p.read_text(encoding="utf-8") for p in places if p.is_file()), None)
 
-@lru_cache(maxsize=1024) # the same sentences are compared again and again
+
+@lru_cache(maxsize=1024)  # the same sentences are compared again and again
 def plain(text: str) -> str:
     "A printed cell or sentence without markup, citations, spacing and typographic quotes, for comparison."
     text = re.sub(r"<[^>]*>|\[[\d\], \[]*\]|\\mathcal|[$\\{}_\s]", "", text)
@@ -244,94 +335,182 @@ def plain(text: str) -> str:
 # %% ../../nbs/paper/01_tables.ipynb #2346e111
 NUMERALS = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI")
 
+
 def tables_in_text(
-    text: str, # the paper
-) -> dict[str, list[list[str]]]: # table id -> head and rows, cells as printed
+    text: str,  # the paper
+) -> dict[str, list[list[str]]]:  # table id -> head and rows, cells as printed
     "Tables of the paper's text: a line TABLE <numeral>, then lines with tabs up to the first without."
     found, lines = {}, text.splitlines()
     for number, numeral in enumerate(NUMERALS, 1):
         start = lines.index(f"TABLE {numeral}")
         rows = []
         for line in lines[start:]:
-            if "\t" in line: rows.append(line.split("\t"))
-            elif rows: break
-        for above, row in zip(rows, rows[1:]): row[:] = [cell or before for cell, before in zip(row, above)]
+            if "\t" in line:
+                rows.append(line.split("\t"))
+            elif rows:
+                break
+        for above, row in zip(rows, rows[1:]):
+            row[:] = [cell or before for cell, before in zip(row, above)]
         found[f"table_{number:02d}"] = rows
     return found
 
 # %% ../../nbs/paper/01_tables.ipynb #08d9b75d
 class Place(NamedTuple):
     "A result in a table of the paper."
+
     row: str
     column: str = "Accuracy(%)"
+
 
 KINDS = {
     "better": "the cells in `better` beat those in `worse`",
     "similar": "no two of the cells in `better` differ by more than `margin`",
     "close": "the cells in `better` fall short of those in `worse` by `margin` at most",
 }
-LOWER_IS_BETTER = {"Params", "FLOPs", "Outliers(%)", "Drag by the outlier", "Spread(°)", "Imbalance"}
-MARGIN, MARGIN_CLIPS = 1.0, 2 # of "similar" and "close": a point, or two clips of the test set where that is more; fixed before the first run
+LOWER_IS_BETTER = {
+    "Params",
+    "FLOPs",
+    "Outliers(%)",
+    "Drag by the outlier",
+    "Spread(°)",
+    "Imbalance",
+}
+MARGIN, MARGIN_CLIPS = (
+    1.0,
+    2,
+)  # of "similar" and "close": a point, or two clips of the test set where that is more; fixed before the first run
+
 
 def _check_claim(c: "Claim") -> None:
-    if c.kind not in KINDS: raise ValueError(f"claim {c.id}: no kind {c.kind!r}; known: {', '.join(KINDS)}")
-    if (c.kind == "better") != (c.margin is None): raise ValueError(f"claim {c.id}: a margin belongs to claims of kind similar or close, and to each of them")
-    if c.kind == "similar" and (len(c.better) < 2 or c.worse): raise ValueError(f"claim {c.id}: of kind similar all cells, two at least, stand in `better`")
-    if c.kind != "similar" and len(c.better) != len(c.worse): raise ValueError(f"claim {c.id}: {len(c.better)} cells cannot be set against {len(c.worse)}")
+    if c.kind not in KINDS:
+        raise ValueError(f"claim {c.id}: no kind {c.kind!r}; known: {', '.join(KINDS)}")
+    if (c.kind == "better") != (c.margin is None):
+        raise ValueError(
+            f"claim {c.id}: a margin belongs to claims of kind similar or close, and to each of them"
+        )
+    if c.kind == "similar" and (len(c.better) < 2 or c.worse):
+        raise ValueError(
+            f"claim {c.id}: of kind similar all cells, two at least, stand in `better`"
+        )
+    if c.kind != "similar" and len(c.better) != len(c.worse):
+        raise ValueError(
+            f"claim {c.id}: {len(c.better)} cells cannot be set against {len(c.worse)}"
+        )
+
 
 def _agrees(c: "Claim") -> bool:
     "Do the printed cells say what the claim says?"
-    return c.computed > 0 if c.kind == "better" else c.computed <= c.margin if c.kind == "similar" else c.computed >= -c.margin
+    return (
+        c.computed > 0
+        if c.kind == "better"
+        else c.computed <= c.margin
+        if c.kind == "similar"
+        else c.computed >= -c.margin
+    )
 
 # %% ../../nbs/paper/01_tables.ipynb #4d1e0861
 @dataclass(frozen=True)
 class Claim:
     "A comparison the paper states: the cells in `better` beat those in `worse` by `difference`; or see `KINDS`."
+
     id: str
-    text: str # the paper's words
+    text: str  # the paper's words
     section: str
-    table: str # table or figure
+    table: str  # table or figure
     better: tuple[Place, ...]
     worse: tuple[Place, ...]
-    difference: float | None = None # as printed in the text; None where it gives no number
-    kind: str = "better" # one of KINDS
-    margin: float | None = None # in the unit of the cells; of kinds "similar" and "close"
+    difference: float | None = None  # as printed in the text; None where it gives no number
+    kind: str = "better"  # one of KINDS
+    margin: float | None = None  # in the unit of the cells; of kinds "similar" and "close"
 
-    def __post_init__(self): _check_claim(self)
+    def __post_init__(self):
+        _check_claim(self)
+
     @property
-    def sign(self) -> int: return -1 if self.better[0].column in LOWER_IS_BETTER else 1
+    def sign(self) -> int:
+        return -1 if self.better[0].column in LOWER_IS_BETTER else 1
+
     @property
-    def computed(self) -> float | None: # from the printed cells: the advantage, of "similar" the largest difference; None for figures and columns of our own
-        if self.table not in TABLES or any(p.column not in TABLES[self.table].columns for p in (*self.better, *self.worse)): return None
-        better, worse = ([TABLES[self.table].value(*place) for place in side] for side in (self.better, self.worse))
-        return round(max(better) - min(better) if self.kind == "similar" else self.sign * (sum(better) - sum(worse)), 4)
+    def computed(
+        self,
+    ) -> (
+        float | None
+    ):  # from the printed cells: the advantage, of "similar" the largest difference; None for figures and columns of our own
+        if self.table not in TABLES or any(
+            p.column not in TABLES[self.table].columns for p in (*self.better, *self.worse)
+        ):
+            return None
+        better, worse = (
+            [TABLES[self.table].value(*place) for place in side]
+            for side in (self.better, self.worse)
+        )
+        return round(
+            max(better) - min(better)
+            if self.kind == "similar"
+            else self.sign * (sum(better) - sum(worse)),
+            4,
+        )
+
     @property
-    def contradicted(self) -> bool: return self.computed is not None and not _agrees(self) # by the paper's own cells
+    def contradicted(self) -> bool:
+        return self.computed is not None and not _agrees(self)  # by the paper's own cells
 
 # %% ../../nbs/paper/01_tables.ipynb #24290ff8
 CLAIMS: list[Claim] = []
 
-def _claim(id, section, table, text, better, worse, difference=None, column="Accuracy(%)", **kind) -> None:
+
+def _claim(
+    id, section, table, text, better, worse, difference=None, column="Accuracy(%)", **kind
+) -> None:
     "Add a claim; `better` and `worse` are row names (one or several, joined by ' & '), or Places."
-    cells = [tuple(Place(name, column) for name in side.split(" & ")) if isinstance(side, str) else side for side in (better, worse)]
+    cells = [
+        tuple(Place(name, column) for name in side.split(" & ")) if isinstance(side, str) else side
+        for side in (better, worse)
+    ]
     CLAIMS.append(Claim(id, text, section, table, *cells, difference, **kind))
 
-def _name(row: str) -> str: # MS-G3D++ -> ms-g3d-pp
+
+def _name(row: str) -> str:  # MS-G3D++ -> ms-g3d-pp
     "A row's name as part of a claim's id."
     return re.sub("[^a-z0-9]+", "-", row.lower().replace("++", "-pp")).strip("-")
 
 # %% ../../nbs/paper/01_tables.ipynb #17cca2ee
 def _claims_01() -> None:
-    def add(id, *args): _claim(f"I.{id}", "IV.C", "table_01", *args)
-    add("cvsta-stgcn", "Compared with the original ST-GCN, CVSTA plus ST-GCN can reach an enormous improvement of 2.12%", "ST-GCN + CVSTA", "ST-GCN", 2.12)
-    add("cvsta-ctrgcn", "CTR-GCN can also be enhanced performance (+0.23%) by combining with CVSTA", "CTR-GCN + CVSTA", "CTR-GCN", 0.23)
-    add("attention-free", "CVSTA is effective for fine-grained action recognition, especially for the attention-free method (e.g., ST-GCN)",
-        "ST-GCN + CVSTA & CTR-GCN", "ST-GCN & CTR-GCN + CVSTA")
+    def add(id, *args):
+        _claim(f"I.{id}", "IV.C", "table_01", *args)
+
+    add(
+        "cvsta-stgcn",
+        "Compared with the original ST-GCN, CVSTA plus ST-GCN can reach an enormous improvement of 2.12%",
+        "ST-GCN + CVSTA",
+        "ST-GCN",
+        2.12,
+    )
+    add(
+        "cvsta-ctrgcn",
+        "CTR-GCN can also be enhanced performance (+0.23%) by combining with CVSTA",
+        "CTR-GCN + CVSTA",
+        "CTR-GCN",
+        0.23,
+    )
+    add(
+        "attention-free",
+        "CVSTA is effective for fine-grained action recognition, especially for the attention-free method (e.g., ST-GCN)",
+        "ST-GCN + CVSTA & CTR-GCN",
+        "ST-GCN & CTR-GCN + CVSTA",
+    )
     exceed = "the three RDL-attached methods exceed corresponding ST-GCN, CTR-GCN, and CTR-GCN+CVSTA by 0.7%, 1.42% and 2.12%, respectively"
     add("rdl-stgcn", exceed, "ST-GCN + RDL", "ST-GCN", 0.7)
     add("rdl-ctrgcn", exceed, "CTR-GCN + RDL", "CTR-GCN", 1.42)
     add("rdl-ctrgcn-cvsta", exceed, "CTR-GCN + CVSTA + RDL", "CTR-GCN + CVSTA", 2.12)
-    _claim("I.rdl-stgcn-cvsta", "I", "table_01", "RDL enhances the performance of CVSTA", "ST-GCN + CVSTA + RDL", "ST-GCN + CVSTA")
+    _claim(
+        "I.rdl-stgcn-cvsta",
+        "I",
+        "table_01",
+        "RDL enhances the performance of CVSTA",
+        "ST-GCN + CVSTA + RDL",
+        "ST-GCN + CVSTA",
+    )
     both = "CVSTA and RDL plugged methods can outperform the baseline models"
     add("both-stgcn", both, "ST-GCN + CVSTA + RDL", "ST-GCN")
     add("both-ctrgcn", both, "CTR-GCN + CVSTA + RDL", "CTR-GCN")
@@ -339,130 +518,492 @@ def _claims_01() -> None:
     add("rdl-cvsta-stgcn", combining, "ST-GCN + CVSTA + RDL", "ST-GCN + RDL")
     add("rdl-cvsta-ctrgcn", combining, "CTR-GCN + CVSTA + RDL", "CTR-GCN + RDL")
     reinforce = "CVSTA is beneficial for reinforcing the power of RDL for our fine-grained task"
-    add("reinforce-stgcn", reinforce, "ST-GCN + CVSTA + RDL & ST-GCN", "ST-GCN + CVSTA & ST-GCN + RDL")
-    add("reinforce-ctrgcn", reinforce, "CTR-GCN + CVSTA + RDL & CTR-GCN", "CTR-GCN + CVSTA & CTR-GCN + RDL")
+    add(
+        "reinforce-stgcn",
+        reinforce,
+        "ST-GCN + CVSTA + RDL & ST-GCN",
+        "ST-GCN + CVSTA & ST-GCN + RDL",
+    )
+    add(
+        "reinforce-ctrgcn",
+        reinforce,
+        "CTR-GCN + CVSTA + RDL & CTR-GCN",
+        "CTR-GCN + CVSTA & CTR-GCN + RDL",
+    )
+
 
 _claims_01()
 
 # %% ../../nbs/paper/01_tables.ipynb #11227a25
 def _claims_02_to_04() -> None:
     variable = "compared to the fixed setting (setting Cf), any configuration which utilizes a variable channel outperforms the fixed setting"
-    for row in ("C16", "C8", "C4"): _claim(f"II.{row.lower()}-fixed", "IV.C", "table_02", variable, row, "Cf")
-    _claim("II.c8-c16", "IV.C", "table_02", "comparing settings C16 and C8, we find that compression of the channel results in abandoning valid information", "C8", "C16")
+    for row in ("C16", "C8", "C4"):
+        _claim(f"II.{row.lower()}-fixed", "IV.C", "table_02", variable, row, "Cf")
+    _claim(
+        "II.c8-c16",
+        "IV.C",
+        "table_02",
+        "comparing settings C16 and C8, we find that compression of the channel results in abandoning valid information",
+        "C8",
+        "C16",
+    )
     higher = "settings B and C show higher performance compare to the non-spatial-temporal SA-GC attention block (setting A)"
-    for row in "BC": _claim(f"III.{row.lower()}-a", "IV.C", "table_03", higher, row, "A")
-    _claim("III.c-b", "IV.C", "table_03", "CVSTA consistently outperforms the spatial-temporal attention which being utilized after GCN and TCN layers", "C", "B")
+    for row in "BC":
+        _claim(f"III.{row.lower()}-a", "IV.C", "table_03", higher, row, "A")
+    _claim(
+        "III.c-b",
+        "IV.C",
+        "table_03",
+        "CVSTA consistently outperforms the spatial-temporal attention which being utilized after GCN and TCN layers",
+        "C",
+        "B",
+    )
     noisy = "when there are more outliers on a dataset, our method can reflect obvious performance advantages"
     for name, other in (("ctrgcn", "CTR-GCN"), ("softmax", "MDR-GCN (wo RDL)")):
         _claim(f"IV.{name}", "IV.C", "table_04", noisy, "MDR-GCN", other, None, "10% noise (%)")
         _claim(f"IV.{name}-1", "IV.C", "table_04", noisy, "MDR-GCN", other, None, "1% noise (%)")
-        _claim(f"IV.{name}-growing", "IV.C", "table_04", noisy, (Place("MDR-GCN", "10% noise (%)"), Place(other, "1% noise (%)")),
-               (Place(other, "10% noise (%)"), Place("MDR-GCN", "1% noise (%)")))
+        _claim(
+            f"IV.{name}-growing",
+            "IV.C",
+            "table_04",
+            noisy,
+            (Place("MDR-GCN", "10% noise (%)"), Place(other, "1% noise (%)")),
+            (Place(other, "10% noise (%)"), Place("MDR-GCN", "1% noise (%)")),
+        )
     for rate in ("10", "1"):
-        _claim(f"IV.impact-{rate}", "Abstract", "table_04", "reduces the impact of noise", (Place("MDR-GCN", f"{rate}% noise (%)"), Place("MDR-GCN (wo RDL)", "0% noise (%)")),
-               (Place("MDR-GCN (wo RDL)", f"{rate}% noise (%)"), Place("MDR-GCN", "0% noise (%)")))
+        _claim(
+            f"IV.impact-{rate}",
+            "Abstract",
+            "table_04",
+            "reduces the impact of noise",
+            (Place("MDR-GCN", f"{rate}% noise (%)"), Place("MDR-GCN (wo RDL)", "0% noise (%)")),
+            (Place("MDR-GCN (wo RDL)", f"{rate}% noise (%)"), Place("MDR-GCN", "0% noise (%)")),
+        )
+
 
 _claims_02_to_04()
 
 # %% ../../nbs/paper/01_tables.ipynb #5f79f526
 def _claims_05() -> None:
-    def add(id, *args): _claim(f"V.{id}", "IV.C", "table_05", *args)
+    def add(id, *args):
+        _claim(f"V.{id}", "IV.C", "table_05", *args)
+
     angular = "angular terms of RDL can enhance the performance by comparing with the baseline"
-    for id, row in (("a_in", "a_in"), ("a_out", "a_out"), ("angular", "a_in + a_out")): add(f"{id}-softmax", angular, row, "softmax")
-    add("norm-alone", "norm-specific RDL without angular terms would reduce the performance (-0.71%)", "softmax", "norm", 0.71)
-    important = "angular terms are more important than the norm-based one for the fine-grained action"
-    for row in ("a_in", "a_out"): add(f"{row}-norm", important, row, "norm")
-    add("norm-helps", "the norm-based term is helpful for the angular terms of RDL (+1.18%)", "a_in + a_out + norm", "a_in + a_out", 1.18)
+    for id, row in (("a_in", "a_in"), ("a_out", "a_out"), ("angular", "a_in + a_out")):
+        add(f"{id}-softmax", angular, row, "softmax")
+    add(
+        "norm-alone",
+        "norm-specific RDL without angular terms would reduce the performance (-0.71%)",
+        "softmax",
+        "norm",
+        0.71,
+    )
+    important = (
+        "angular terms are more important than the norm-based one for the fine-grained action"
+    )
+    for row in ("a_in", "a_out"):
+        add(f"{row}-norm", important, row, "norm")
+    add(
+        "norm-helps",
+        "the norm-based term is helpful for the angular terms of RDL (+1.18%)",
+        "a_in + a_out + norm",
+        "a_in + a_out",
+        1.18,
+    )
+
 
 def _claims_06_and_07() -> None:
-    def add(id, *args): _claim(f"VI.{id}", "IV.C", "table_06", *args)
-    CLAIMS.append(Claim("VI.similar", "various settings achieve similar results, illustrating our model's robustness", "IV.C", "table_06",
-                        tuple(Place(r.name) for r in TABLES["table_06"].rows), (), kind="similar", margin=MARGIN))
-    for row in ("T1", "S1"): add(f"{row.lower()}-h1", "both tanh and sigmoid activation functions are acceptable options", row, "H1")
-    add("t2-s2", "the different results of both S2 and T2 indicate that the tanh activation function is superior to others", "T2", "S2")
-    add("t2-t1", "the results of variable k in T1, T2, and T3 encourage us to choose multi-kernel (i.e., k = 2) for MDR-GCN", "T2", "T1")
-    add("t2-t3", "a large k may reduce the performance because of over-learning and enlarging the network's parameters", "T2", "T3")
-    efficient = "under such configuration, our method achieves more competitive performance and efficiency on the FineGym99 dataset"
-    for column in ("Accuracy(%)", "Params", "FLOPs"): _claim(f"VII.{column.split('(')[0].lower()}", "IV.C", "table_07", efficient, "MDR-GCN", "PoseC3D", None, column)
+    def add(id, *args):
+        _claim(f"VI.{id}", "IV.C", "table_06", *args)
 
-_claims_05(); _claims_06_and_07()
+    CLAIMS.append(
+        Claim(
+            "VI.similar",
+            "various settings achieve similar results, illustrating our model's robustness",
+            "IV.C",
+            "table_06",
+            tuple(Place(r.name) for r in TABLES["table_06"].rows),
+            (),
+            kind="similar",
+            margin=MARGIN,
+        )
+    )
+    for row in ("T1", "S1"):
+        add(
+            f"{row.lower()}-h1",
+            "both tanh and sigmoid activation functions are acceptable options",
+            row,
+            "H1",
+        )
+    add(
+        "t2-s2",
+        "the different results of both S2 and T2 indicate that the tanh activation function is superior to others",
+        "T2",
+        "S2",
+    )
+    add(
+        "t2-t1",
+        "the results of variable k in T1, T2, and T3 encourage us to choose multi-kernel (i.e., k = 2) for MDR-GCN",
+        "T2",
+        "T1",
+    )
+    add(
+        "t2-t3",
+        "a large k may reduce the performance because of over-learning and enlarging the network's parameters",
+        "T2",
+        "T3",
+    )
+    efficient = "under such configuration, our method achieves more competitive performance and efficiency on the FineGym99 dataset"
+    for column in ("Accuracy(%)", "Params", "FLOPs"):
+        _claim(
+            f"VII.{column.split('(')[0].lower()}",
+            "IV.C",
+            "table_07",
+            efficient,
+            "MDR-GCN",
+            "PoseC3D",
+            None,
+            column,
+        )
+
+
+_claims_05()
+_claims_06_and_07()
 
 # %% ../../nbs/paper/01_tables.ipynb #8c027b09
 def _claims_08_and_figure_05() -> None:
-    def add(id, column, *args): _claim(f"VIII.{id}", "IV.D", "table_08", *args, column)
-    add("center", "FSD-10(%)", "on FSD-10, RDL gains a 2.12% improvement over the center loss", "RDL", "center loss", 2.12)
-    add("without-out-center", "FSD-10(%)", "also outperforms center loss by 1.88%, which illustrates the robustness of our loss design", "RDL without L_out", "center loss", 1.88)
+    def add(id, column, *args):
+        _claim(f"VIII.{id}", "IV.D", "table_08", *args, column)
+
+    add(
+        "center",
+        "FSD-10(%)",
+        "on FSD-10, RDL gains a 2.12% improvement over the center loss",
+        "RDL",
+        "center loss",
+        2.12,
+    )
+    add(
+        "without-out-center",
+        "FSD-10(%)",
+        "also outperforms center loss by 1.88%, which illustrates the robustness of our loss design",
+        "RDL without L_out",
+        "center loss",
+        1.88,
+    )
     implicit = "surpasses the state-of-the-art implicit losses in recent years, including competitive arcFace loss (+0.47%)"
-    for row in ("sphereFace", "LMCL", "LACE"): add(row.lower(), "FSD-10(%)", implicit, "RDL", row, None)
+    for row in ("sphereFace", "LMCL", "LACE"):
+        add(row.lower(), "FSD-10(%)", implicit, "RDL", row, None)
     add("arcface", "FSD-10(%)", implicit, "RDL", "arcFace", 0.47)
     gym = "RDL outperforms arcFace and LACE by 0.59% and 0.37%, respectively"
     add("arcface-gym", "FineGym99(%)", gym, "RDL", "arcFace", 0.59)
     add("lace-gym", "FineGym99(%)", gym, "RDL", "LACE", 0.37)
-    _claim("fig5.outliers", "IV.F", "figure_05", "there are significantly more outliers in (a) than in (b), which reflects the good robustness of RDL", "RDL", "Softmax", None, "Outliers(%)")
-    _claim("fig5.separability", "IV.F", "figure_05", "RDL can better achieve class separability", "RDL", "Softmax", None, "Silhouette")
+    _claim(
+        "fig5.outliers",
+        "IV.F",
+        "figure_05",
+        "there are significantly more outliers in (a) than in (b), which reflects the good robustness of RDL",
+        "RDL",
+        "Softmax",
+        None,
+        "Outliers(%)",
+    )
+    _claim(
+        "fig5.separability",
+        "IV.F",
+        "figure_05",
+        "RDL can better achieve class separability",
+        "RDL",
+        "Softmax",
+        None,
+        "Silhouette",
+    )
 
 # %% ../../nbs/paper/01_tables.ipynb #5c1a4e02
 def _claims_09_to_11() -> None:
-    art, first = "Our model achieves state-of-the-art performance with a large margin on the Fine-Grained datasets", {"table_09": "PoseC3D", "table_10": "InfoGCN"}
+    art, first = (
+        "Our model achieves state-of-the-art performance with a large margin on the Fine-Grained datasets",
+        {"table_09": "PoseC3D", "table_10": "InfoGCN"},
+    )
     for table, best in first.items():
         for row in (r.name for r in TABLES[table].rows[:-1]):
-            _claim(f"{NUMERALS[TABLES[table].number - 1]}.{'art' if row == best else _name(row)}", "IV.G", table, art, "MDR-GCN", row)
+            _claim(
+                f"{NUMERALS[TABLES[table].number - 1]}.{'art' if row == best else _name(row)}",
+                "IV.G",
+                table,
+                art,
+                "MDR-GCN",
+                row,
+            )
     for row in (r.name for r in TABLES["table_11"].rows[:-1]):
-        _claim(f"XI.xview-{_name(row)}", "Abstract", "table_11", "and also on the coarse dataset NTU-RGB+D X-view version", "MDR-GCN", row, None, "X-view(%)")
-        _claim(f"XI.xsub-{_name(row)}", "VI", "table_11", "Our method outperforms the existing skeleton-based approaches on the three challenging datasets", "MDR-GCN", row, None, "X-sub(%)")
-    for (id, column), row in product({"xsub": "X-sub(%)", "xview": "X-view(%)"}.items(), ("PoseC3D", "InfoGCN")):
-        _claim(f"XI.close-{id}-{_name(row)}", "IV.G", "table_11", "on NTU RGB+D, our method also gets close to the state-of-the-art models considering both evaluation benchmarks",
-               "MDR-GCN", row, None, column, kind="close", margin=MARGIN)
+        _claim(
+            f"XI.xview-{_name(row)}",
+            "Abstract",
+            "table_11",
+            "and also on the coarse dataset NTU-RGB+D X-view version",
+            "MDR-GCN",
+            row,
+            None,
+            "X-view(%)",
+        )
+        _claim(
+            f"XI.xsub-{_name(row)}",
+            "VI",
+            "table_11",
+            "Our method outperforms the existing skeleton-based approaches on the three challenging datasets",
+            "MDR-GCN",
+            row,
+            None,
+            "X-sub(%)",
+        )
+    for (id, column), row in product(
+        {"xsub": "X-sub(%)", "xview": "X-view(%)"}.items(), ("PoseC3D", "InfoGCN")
+    ):
+        _claim(
+            f"XI.close-{id}-{_name(row)}",
+            "IV.G",
+            "table_11",
+            "on NTU RGB+D, our method also gets close to the state-of-the-art models considering both evaluation benchmarks",
+            "MDR-GCN",
+            row,
+            None,
+            column,
+            kind="close",
+            margin=MARGIN,
+        )
 
-_claims_08_and_figure_05(); _claims_09_to_11()
+
+_claims_08_and_figure_05()
+_claims_09_to_11()
 
 # %% ../../nbs/paper/01_tables.ipynb #5c1a4e04
 def _claims_of_figures() -> None:
-    panels = {"a": "(a) GCN", "b": "(b) GCN + CVSTA", "c": "(c) GCN + RDL", "d": "(d) GCN + CVSTA + RDL"}
-    for id, better, worse in (("cvsta", "b", "a"), ("rdl", "c", "a"), ("rdl-over-cvsta", "c", "b"), ("cvsta-with-rdl", "d", "c"), ("rdl-with-cvsta", "d", "b")):
-        _claim(f"fig1.{id}", "I", "figure_01", "the improvement in the feature distribution arising from RDL and CVSTA", panels[better], panels[worse], None, "Silhouette")
+    panels = {
+        "a": "(a) GCN",
+        "b": "(b) GCN + CVSTA",
+        "c": "(c) GCN + RDL",
+        "d": "(d) GCN + CVSTA + RDL",
+    }
+    for id, better, worse in (
+        ("cvsta", "b", "a"),
+        ("rdl", "c", "a"),
+        ("rdl-over-cvsta", "c", "b"),
+        ("cvsta-with-rdl", "d", "c"),
+        ("rdl-with-cvsta", "d", "b"),
+    ):
+        _claim(
+            f"fig1.{id}",
+            "I",
+            "figure_01",
+            "the improvement in the feature distribution arising from RDL and CVSTA",
+            panels[better],
+            panels[worse],
+            None,
+            "Silhouette",
+        )
     weak = "causes weak intra-class compactness even if the model is more advanced"
-    for id, section, text, better, worse in (("cvsta", "Abstract", "obtain a more compact intra-class feature distribution", "b", "a"), ("rdl", "I", weak, "c", "a"), ("rdl-with-cvsta", "I", weak, "d", "b")):
-        _claim(f"fig1.compact-{id}", section, "figure_01", text, panels[better], panels[worse], None, "Spread(°)")
+    for id, section, text, better, worse in (
+        ("cvsta", "Abstract", "obtain a more compact intra-class feature distribution", "b", "a"),
+        ("rdl", "I", weak, "c", "a"),
+        ("rdl-with-cvsta", "I", weak, "d", "b"),
+    ):
+        _claim(
+            f"fig1.compact-{id}",
+            section,
+            "figure_01",
+            text,
+            panels[better],
+            panels[worse],
+            None,
+            "Spread(°)",
+        )
     deviation = "we have more adjustment space to achieve the same optimization goal as (a) while reducing the deviation of the center's abnormal point"
-    _claim("fig2.center", "II.B", "figure_02", deviation, "RDL", "center loss", None, "Drag by the outlier")
-    _claim("fig4.knee", "IV.E", "figure_04", "visualization of the attention map provides a clear focus in the 10th joint row", "with CVSTA", "one joint in all", None, "Right knee, map(%)")
-    _claim("fig4.knee-gain", "IV.E", "figure_04", "shows more excellent results in the above position than those without CVSTA", "with CVSTA", "without CVSTA", None, "Right knee(%)")
-    for id, text in (("joint", "CVSTA is effective for spatial joints"), ("frame", "our CVSTA provides additional attention to the temporal dimension")):
-        _claim(f"fig4.{id}s", "IV.E", "figure_04", text, "with CVSTA", "without CVSTA", None, f"{id.capitalize()} correlation")
+    _claim(
+        "fig2.center",
+        "II.B",
+        "figure_02",
+        deviation,
+        "RDL",
+        "center loss",
+        None,
+        "Drag by the outlier",
+    )
+    _claim(
+        "fig4.knee",
+        "IV.E",
+        "figure_04",
+        "visualization of the attention map provides a clear focus in the 10th joint row",
+        "with CVSTA",
+        "one joint in all",
+        None,
+        "Right knee, map(%)",
+    )
+    _claim(
+        "fig4.knee-gain",
+        "IV.E",
+        "figure_04",
+        "shows more excellent results in the above position than those without CVSTA",
+        "with CVSTA",
+        "without CVSTA",
+        None,
+        "Right knee(%)",
+    )
+    for id, text in (
+        ("joint", "CVSTA is effective for spatial joints"),
+        ("frame", "our CVSTA provides additional attention to the temporal dimension"),
+    ):
+        _claim(
+            f"fig4.{id}s",
+            "IV.E",
+            "figure_04",
+            text,
+            "with CVSTA",
+            "without CVSTA",
+            None,
+            f"{id.capitalize()} correlation",
+        )
+
 
 _claims_of_figures()
 
 # %% ../../nbs/paper/01_tables.ipynb #5c1a4e14
 def _claims_of_the_text() -> None:
     "Comparisons that the abstract, the introduction and Sections II and III make in words."
-    noisy, clean = "the noisy data from pose extraction increases the challenge of fine-grained recognition", "0% noise (%)"
+    noisy, clean = (
+        "the noisy data from pose extraction increases the challenge of fine-grained recognition",
+        "0% noise (%)",
+    )
     for id, row in (("ctrgcn", "CTR-GCN"), ("softmax", "MDR-GCN (wo RDL)")):
-        _claim(f"IV.challenge-{id}", "Abstract", "table_04", noisy, (Place(row, clean),), (Place(row, "10% noise (%)"),))
-    _claim("IV.mdr-ctrgcn", "Abstract", "table_04", "can improve the discrimination among channel-, joint- and frame-level features", "MDR-GCN (wo RDL)", "CTR-GCN", None, clean)
+        _claim(
+            f"IV.challenge-{id}",
+            "Abstract",
+            "table_04",
+            noisy,
+            (Place(row, clean),),
+            (Place(row, "10% noise (%)"),),
+        )
+    _claim(
+        "IV.mdr-ctrgcn",
+        "Abstract",
+        "table_04",
+        "can improve the discrimination among channel-, joint- and frame-level features",
+        "MDR-GCN (wo RDL)",
+        "CTR-GCN",
+        None,
+        clean,
+    )
     fixed = "the limited performance and scalability of channel-fixed attention weaken the discriminative power in the channel view"
-    for row, (id, column) in product(("CTR-GCN", "InfoGCN"), (("xsub", "X-sub(%)"), ("xview", "X-view(%)"))):
-        _claim(f"XI.efficient-{id}-{_name(row)}", "II.A", "table_11", fixed, row, "Efficient-GCN B4", None, column)
+    for row, (id, column) in product(
+        ("CTR-GCN", "InfoGCN"), (("xsub", "X-sub(%)"), ("xview", "X-view(%)"))
+    ):
+        _claim(
+            f"XI.efficient-{id}-{_name(row)}",
+            "II.A",
+            "table_11",
+            fixed,
+            row,
+            "Efficient-GCN B4",
+            None,
+            column,
+        )
     cnn = "the 3D CNN-based methods have not achieved a significant performance advantage but occupy more parameters"
     _claim("cnn.params", "II.A", "table_07", cnn, "CTR-GCN", "PoseC3D", None, "Params")
-    for id, table, column in (("cnn.gym", "table_09", "Accuracy(%)"), ("cnn.xsub", "table_11", "X-sub(%)"), ("cnn.xview", "table_11", "X-view(%)")):
-        _claim(id, "II.A", table, cnn, "CTR-GCN", "PoseC3D", None, column, kind="close", margin=MARGIN)
-    for row in ("sphereFace", "LMCL", "arcFace", "LACE"): _claim(f"VIII.implicit-{_name(row)}", "II.B", "table_08", "may be the better choice", row, "center loss", None, "FSD-10(%)")
-    _claim("VIII.center-gym", "I", "table_08", "outperforms state-of-the-art losses", "RDL", "center loss", None, "FineGym99(%)")
-    _claim("VIII.balance", "I", "table_08", "reduce the numerical discrepancy of losses", "RDL", "center loss", None, "Imbalance")
+    for id, table, column in (
+        ("cnn.gym", "table_09", "Accuracy(%)"),
+        ("cnn.xsub", "table_11", "X-sub(%)"),
+        ("cnn.xview", "table_11", "X-view(%)"),
+    ):
+        _claim(
+            id, "II.A", table, cnn, "CTR-GCN", "PoseC3D", None, column, kind="close", margin=MARGIN
+        )
+    for row in ("sphereFace", "LMCL", "arcFace", "LACE"):
+        _claim(
+            f"VIII.implicit-{_name(row)}",
+            "II.B",
+            "table_08",
+            "may be the better choice",
+            row,
+            "center loss",
+            None,
+            "FSD-10(%)",
+        )
+    _claim(
+        "VIII.center-gym",
+        "I",
+        "table_08",
+        "outperforms state-of-the-art losses",
+        "RDL",
+        "center loss",
+        None,
+        "FineGym99(%)",
+    )
+    _claim(
+        "VIII.balance",
+        "I",
+        "table_08",
+        "reduce the numerical discrepancy of losses",
+        "RDL",
+        "center loss",
+        None,
+        "Imbalance",
+    )
     for id, column in (("softmax", "FSD-10(%)"), ("softmax-gym", "FineGym99(%)")):
-        _claim(f"VIII.{id}", "III.C", "table_08", "for strengthening the fine-grained classification", "RDL", "Baseline", None, column)
-    _claim("fig5.compact", "VI", "figure_05", "can enhance intra-class compactness and inter-class separability", "RDL", "Softmax", None, "Spread(°)")
+        _claim(
+            f"VIII.{id}",
+            "III.C",
+            "table_08",
+            "for strengthening the fine-grained classification",
+            "RDL",
+            "Baseline",
+            None,
+            column,
+        )
+    _claim(
+        "fig5.compact",
+        "VI",
+        "figure_05",
+        "can enhance intra-class compactness and inter-class separability",
+        "RDL",
+        "Softmax",
+        None,
+        "Spread(°)",
+    )
+
 
 _claims_of_the_text()
 
 # %% ../../nbs/paper/01_tables.ipynb #d322a67c
-SAME_SETTING = { # what the text describes alike -> the cells that print it
-    "MDR-GCN with RDL, FSD-10": (("table_02", "C8", "Accuracy(%)"), ("table_04", "MDR-GCN", "0% noise (%)"), ("table_05", "a_in + a_out + norm", "Accuracy(%)"),
-                                 ("table_08", "RDL", "FSD-10(%)"), ("table_10", "MDR-GCN", "Accuracy(%)")),
-    "MDR-GCN with softmax, FSD-10": (("table_04", "MDR-GCN (wo RDL)", "0% noise (%)"), ("table_05", "softmax", "Accuracy(%)"), ("table_06", "T2", "Accuracy(%)"), ("table_08", "Baseline", "FSD-10(%)")),
-    "MDR-GCN with RDL, FineGym99": (("table_03", "C", "Accuracy(%)"), ("table_07", "MDR-GCN", "Accuracy(%)"), ("table_08", "RDL", "FineGym99(%)"), ("table_09", "MDR-GCN", "Accuracy(%)")),
-    "ST-GCN, FSD-10": (("table_01", "ST-GCN", "Accuracy(%)"), ("table_10", "ST-GCN", "Accuracy(%)")),
-    "CTR-GCN, FSD-10": (("table_01", "CTR-GCN", "Accuracy(%)"), ("table_04", "CTR-GCN", "0% noise (%)"), ("table_10", "CTR-GCN", "Accuracy(%)")),
-    "PoseC3D, FineGym99": (("table_07", "PoseC3D", "Accuracy(%)"), ("table_09", "PoseC3D", "Accuracy(%)")),
+SAME_SETTING = {  # what the text describes alike -> the cells that print it
+    "MDR-GCN with RDL, FSD-10": (
+        ("table_02", "C8", "Accuracy(%)"),
+        ("table_04", "MDR-GCN", "0% noise (%)"),
+        ("table_05", "a_in + a_out + norm", "Accuracy(%)"),
+        ("table_08", "RDL", "FSD-10(%)"),
+        ("table_10", "MDR-GCN", "Accuracy(%)"),
+    ),
+    "MDR-GCN with softmax, FSD-10": (
+        ("table_04", "MDR-GCN (wo RDL)", "0% noise (%)"),
+        ("table_05", "softmax", "Accuracy(%)"),
+        ("table_06", "T2", "Accuracy(%)"),
+        ("table_08", "Baseline", "FSD-10(%)"),
+    ),
+    "MDR-GCN with RDL, FineGym99": (
+        ("table_03", "C", "Accuracy(%)"),
+        ("table_07", "MDR-GCN", "Accuracy(%)"),
+        ("table_08", "RDL", "FineGym99(%)"),
+        ("table_09", "MDR-GCN", "Accuracy(%)"),
+    ),
+    "ST-GCN, FSD-10": (
+        ("table_01", "ST-GCN", "Accuracy(%)"),
+        ("table_10", "ST-GCN", "Accuracy(%)"),
+    ),
+    "CTR-GCN, FSD-10": (
+        ("table_01", "CTR-GCN", "Accuracy(%)"),
+        ("table_04", "CTR-GCN", "0% noise (%)"),
+        ("table_10", "CTR-GCN", "Accuracy(%)"),
+    ),
+    "PoseC3D, FineGym99": (
+        ("table_07", "PoseC3D", "Accuracy(%)"),
+        ("table_09", "PoseC3D", "Accuracy(%)"),
+    ),
 }

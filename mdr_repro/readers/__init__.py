@@ -6,5 +6,15 @@
 __all__ = []
 
 # %% ../../nbs/readers/14_all_forms.ipynb #b119c103
-from . import ( # each enters its reader
-    fsd10, kinder_gator, ntu, ntu_arrays, nw_ucla, own_skeletons, penn_action, pose_json, pyskl, utd_mhad)
+from mdr_repro.readers import (  # each enters its reader
+    fsd10,
+    kinder_gator,
+    ntu,
+    ntu_arrays,
+    nw_ucla,
+    own_skeletons,
+    penn_action,
+    pose_json,
+    pyskl,
+    utd_mhad,
+)

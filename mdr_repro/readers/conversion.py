@@ -24,78 +24,144 @@ from ..clips.sources import modified, open_clips
 
 # %% ../../nbs/readers/15_conversion.ipynb #0a19b30c
 def convert(
-    source: str, # clips in any form, perhaps with modifiers
-    out: str | Path, # the .npz that is written; nothing is there yet
-    data_root: str | Path | None = None, # the data folder
-    split: str = "", # a protocol of the source, if not its own
-) -> ClipSet: # as read from `out`
+    source: str,  # clips in any form, perhaps with modifiers
+    out: str | Path,  # the .npz that is written; nothing is there yet
+    data_root: str | Path | None = None,  # the data folder
+    split: str = "",  # a protocol of the source, if not its own
+) -> ClipSet:  # as read from `out`
     "Clips as a ragged .npz of this package's own form; DataError if they cannot be read or `out` cannot be written."
     out = Path(out)
-    if out.suffix != ".npz": raise DataError(f"{out}: give the file that is written a name that ends in .npz")
-    if out.exists(): raise DataError(f"{out}: there is such a file already; delete it, or give another name")
+    if out.suffix != ".npz":
+        raise DataError(f"{out}: give the file that is written a name that ends in .npz")
+    if out.exists():
+        raise DataError(f"{out}: there is such a file already; delete it, or give another name")
     clips = open_clips(modified(source, split=split), data_root)
-    try: clips.save(out)
-    except OSError as e: raise DataError(f"{out}: cannot be written ({e.strerror or e}); give a folder with room that can be written") from None
+    try:
+        clips.save(out)
+    except OSError as e:
+        raise DataError(
+            f"{out}: cannot be written ({e.strerror or e}); give a folder with room that can be written"
+        ) from None
     again = ClipSet.load(out)
-    if again.checksum() != clips.checksum(): raise DataError(f"{out}: what was read back is not what was written; check the disk, delete the file and convert again")
+    if again.checksum() != clips.checksum():
+        raise DataError(
+            f"{out}: what was read back is not what was written; check the disk, delete the file and convert again"
+        )
     return again
 
 # %% ../../nbs/readers/15_conversion.ipynb #05499a82
 class PublicSet(NamedTuple):
     "A set that anyone may download."
+
     url: str
-    file: str # where it goes, below the data folder
-    source: str # what it is called afterwards, below the data folder
-    inside: str # folder of an archive that holds the clips; "" all of it
-    about: str # for people
+    file: str  # where it goes, below the data folder
+    source: str  # what it is called afterwards, below the data folder
+    inside: str  # folder of an archive that holds the clips; "" all of it
+    about: str  # for people
 
 # %% ../../nbs/readers/15_conversion.ipynb #b75e72a2
 _github = "https://github.com/{}/archive/{}.zip"
 PUBLIC = {
-    "nw_ucla": PublicSet(_github.format("zjyyjz556/ctrgcn", "99850735b2e33cb69cd760fdd7590ce03f93f4ea"), "downloads/ctrgcn-99850735.zip", "NW-UCLA", "data/NW-UCLA/all_sqe",
-                         "Northwestern-UCLA Multiview Action 3D, one JSON file a clip; research only, CC BY-NC 4.0 of the re-hosting repository; cite Wang et al., CVPR 2014"),
-    "kinder_gator": PublicSet(_github.format("hayeesha/Kinder-Gator", "2c0362357c848d7ce7b2f296fe359f5085efc71a"), "downloads/Kinder-Gator-2c036235.zip", "Kinder-Gator", "",
-                              "Kinder-Gator, one CSV file a clip; no licence stated, for research with citation; cite Aloba et al., Eurographics 2018"),
-    "penn_action": PublicSet(_github.format("samaonline/Hierarchical-Model-for-Long-term-Video-Prediction", "675580d4d239f6dd07851b5354ff76ad6ea6dae6"), "downloads/Penn-Action-675580d4.zip",
-                             "Penn-Action", "labels", "joints of Penn Action marked by hand, one MATLAB file a video; no licence stated, for research; cite Zhang et al., ICCV 2013"),
-    "utd_mhad": PublicSet(_github.format("woo-chia-wei/kinect-sequence-classification", "65e9b13950d7971c8d1e49e960f6796bd0dc9257"), "downloads/UTD-MHAD-65e9b139.zip", "UTD-MHAD", "data/Skeleton",
-                          "Kinect skeletons of UTD-MHAD, one MATLAB file a clip; no licence stated, for research; cite Chen et al., ICIP 2015"),
-    "finegym99": PublicSet("https://download.openmmlab.com/mmaction/pyskl/data/gym/gym_hrnet.pkl", "FineGYM/gym_hrnet.pkl", "FineGYM/gym_hrnet.pkl", "",
-                           "poses of FineGym's videos by HRNet, of PYSKL; cite Shao et al., CVPR 2020, and Duan et al., CVPR 2022"),
+    "nw_ucla": PublicSet(
+        _github.format("zjyyjz556/ctrgcn", "99850735b2e33cb69cd760fdd7590ce03f93f4ea"),
+        "downloads/ctrgcn-99850735.zip",
+        "NW-UCLA",
+        "data/NW-UCLA/all_sqe",
+        "Northwestern-UCLA Multiview Action 3D, one JSON file a clip; research only, CC BY-NC 4.0 of the re-hosting repository; cite Wang et al., CVPR 2014",
+    ),
+    "kinder_gator": PublicSet(
+        _github.format("hayeesha/Kinder-Gator", "2c0362357c848d7ce7b2f296fe359f5085efc71a"),
+        "downloads/Kinder-Gator-2c036235.zip",
+        "Kinder-Gator",
+        "",
+        "Kinder-Gator, one CSV file a clip; no licence stated, for research with citation; cite Aloba et al., Eurographics 2018",
+    ),
+    "penn_action": PublicSet(
+        _github.format(
+            "samaonline/Hierarchical-Model-for-Long-term-Video-Prediction",
+            "675580d4d239f6dd07851b5354ff76ad6ea6dae6",
+        ),
+        "downloads/Penn-Action-675580d4.zip",
+        "Penn-Action",
+        "labels",
+        "joints of Penn Action marked by hand, one MATLAB file a video; no licence stated, for research; cite Zhang et al., ICCV 2013",
+    ),
+    "utd_mhad": PublicSet(
+        _github.format(
+            "woo-chia-wei/kinect-sequence-classification",
+            "65e9b13950d7971c8d1e49e960f6796bd0dc9257",
+        ),
+        "downloads/UTD-MHAD-65e9b139.zip",
+        "UTD-MHAD",
+        "data/Skeleton",
+        "Kinect skeletons of UTD-MHAD, one MATLAB file a clip; no licence stated, for research; cite Chen et al., ICIP 2015",
+    ),
+    "finegym99": PublicSet(
+        "https://download.openmmlab.com/mmaction/pyskl/data/gym/gym_hrnet.pkl",
+        "FineGYM/gym_hrnet.pkl",
+        "FineGYM/gym_hrnet.pkl",
+        "",
+        "poses of FineGym's videos by HRNet, of PYSKL; cite Shao et al., CVPR 2020, and Duan et al., CVPR 2022",
+    ),
 }
-ASK = {"fsd10": "https://shenglanliu.github.io/fsd10/", "ntu60": "https://rose1.ntu.edu.sg/dataset/actionRecognition/", "ntu120": "https://rose1.ntu.edu.sg/dataset/actionRecognition/"}
+ASK = {
+    "fsd10": "https://shenglanliu.github.io/fsd10/",
+    "ntu60": "https://rose1.ntu.edu.sg/dataset/actionRecognition/",
+    "ntu120": "https://rose1.ntu.edu.sg/dataset/actionRecognition/",
+}
 
 # %% ../../nbs/readers/15_conversion.ipynb #88308aa9
 class Resuming:
     "Downloads as pooch wants it, and goes on with what an earlier attempt left in `part`."
-    def __init__(self, part: Path): self.part, self.tag = part, part.with_name(part.name + ".tag")
+
+    def __init__(self, part: Path):
+        self.part, self.tag = part, part.with_name(part.name + ".tag")
 
     def __call__(self, url: str, output_file: str, _) -> None:
         done = self.part.stat().st_size if self.part.exists() and self.tag.exists() else 0
         asked = {"Range": f"bytes={done}-", "If-Range": self.tag.read_text()} if done else {}
-        with requests.get(url, headers={"Accept-Encoding": "identity", **asked}, stream=True, timeout=60) as answer:
-            if answer.status_code != 416: _take(answer, self.part, self.tag) # 416: there is no rest
+        with requests.get(
+            url, headers={"Accept-Encoding": "identity", **asked}, stream=True, timeout=60
+        ) as answer:
+            if answer.status_code != 416:
+                _take(answer, self.part, self.tag)  # 416: there is no rest
         shutil.copyfile(self.part, output_file)
-        self.part.unlink(); self.tag.unlink(missing_ok=True)
+        self.part.unlink()
+        self.tag.unlink(missing_ok=True)
 
 # %% ../../nbs/readers/15_conversion.ipynb #f1524501
-def _blocks(answer, total: int, done: int): # bytes
+def _blocks(answer, total: int, done: int):  # bytes
     "What comes, with a bar in a terminal."
-    with tqdm(total=total or None, initial=done, unit="B", unit_scale=True, desc="downloading", disable=None) as bar:
+    with tqdm(
+        total=total or None,
+        initial=done,
+        unit="B",
+        unit_scale=True,
+        desc="downloading",
+        disable=None,
+    ) as bar:
         for block in answer.iter_content(2**20):
             bar.update(len(block))
             yield block
 
+
 def _take(answer, part: Path, tag: Path) -> None:
     "What a server sends, behind what is there of the same file."
     answer.raise_for_status()
-    name, more = answer.headers.get("ETag") or answer.headers.get("Last-Modified"), answer.status_code == 206
-    if name: tag.write_text(name)
-    else: tag.unlink(missing_ok=True)
+    name, more = (
+        answer.headers.get("ETag") or answer.headers.get("Last-Modified"),
+        answer.status_code == 206,
+    )
+    if name:
+        tag.write_text(name)
+    else:
+        tag.unlink(missing_ok=True)
     done, size = part.stat().st_size if more else 0, int(answer.headers.get("Content-Length", 0))
     with open(part, "ab" if more else "wb") as f:
-        for block in _blocks(answer, done + size, done): f.write(block)
-    if size and part.stat().st_size != done + size: raise requests.ConnectionError("the connection ended before the file did")
+        for block in _blocks(answer, done + size, done):
+            f.write(block)
+    if size and part.stat().st_size != done + size:
+        raise requests.ConnectionError("the connection ended before the file did")
 
 # %% ../../nbs/readers/15_conversion.ipynb #edcfde1e
 def _recorded(file: Path) -> str | None:
@@ -103,38 +169,66 @@ def _recorded(file: Path) -> str | None:
     path = file.with_name(file.name + ".sha256")
     return path.read_text().split()[0] if path.exists() else None
 
+
 def download(
     url: str,
-    file: Path, # where to
-) -> str: # sha256 hex
+    file: Path,  # where to
+) -> str:  # sha256 hex
     "A file from its address; DataError if it does not come, or is another than the first time."
     known, again = _recorded(file), "the same command goes on with what has come"
-    import pooch # here, as in *The cache*
-    pooch.get_logger().setLevel("ERROR") # it would praise each step
+    import pooch  # here, as in *The cache*
+
+    pooch.get_logger().setLevel("ERROR")  # it would praise each step
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        pooch.retrieve(url, known and f"sha256:{known}", file.name, file.parent, downloader=Resuming(file.with_name(file.name + ".part")))
-    except requests.RequestException as e: raise DataError(f"{file}: {url} cannot be had ({'no connection' if 'Max retries' in str(e) else ' '.join(str(e).split())[:120]}); {again}") from None
-    except ValueError: raise DataError(f"{file}: what {url} gives now is not what it gave first (checksum {known[:12]}); delete {file.name}.sha256 if the new file is the right one") from None
-    except OSError as e: raise DataError(f"{file}: cannot be written ({e.strerror or e}); make room, or give another folder; {again}") from None
+        pooch.retrieve(
+            url,
+            known and f"sha256:{known}",
+            file.name,
+            file.parent,
+            downloader=Resuming(file.with_name(file.name + ".part")),
+        )
+    except requests.RequestException as e:
+        raise DataError(
+            f"{file}: {url} cannot be had ({'no connection' if 'Max retries' in str(e) else ' '.join(str(e).split())[:120]}); {again}"
+        ) from None
+    except ValueError:
+        raise DataError(
+            f"{file}: what {url} gives now is not what it gave first (checksum {known[:12]}); delete {file.name}.sha256 if the new file is the right one"
+        ) from None
+    except OSError as e:
+        raise DataError(
+            f"{file}: cannot be written ({e.strerror or e}); make room, or give another folder; {again}"
+        ) from None
     digest = file_checksum(file)
-    if not known: file.with_name(file.name + ".sha256").write_text(f"{digest}  {file.name}\n")
+    if not known:
+        file.with_name(file.name + ".sha256").write_text(f"{digest}  {file.name}\n")
     return digest
 
 # %% ../../nbs/readers/15_conversion.ipynb #8bfa4cb6
-_growth = 100 # times its own size is what an archive may hold
+_growth = 100  # times its own size is what an archive may hold
 
-def _members(archive: zipfile.ZipFile, inside: str, size: int) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]: # and the name below the new folder
+
+def _members(
+    archive: zipfile.ZipFile, inside: str, size: int
+) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:  # and the name below the new folder
     "Files of an archive below `inside`, wherever its one top folder puts that; DataError for what must not be unpacked."
     found, held = [], sum(m.file_size for m in archive.infolist())
-    if held > max(_growth * size, 2**20): raise DataError(f"it holds {held >> 20} MiB in {size >> 10} KiB; do not trust it")
+    if held > max(_growth * size, 2**20):
+        raise DataError(f"it holds {held >> 20} MiB in {size >> 10} KiB; do not trust it")
     for m in archive.infolist():
         name = PurePosixPath(m.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in m.filename: raise DataError(f"it names a file outside its folder ({m.filename!r}); do not trust it")
-        if m.external_attr >> 28 == 0xA: raise DataError(f"it holds a link ({m.filename!r}); do not trust it")
+        if name.is_absolute() or ".." in name.parts or ":" in m.filename:
+            raise DataError(f"it names a file outside its folder ({m.filename!r}); do not trust it")
+        if m.external_attr >> 28 == 0xA:
+            raise DataError(f"it holds a link ({m.filename!r}); do not trust it")
         below = PurePosixPath(*name.parts[1:])
-        if not m.is_dir() and below.is_relative_to(inside): found.append((m, below.relative_to(inside)))
-    if not found: raise DataError(f"it holds no file below {inside or 'its folder'}; is it the right archive?")
+        if not m.is_dir() and below.is_relative_to(inside):
+            found.append((m, below.relative_to(inside)))
+    if not found:
+        raise DataError(
+            f"it holds no file below {inside or 'its folder'}; is it the right archive?"
+        )
     return found
 
 # %% ../../nbs/readers/15_conversion.ipynb #b0e6475c
@@ -142,30 +236,51 @@ def unpack(path: Path, folder: Path, inside: str = "") -> None:
     "The files of a .zip below `inside` into a new folder."
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if not path.is_file(): raise DataError("it is no plain file; delete it and fetch it again")
-        with zipfile.ZipFile(path) as archive, TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as place:
+        if not path.is_file():
+            raise DataError("it is no plain file; delete it and fetch it again")
+        with (
+            zipfile.ZipFile(path) as archive,
+            TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as place,
+        ):
             for m, name in _members(archive, inside, path.stat().st_size):
                 target = Path(place, "it", name)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(m) as source, open(target, "wb") as f: shutil.copyfileobj(source, f)
+                with archive.open(m) as source, open(target, "wb") as f:
+                    shutil.copyfileobj(source, f)
             os.replace(Path(place, "it"), folder)
-    except DataError as e: raise DataError(f"{path}: {e}") from None
-    except (zipfile.BadZipFile, EOFError, RuntimeError, zlib.error): raise DataError(f"{path}: the archive is cut off or damaged; delete it and fetch it again") from None
-    except OSError as e: raise DataError(f"{folder}: cannot be written ({e.strerror or e}); make room, or give another folder") from None
+    except DataError as e:
+        raise DataError(f"{path}: {e}") from None
+    except (zipfile.BadZipFile, EOFError, RuntimeError, zlib.error):
+        raise DataError(
+            f"{path}: the archive is cut off or damaged; delete it and fetch it again"
+        ) from None
+    except OSError as e:
+        raise DataError(
+            f"{folder}: cannot be written ({e.strerror or e}); make room, or give another folder"
+        ) from None
 
 # %% ../../nbs/readers/15_conversion.ipynb #6ceb63ca
 def fetch(
-    name: str, # of PUBLIC
-    data_root: str | Path, # the data folder
-    say: Callable[[str], None] = lambda line: None, # takes a line of progress
-) -> str: # the source that opens it
+    name: str,  # of PUBLIC
+    data_root: str | Path,  # the data folder
+    say: Callable[[str], None] = lambda line: None,  # takes a line of progress
+) -> str:  # the source that opens it
     "A public set into the data folder; DataError for one that has to be asked for."
-    if name in ASK: raise DataError(f"{name}: has no public address; ask for access on {ASK[name]} and put the files into the data folder")
-    if name not in PUBLIC: raise DataError(f"{name}: no set of this name; to be fetched: {', '.join(PUBLIC)}; to be asked for: {', '.join(ASK)}")
+    if name in ASK:
+        raise DataError(
+            f"{name}: has no public address; ask for access on {ASK[name]} and put the files into the data folder"
+        )
+    if name not in PUBLIC:
+        raise DataError(
+            f"{name}: no set of this name; to be fetched: {', '.join(PUBLIC)}; to be asked for: {', '.join(ASK)}"
+        )
     s, root = PUBLIC[name], Path(data_root)
     say(s.about)
-    if (root / s.source).exists(): say(f"{root / s.source} is there already"); return s.source
+    if (root / s.source).exists():
+        say(f"{root / s.source} is there already")
+        return s.source
     say(f"{s.url} -> {root / s.file}")
     say(f"sha256 {download(s.url, root / s.file)}")
-    if s.file != s.source: unpack(root / s.file, root / s.source, s.inside)
+    if s.file != s.source:
+        unpack(root / s.file, root / s.source, s.inside)
     return s.source

@@ -20,113 +20,217 @@ from .pickles import load_pickle
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/readers/05_fsd10.ipynb #ce53dca9
-_headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_longest = 64 * 2**20 # bytes of one padded clip
+_headers = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+_longest = 64 * 2**20  # bytes of one padded clip
 
-def open_npy(
-    path: Path,
-) -> np.ndarray: # on disk
+
+def open_npy(path: Path) -> np.ndarray:  # on disk
     "The numbers of an .npy without reading them; DataError if the file is not what it says."
-    if first_bytes(path, 6) != b"\x93NUMPY": raise DataError("this is no .npy; give a file that numpy.save wrote")
+    if first_bytes(path, 6) != b"\x93NUMPY":
+        raise DataError("this is no .npy; give a file that numpy.save wrote")
     try:
-        with open(path, "rb") as file: (shape, by_column, dtype), start = _headers[np.lib.format.read_magic(file)](file), file.tell()
-    except Exception: raise DataError("its header cannot be read: it is cut off or damaged; copy or download it again") from None
-    if dtype.hasobject: raise DataError("it holds pickled Python objects, which are never loaded; save it as plain numbers")
-    if dtype.kind not in "fiu": raise DataError(f"it is of type {dtype}; it has to hold numbers")
+        with open(path, "rb") as file:
+            (shape, by_column, dtype), start = (
+                _headers[np.lib.format.read_magic(file)](file),
+                file.tell(),
+            )
+    except Exception:
+        raise DataError(
+            "its header cannot be read: it is cut off or damaged; copy or download it again"
+        ) from None
+    if dtype.hasobject:
+        raise DataError(
+            "it holds pickled Python objects, which are never loaded; save it as plain numbers"
+        )
+    if dtype.kind not in "fiu":
+        raise DataError(f"it is of type {dtype}; it has to hold numbers")
     claimed, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - start
-    if claimed != there: raise DataError(f"its header tells of {dtype} {list(shape)}, {claimed} bytes, but {there} follow: it is cut off or damaged; copy or download it again")
-    return np.memmap(path, dtype, "r", start, shape, "F" if by_column else "C") if claimed else np.empty(shape, dtype)
+    if claimed != there:
+        raise DataError(
+            f"its header tells of {dtype} {list(shape)}, {claimed} bytes, but {there} follow: it is cut off or damaged; copy or download it again"
+        )
+    return (
+        np.memmap(path, dtype, "r", start, shape, "F" if by_column else "C")
+        if claimed
+        else np.empty(shape, dtype)
+    )
 
 # %% ../../nbs/readers/05_fsd10.ipynb #de0bced5
-def padded_clips(
-    path: Path,
-) -> np.ndarray: # [N, 3, T, 25, M], on disk
+def padded_clips(path: Path) -> np.ndarray:  # [N, 3, T, 25, M], on disk
     "The array of a data file."
     array = open_npy(path)
-    if array.ndim != 5 or array.shape[1] != 3 or array.shape[3] != 25 or 0 in array.shape: raise DataError(f"it has shape {list(array.shape)}; it has to be [N, 3, T, 25, M]: clips, x, y and score, frames, joints of BODY_25, persons")
-    if array[0].nbytes > _longest: raise DataError(f"it has {array[0].nbytes >> 20} MiB a clip, more than any clip ({_longest >> 20}); write it with fewer frames of padding")
+    if array.ndim != 5 or array.shape[1] != 3 or array.shape[3] != 25 or 0 in array.shape:
+        raise DataError(
+            f"it has shape {list(array.shape)}; it has to be [N, 3, T, 25, M]: clips, x, y and score, frames, joints of BODY_25, persons"
+        )
+    if array[0].nbytes > _longest:
+        raise DataError(
+            f"it has {array[0].nbytes >> 20} MiB a clip, more than any clip ({_longest >> 20}); write it with fewer frames of padding"
+        )
     return array
 
 # %% ../../nbs/readers/05_fsd10.ipynb #f8b83958
-_classes = 10_000 # a label beyond them is a mistake
+_classes = 10_000  # a label beyond them is a mistake
+
 
 def whole_label(
-    label, # as a file has it
-    name: str, # of the clip
-) -> int: # 0-based
+    label,  # as a file has it
+    name: str,  # of the clip
+) -> int:  # 0-based
     "A label that is one; DataError names the clip."
-    if label is None: raise DataError(f"clip {name!r}: label is missing; give it or drop the clip")
-    if type(label) is not int: raise DataError(f"clip {name!r}: label is {label if type(label) in (str, float) else type(label).__name__!r:.60}; it has to be a whole number, counted from 0")
-    if not 0 <= label < _classes: raise DataError(f"clip {name!r}: label is {str(label)[:40]}; labels count classes from 0, at most {_classes} of them")
+    if label is None:
+        raise DataError(f"clip {name!r}: label is missing; give it or drop the clip")
+    if type(label) is not int:
+        raise DataError(
+            f"clip {name!r}: label is {label if type(label) in (str, float) else type(label).__name__!r:.60}; it has to be a whole number, counted from 0"
+        )
+    if not 0 <= label < _classes:
+        raise DataError(
+            f"clip {name!r}: label is {str(label)[:40]}; labels count classes from 0, at most {_classes} of them"
+        )
     return label
+
 
 def _listed(values, what: str) -> list:
     "A list, or an array of one axis."
     values = values.tolist() if isinstance(values, np.ndarray) and values.ndim == 1 else values
-    if not isinstance(values, list | tuple): raise DataError(f"its {what} are a {type(values).__name__}; write a list")
+    if not isinstance(values, list | tuple):
+        raise DataError(f"its {what} are a {type(values).__name__}; write a list")
     return [v.decode("latin-1") if type(v) is bytes else v for v in values]
 
 # %% ../../nbs/readers/05_fsd10.ipynb #4b7f78cc
 def read_labels(
-    path: Path, # a pickle of (names, labels)
-) -> tuple[list[str], list[int]]: # [N], [N]
+    path: Path,  # a pickle of (names, labels)
+) -> tuple[list[str], list[int]]:  # [N], [N]
     "Names and labels of a label file."
     value = load_pickle(path)
-    if not isinstance(value, list | tuple) or len(value) != 2: raise DataError(f"it holds a {type(value).__name__}{f' of {len(value)}' if isinstance(value, list | tuple) else ''}; it has to hold two lists, names and labels")
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise DataError(
+            f"it holds a {type(value).__name__}{f' of {len(value)}' if isinstance(value, list | tuple) else ''}; it has to hold two lists, names and labels"
+        )
     names, labels = _listed(value[0], "names"), _listed(value[1], "labels")
-    if len(names) != len(labels): raise DataError(f"it has {len(names)} names and {len(labels)} labels; give one of each a clip")
-    if wrong := [n for n in names if type(n) is not str or len(n) > 500]: raise DataError(f"a clip's name in it is a {type(wrong[0]).__name__}{' of more than 500 letters' if type(wrong[0]) is str else ''}; write short text")
+    if len(names) != len(labels):
+        raise DataError(
+            f"it has {len(names)} names and {len(labels)} labels; give one of each a clip"
+        )
+    if wrong := [n for n in names if type(n) is not str or len(n) > 500]:
+        raise DataError(
+            f"a clip's name in it is a {type(wrong[0]).__name__}{' of more than 500 letters' if type(wrong[0]) is str else ''}; write short text"
+        )
     return names, [whole_label(label, name) for name, label in zip(names, labels)]
 
 # %% ../../nbs/readers/05_fsd10.ipynb #5eec64a7
 _part = re.compile(r"(train|val|test)_(data|label)(\w*)\.(?:npy|pkl)")
 
+
 def _fits(path: Path) -> bool:
-    if path.is_file(): return first_bytes(path, 6) == b"\x93NUMPY"
-    if not path.is_dir(): return False
+    if path.is_file():
+        return first_bytes(path, 6) == b"\x93NUMPY"
+    if not path.is_dir():
+        return False
     try:
-        with os.scandir(path) as found: return any(e.name.endswith(".npy") and _part.fullmatch(e.name) for e in islice(found, 256))
-    except OSError: return False # what may not be read is not ours
+        with os.scandir(path) as found:
+            return any(
+                e.name.endswith(".npy") and _part.fullmatch(e.name) for e in islice(found, 256)
+            )
+    except OSError:
+        return False  # what may not be read is not ours
 
 # %% ../../nbs/readers/05_fsd10.ipynb #a2d35d12
 def _beside(path: Path) -> Path:
     "The label file of a data file."
     told = _part.fullmatch(path.name)
     name = f"{told[1]}_label{told[3]}.pkl" if told else f"{path.stem}.pkl"
-    if not (path.parent / name).exists(): raise DataError(f"{name} is missing beside {path.name}; put the pickle of its names and labels there")
+    if not (path.parent / name).exists():
+        raise DataError(
+            f"{name} is missing beside {path.name}; put the pickle of its names and labels there"
+        )
     return path.parent / name
 
-def _files(path: Path) -> list[tuple[str, Path, Path]]: # split, data, labels
-    if path.is_file(): return [({"val": "test"}.get(p, p) if (p := path.stem.partition("_")[0]) in ("train", "val", "test") else "train", path, _beside(path))]
+
+def _files(path: Path) -> list[tuple[str, Path, Path]]:  # split, data, labels
+    if path.is_file():
+        return [
+            (
+                {"val": "test"}.get(p, p)
+                if (p := path.stem.partition("_")[0]) in ("train", "val", "test")
+                else "train",
+                path,
+                _beside(path),
+            )
+        ]
     told = [m for p in sorted(path.iterdir()) if (m := _part.fullmatch(p.name))]
-    if len(endings := sorted({m[3] for m in told})) > 1: raise DataError(f"the folder holds several sets, with names that end in {', '.join(repr(e) for e in endings)}; put each into its own folder")
+    if len(endings := sorted({m[3] for m in told})) > 1:
+        raise DataError(
+            f"the folder holds several sets, with names that end in {', '.join(repr(e) for e in endings)}; put each into its own folder"
+        )
     parts = {m[1] for m in told}
     for p in sorted(parts):
-        if not (path / f"{p}_data{endings[0]}.npy").exists(): raise DataError(f"{p}_data{endings[0]}.npy is missing beside {p}_label{endings[0]}.pkl; put it there")
+        if not (path / f"{p}_data{endings[0]}.npy").exists():
+            raise DataError(
+                f"{p}_data{endings[0]}.npy is missing beside {p}_label{endings[0]}.pkl; put it there"
+            )
     files = [path / f"{p}_data{endings[0]}.npy" for p in ("train", "val", "test") if p in parts]
-    return [("test" if f.name.startswith("val") and "test" not in parts else f.name.partition("_")[0], f, _beside(f)) for f in files]
+    return [
+        (
+            "test"
+            if f.name.startswith("val") and "test" not in parts
+            else f.name.partition("_")[0],
+            f,
+            _beside(f),
+        )
+        for f in files
+    ]
 
 # %% ../../nbs/readers/05_fsd10.ipynb #43d1b536
 def _inside(path: Path, read):
     "What `read` makes of a file; DataError names it."
-    try: return read(path)
-    except DataError as e: raise DataError(f"{path.name}: {e}") from None
+    try:
+        return read(path)
+    except DataError as e:
+        raise DataError(f"{path.name}: {e}") from None
 
-def _part_clips(data: Path, labels: Path): # name, frames [T, M, V, C], label of each clip
+
+def _part_clips(data: Path, labels: Path):  # name, frames [T, M, V, C], label of each clip
     array, (names, told) = _inside(data, padded_clips), _inside(labels, read_labels)
-    if len(names) != len(array): raise DataError(f"{labels.name} has {len(names)} names, but {data.name} has {len(array)} clips; give one name and label a clip")
-    for padded, name, label in zip(progress(array, "clips", len(array)), names, told): yield name, trimmed(padded.transpose(1, 3, 2, 0)), label
+    if len(names) != len(array):
+        raise DataError(
+            f"{labels.name} has {len(names)} names, but {data.name} has {len(array)} clips; give one name and label a clip"
+        )
+    for padded, name, label in zip(progress(array, "clips", len(array)), names, told):
+        yield name, trimmed(padded.transpose(1, 3, 2, 0)), label
+
 
 def read_fsd10(
-    path: Path, # folder of train_data_25.npy, train_label_25.pkl, val_ ..., or one such .npy
+    path: Path,  # folder of train_data_25.npy, train_label_25.pkl, val_ ..., or one such .npy
 ) -> ClipSet:
     "Clips from padded arrays with scores and pickled labels."
     g = Gathering(get_skeleton("body25"), "xys", path.stem)
     for split, data, labels in _files(path):
         try:
-            for name, frames, label in _part_clips(data, labels): g.add(name, frames, label, split, frames[..., 2] != 0 if frames[..., 2].any() else None)
-        except DataError as e: raise DataError(str(e) if path.is_file() or data.name in str(e) or labels.name in str(e) else f"{data.name}: {e}") from None
+            for name, frames, label in _part_clips(data, labels):
+                g.add(
+                    name,
+                    frames,
+                    label,
+                    split,
+                    frames[..., 2] != 0 if frames[..., 2].any() else None,
+                )
+        except DataError as e:
+            raise DataError(
+                str(e)
+                if path.is_file() or data.name in str(e) or labels.name in str(e)
+                else f"{data.name}: {e}"
+            ) from None
     return g.clip_set([f"class {k}" for k in range(max(g.labels) + 1)])
 
-readers["fsd10"] = Reader(_fits, read_fsd10, "a folder of train_data_25.npy, train_label_25.pkl, val_data_25.npy, val_label_25.pkl (FSD-10), or one such .npy",
-                          lambda path: [_beside(path)] if path.is_file() else [])
+
+readers["fsd10"] = Reader(
+    _fits,
+    read_fsd10,
+    "a folder of train_data_25.npy, train_label_25.pkl, val_data_25.npy, val_label_25.pkl (FSD-10), or one such .npy",
+    lambda path: [_beside(path)] if path.is_file() else [],
+)

@@ -25,137 +25,206 @@ from ..skeleton import Skeleton
 
 # %% ../../nbs/readers/01_gathering.ipynb #d2fa5de1
 def trimmed(
-    frames: np.ndarray, # [T, M, V, C]
-) -> np.ndarray: # [T', M, V, C]
+    frames: np.ndarray,  # [T, M, V, C]
+) -> np.ndarray:  # [T', M, V, C]
     "Without the frames at the end in which every number is zero."
-    told = (frames != 0).any((1, 2, 3)) # NaN is told, and found later
-    return frames[:len(frames) - told[::-1].argmax()] if told.any() else frames[:0]
+    told = (frames != 0).any((1, 2, 3))  # NaN is told, and found later
+    return frames[: len(frames) - told[::-1].argmax()] if told.any() else frames[:0]
 
 # %% ../../nbs/readers/01_gathering.ipynb #364bef1a
-_nudge = 1e-6 # of a joint found at exactly zero
+_nudge = 1e-6  # of a joint found at exactly zero
 
-def _placed(frames: np.ndarray, there: np.ndarray | None, dims: int) -> np.ndarray: # [T, M, V, C]
+
+def _placed(frames: np.ndarray, there: np.ndarray | None, dims: int) -> np.ndarray:  # [T, M, V, C]
     "Missing joints all zero, others not."
-    if there is None: return frames
+    if there is None:
+        return frames
     frames = np.where(there[..., None], frames, 0)
     frames[..., 0][there & (frames[..., :dims] == 0).all(-1)] = _nudge
     return frames
 
+
 def _wrong_clip(frames: np.ndarray, skeleton: Skeleton, letters: str) -> str:
     "What is wrong with the shape of one clip; empty if nothing is."
     wanted = f"[T, M, V, C] with {skeleton.num_joints} joints ({skeleton.name}) of {len(letters)} channels ({letters})"
-    if frames.dtype.kind not in "fiu": return f"frames are of type {frames.dtype}; give numbers"
-    if frames.ndim != 4 or frames.shape[2:] != (skeleton.num_joints, len(letters)): return f"frames have shape {list(frames.shape)}, not {wanted}"
-    if not len(frames): return "it has no frame; drop the clip or give its frames"
+    if frames.dtype.kind not in "fiu":
+        return f"frames are of type {frames.dtype}; give numbers"
+    if frames.ndim != 4 or frames.shape[2:] != (skeleton.num_joints, len(letters)):
+        return f"frames have shape {list(frames.shape)}, not {wanted}"
+    if not len(frames):
+        return "it has no frame; drop the clip or give its frames"
     return "" if frames.shape[1] else "it has no person; drop the clip or give its joints"
 
 # %% ../../nbs/readers/01_gathering.ipynb #364bef1b
-def _single(frames: np.ndarray, skeleton: Skeleton, letters: str) -> tuple[np.ndarray, str]: # float32, a copy; the first number that is none
-    with np.errstate(over="ignore"): single = frames.astype(np.float32)
-    if np.isfinite(single).all(): return single, ""
+def _single(
+    frames: np.ndarray, skeleton: Skeleton, letters: str
+) -> tuple[np.ndarray, str]:  # float32, a copy; the first number that is none
+    with np.errstate(over="ignore"):
+        single = frames.astype(np.float32)
+    if np.isfinite(single).all():
+        return single, ""
     t, m, v, c = np.argwhere(~np.isfinite(single))[0]
-    return single, f"frame {t}, person {m}, joint {v} ({skeleton.joints[v]}): {letters[c]} is {frames[t, m, v, c]}; set all coordinates of a joint that was not found to 0"
+    return (
+        single,
+        f"frame {t}, person {m}, joint {v} ({skeleton.joints[v]}): {letters[c]} is {frames[t, m, v, c]}; set all coordinates of a joint that was not found to 0",
+    )
 
 # %% ../../nbs/readers/01_gathering.ipynb #b1bdb325
 class Gathering:
     "Clips as a reader finds them, one after another; `clip_set` makes one set of them."
-    def __init__(self, skeleton: Skeleton, coordinates: str, name: str): # coordinates: xyz, xys, xy
+
+    def __init__(
+        self, skeleton: Skeleton, coordinates: str, name: str
+    ):  # coordinates: xyz, xys, xy
         self.skeleton, self.coordinates, self.name = skeleton, coordinates, name
         self.clips, self.names, self.labels, self.split, self.numbers = [], {}, [], [], {}
 
-    def __len__(self) -> int: return len(self.clips)
+    def __len__(self) -> int:
+        return len(self.clips)
+
     def add(
         self,
-        name: str, # no other clip has it
-        frames: np.ndarray, # [T, M, V, C], numbers
-        label: int, # 0..K-1
-        split: str = "train", # or test, val
-        there: np.ndarray | None = None, # bool [T, M, V]: joints that were found; None: those that are not all zero
-        **numbers, # one number, which every clip has, as subject=3
+        name: str,  # no other clip has it
+        frames: np.ndarray,  # [T, M, V, C], numbers
+        label: int,  # 0..K-1
+        split: str = "train",  # or test, val
+        there: np.ndarray
+        | None = None,  # bool [T, M, V]: joints that were found; None: those that are not all zero
+        **numbers,  # one number, which every clip has, as subject=3
     ) -> None:
         "One clip; DataError names it where it cannot be used."
         kind = np.asarray(frames), self.skeleton, self.coordinates
-        if not (wrong := _wrong_clip(*kind)): single, wrong = _single(*kind) # a copy: the reader may go on with its array
-        if not wrong and name in self.names: wrong = f"it is there twice, as clip {self.names[name]} and clip {len(self)}; rename or drop one"
-        if not wrong and self.clips and set(numbers) != set(self.numbers): wrong = f"it tells of {', '.join(sorted(numbers)) or 'nothing'}, the clips before it of {', '.join(sorted(self.numbers)) or 'nothing'}"
-        if wrong: raise DataError(f"clip {name!r}: {wrong}")
+        if not (wrong := _wrong_clip(*kind)):
+            single, wrong = _single(*kind)  # a copy: the reader may go on with its array
+        if not wrong and name in self.names:
+            wrong = f"it is there twice, as clip {self.names[name]} and clip {len(self)}; rename or drop one"
+        if not wrong and self.clips and set(numbers) != set(self.numbers):
+            wrong = f"it tells of {', '.join(sorted(numbers)) or 'nothing'}, the clips before it of {', '.join(sorted(self.numbers)) or 'nothing'}"
+        if wrong:
+            raise DataError(f"clip {name!r}: {wrong}")
         _append(self, name, _placed(single, there, DIMS[self.coordinates]), label, split, numbers)
-    def clip_set(self, class_names: Sequence[str], **meta) -> ClipSet: return _clip_set(self, tuple(class_names), meta)
+
+    def clip_set(self, class_names: Sequence[str], **meta) -> ClipSet:
+        return _clip_set(self, tuple(class_names), meta)
 
 # %% ../../nbs/readers/01_gathering.ipynb #8e124614
-def _append(g: Gathering, name: str, frames: np.ndarray, label: int, split: str, numbers: dict) -> None:
+def _append(
+    g: Gathering, name: str, frames: np.ndarray, label: int, split: str, numbers: dict
+) -> None:
     g.names[name] = len(g)
-    g.clips.append(frames); g.labels.append(int(label)); g.split.append(SPLITS[split])
-    for key, value in numbers.items(): g.numbers.setdefault(key, []).append(value)
+    g.clips.append(frames)
+    g.labels.append(int(label))
+    g.split.append(SPLITS[split])
+    for key, value in numbers.items():
+        g.numbers.setdefault(key, []).append(value)
+
 
 def _clip_set(g: Gathering, class_names: tuple[str, ...], meta: dict) -> ClipSet:
     "Persons filled up with zeros to the largest number of them; each clip is let go as soon as it is copied."
-    if not len(g): raise DataError("there is no clip in it that can be used; give at least one")
+    if not len(g):
+        raise DataError("there is no clip in it that can be used; give at least one")
     lengths, persons = [len(c) for c in g.clips], max(c.shape[1] for c in g.clips)
     offsets = torch.tensor([0, *np.cumsum(lengths).tolist()])
     frames = torch.zeros(int(offsets[-1]), persons, g.skeleton.num_joints, len(g.coordinates))
     g.clips.reverse()
     for start, stop in zip(offsets.tolist(), offsets[1:].tolist()):
         clip = g.clips.pop()
-        frames[start:stop, :clip.shape[1]] = torch.from_numpy(clip)
+        frames[start:stop, : clip.shape[1]] = torch.from_numpy(clip)
     numbers = {k: torch.tensor(v) for k, v in g.numbers.items()}
-    return ClipSet(frames, offsets, torch.tensor(g.labels), torch.tensor(g.split), tuple(g.names), class_names, g.skeleton, {"name": g.name, "coordinates": g.coordinates, **numbers, **meta})
+    return ClipSet(
+        frames,
+        offsets,
+        torch.tensor(g.labels),
+        torch.tensor(g.split),
+        tuple(g.names),
+        class_names,
+        g.skeleton,
+        {"name": g.name, "coordinates": g.coordinates, **numbers, **meta},
+    )
 
 # %% ../../nbs/readers/01_gathering.ipynb #2662399b
 def numbered(paths: Iterable[Path]) -> list[Path]:
     "Sorted by name, numbers in it by value."
-    return sorted(paths, key=lambda p: [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", p.name)])
+    return sorted(
+        paths,
+        key=lambda p: [
+            (int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", p.name)
+        ],
+    )
 
-_longest = 64 * 2**20 # bytes of one JSON file
+
+_longest = 64 * 2**20  # bytes of one JSON file
+
 
 def read_json(
     path: Path,
-    within: Path | None = None, # folder that an error names it from
+    within: Path | None = None,  # folder that an error names it from
 ):
     "The value in a file; DataError names the file."
     name = path.relative_to(within).as_posix() if within else path.name
     try:
-        if not path.is_file(): raise DataError(f"{name} is no file; check the path")
-        if path.stat().st_size > _longest: raise DataError(f"{name} has {path.stat().st_size >> 20} MiB, more than any clip ({_longest >> 20}); split it")
-        return json.loads(path.read_bytes().decode("utf-8-sig")) # some programs begin a file with a byte order mark
-    except DataError: raise
-    except OSError as e: raise DataError(f"{name} cannot be read ({e.strerror}); check its rights") from None
-    except UnicodeDecodeError: raise DataError(f"{name} is no text in UTF-8; save it as such") from None
-    except (ValueError, RecursionError) as e: raise DataError(f"{name} is no readable JSON ({str(e)[:100]}); write it again") from None
+        if not path.is_file():
+            raise DataError(f"{name} is no file; check the path")
+        if path.stat().st_size > _longest:
+            raise DataError(
+                f"{name} has {path.stat().st_size >> 20} MiB, more than any clip ({_longest >> 20}); split it"
+            )
+        return json.loads(
+            path.read_bytes().decode("utf-8-sig")
+        )  # some programs begin a file with a byte order mark
+    except DataError:
+        raise
+    except OSError as e:
+        raise DataError(f"{name} cannot be read ({e.strerror}); check its rights") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{name} is no text in UTF-8; save it as such") from None
+    except (ValueError, RecursionError) as e:
+        raise DataError(f"{name} is no readable JSON ({str(e)[:100]}); write it again") from None
 
 # %% ../../nbs/readers/01_gathering.ipynb #0c14dcb6
-_unpacks_to = 64 * 2**20 # bytes that all of a .mat file may have
-_plain = {4, *range(6, 16)} # MATLAB's classes of letters and of numbers
+_unpacks_to = 64 * 2**20  # bytes that all of a .mat file may have
+_plain = {4, *range(6, 16)}  # MATLAB's classes of letters and of numbers
 _again = "copy or download it again"
 
-def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]: # kind, content
+
+def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:  # kind, content
     "The chain of elements in a MATLAB 5 file, whose order of bytes is < or >."
     at = 0
     while at < len(data):
         kind, size = struct.unpack_from(f"{order}II", data, at)
-        start = at + (4 if kind >> 16 else 8) # up to four bytes stand in the tag itself
-        if kind >> 16: kind, size = kind & 0xFFFF, kind >> 16
-        if start + size > len(data): raise DataError(f"is cut off or damaged; {_again}")
-        yield kind, data[start:start + size]
+        start = at + (4 if kind >> 16 else 8)  # up to four bytes stand in the tag itself
+        if kind >> 16:
+            kind, size = kind & 0xFFFF, kind >> 16
+        if start + size > len(data):
+            raise DataError(f"is cut off or damaged; {_again}")
+        yield kind, data[start : start + size]
         at = at + 8 if start == at + 4 else start + (size if kind == 15 else -(-size // 8) * 8)
+
 
 def _unpacked(data: bytes, most: int) -> bytes:
     "A packed element; DataError where it is longer than `most`."
     machine = zlib.decompressobj()
     found = machine.decompress(data, most + 1)
-    if len(found) > most: raise DataError(f"unpacks to more than {_unpacks_to >> 20} MiB, as no clip does; do not trust it")
+    if len(found) > most:
+        raise DataError(
+            f"unpacks to more than {_unpacks_to >> 20} MiB, as no clip does; do not trust it"
+        )
     return found
 
 # %% ../../nbs/readers/01_gathering.ipynb #b33eb1e8
 def _check_variable(content: bytes, order: str) -> None:
     "DataError unless it is an array of numbers or letters with as many values as it claims."
     (_, flags), (_, shape), (_, name), *values = _elements(content, order)
-    word, = struct.unpack_from(f"{order}I", flags)
+    (word,) = struct.unpack_from(f"{order}I", flags)
     called = repr(name[:40].decode("latin-1"))
-    if word & 0xFF not in _plain or word & 0x800: # of MATLAB's other classes, or complex
-        raise DataError(f"holds {called}, which is no plain array of numbers or text; save it as one")
+    if word & 0xFF not in _plain or word & 0x800:  # of MATLAB's other classes, or complex
+        raise DataError(
+            f"holds {called}, which is no plain array of numbers or text; save it as one"
+        )
     size = math.prod(struct.unpack(f"{order}{len(shape) // 4}I", shape))
-    if size > sum(len(v) for _, v in values): raise DataError(f"claims {size} values in {called} that are not there; {_again}")
+    if size > sum(len(v) for _, v in values):
+        raise DataError(f"claims {size} values in {called} that are not there; {_again}")
+
 
 def _check_mat(data: bytes) -> None:
     "DataError unless every variable of the file is a plain array."
@@ -163,39 +232,56 @@ def _check_mat(data: bytes) -> None:
     if order is None or struct.unpack(f"{order}H", data[124:126])[0] != 0x0100:
         raise DataError("is no MATLAB 5 file; save it with -v7")
     for kind, content in _elements(data[128:], order):
-        if kind == 15: [(kind, content)] = _elements(_unpacked(content, left), order)
+        if kind == 15:
+            [(kind, content)] = _elements(_unpacked(content, left), order)
         left -= len(content)
-        if kind != 14: raise DataError(f"holds an element of kind {kind}, which is no array; {_again}")
+        if kind != 14:
+            raise DataError(f"holds an element of kind {kind}, which is no array; {_again}")
         _check_variable(content, order)
 
 # %% ../../nbs/readers/01_gathering.ipynb #0af87973
 def read_mat(
     path: Path,
-    names: Sequence[str], # the variables that are wanted; others are left out
-    within: Path | None = None, # folder that an error names it from
+    names: Sequence[str],  # the variables that are wanted; others are left out
+    within: Path | None = None,  # folder that an error names it from
 ) -> dict[str, np.ndarray]:
     "Arrays of numbers or text from a MATLAB 5 file; DataError names the file."
     name = path.relative_to(within).as_posix() if within else path.name
     try:
-        if not path.is_file(): raise DataError("is no file; check the path")
-        if path.stat().st_size > _longest: raise DataError(f"has {path.stat().st_size >> 20} MiB, more than any clip ({_longest >> 20}); split it")
+        if not path.is_file():
+            raise DataError("is no file; check the path")
+        if path.stat().st_size > _longest:
+            raise DataError(
+                f"has {path.stat().st_size >> 20} MiB, more than any clip ({_longest >> 20}); split it"
+            )
         data = path.read_bytes()
         _check_mat(data)
         found = loadmat(io.BytesIO(data), variable_names=list(names))
-    except DataError as e: raise DataError(f"{name} {e}") from None
-    except OSError as e: raise DataError(f"{name} cannot be read ({e.strerror}); check its rights") from None
-    except Exception: raise DataError(f"{name} is cut off or damaged; {_again}") from None # struct, zlib and SciPy have many ways to say it
+    except DataError as e:
+        raise DataError(f"{name} {e}") from None
+    except OSError as e:
+        raise DataError(f"{name} cannot be read ({e.strerror}); check its rights") from None
+    except Exception:
+        raise DataError(
+            f"{name} is cut off or damaged; {_again}"
+        ) from None  # struct, zlib and SciPy have many ways to say it
     missing = [key for key in names if key not in found]
-    if missing: raise DataError(f"{name} holds no {missing[0]}; {_again}")
+    if missing:
+        raise DataError(f"{name} holds no {missing[0]}; {_again}")
     odd = [key for key in names if found[key].dtype.kind not in "biufU"]
-    if odd: raise DataError(f"{name}: {odd[0]} is of type {found[odd[0]].dtype}, no plain array of numbers or text; save it as one")
+    if odd:
+        raise DataError(
+            f"{name}: {odd[0]} is of type {found[odd[0]].dtype}, no plain array of numbers or text; save it as one"
+        )
     return {key: found[key] for key in names}
 
 # %% ../../nbs/readers/01_gathering.ipynb #74f18965
 def progress(
-    things: Iterable, # what is gone through
-    what: str, # clips, files
-    total: int | None = None, # how many, where `things` does not know
+    things: Iterable,  # what is gone through
+    what: str,  # clips, files
+    total: int | None = None,  # how many, where `things` does not know
 ) -> Iterable:
     "The same things, with a bar in a terminal."
-    return tqdm(things, desc=f"reading {what}", unit=f" {what}", total=total, disable=None) # None: off where there is no terminal
+    return tqdm(
+        things, desc=f"reading {what}", unit=f" {what}", total=total, disable=None
+    )  # None: off where there is no terminal

@@ -17,31 +17,50 @@ from .pose_json import holds_named
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/readers/10_kinder_gator.ipynb #1abd2e0c
-MOTIONS = {group: tuple(" ".join(m.split()) for m in text.split(";")) for group, text in {
-    "warm-up": """Raise your hand; Raise your other hand; Wave your hand; Wave your other hand; Bow; Raise your arm to one side;
+MOTIONS = {
+    group: tuple(" ".join(m.split()) for m in text.split(";"))
+    for group, text in {
+        "warm-up": """Raise your hand; Raise your other hand; Wave your hand; Wave your other hand; Bow; Raise your arm to one side;
         Raise your arm to the other side; Bend your knee while raising your leg; Bend your other knee while raising your leg""",
-    "exercise": """Put your hands on your hips and lean to the side; Put your hands on your hips and lean to the other side;
+        "exercise": """Put your hands on your hips and lean to the side; Put your hands on your hips and lean to the other side;
         Put your hands on your hips and twist; Touch your toes; Do a forward lunge; Lift your leg to one side; Lift your leg to the other side;
         Walk in place; Walk in place as fast as you can; Run in place; Run in place as fast as you can; Jump; Jump as high as you can; Do two jumping jacks""",
-    "mime": """Push an imaginary button in front of you; Swipe across an imaginary screen in front of you from right to left;
+        "mime": """Push an imaginary button in front of you; Swipe across an imaginary screen in front of you from right to left;
         Swipe across an imaginary screen in front of you from left to right; Fly like a bird; Fly like an airplane; Swim;
         Kick a ball; Kick a ball as far as you can; Kick a ball with the other leg; Kick a ball as far as you can with the other leg;
         Throw a ball; Throw a ball as far as you can; Throw a ball with your other arm; Throw a ball as far as you can with the other arm;
         Punch; Climb and imaginary ladder""",
-    "communication": """Point at the camera; Signal someone to stop; Signal someone to come here; Draw a circle; Draw a square; Draw a triangle;
+        "communication": """Point at the camera; Signal someone to stop; Signal someone to come here; Draw a circle; Draw a square; Draw a triangle;
         Draw the letter A; Draw the letter C; Draw the letter K; Draw the letter M; Draw the letter X; Make the letter A; Make the letter C;
-        Make the letter K; Make the letter M; Make the letter P; Make the letter T; Make the letter X; Make the letter Y"""}.items()}
+        Make the letter K; Make the letter M; Make the letter P; Make the letter T; Make the letter X; Make the letter Y""",
+    }.items()
+}
 CLASSES = tuple(m for group in MOTIONS.values() for m in group)
 
 # %% ../../nbs/readers/10_kinder_gator.ipynb #e11c8821
-_other = {1: 0, 3: 2, 6: 5, 8: 7, 10: 9, 15: 14, 31: 29, 32: 30, 35: 33, 36: 34} # class: the same with the side chosen first
+_other = {
+    1: 0,
+    3: 2,
+    6: 5,
+    8: 7,
+    10: 9,
+    15: 14,
+    31: 29,
+    32: 30,
+    35: 33,
+    36: 34,
+}  # class: the same with the side chosen first
 _kept = [i for i in range(len(CLASSES)) if i not in _other]
 
+
 def label_sets(
-    label: int, # 0..57
+    label: int,  # 0..57
 ) -> dict[str, int]:
     "The same motion in the coarser label sets."
-    return {"coarse": [g for g, group in enumerate(MOTIONS.values()) for _ in group][label], "merged": _kept.index(_other.get(label, label))}
+    return {
+        "coarse": [g for g, group in enumerate(MOTIONS.values()) for _ in group][label],
+        "merged": _kept.index(_other.get(label, label)),
+    }
 
 # %% ../../nbs/readers/10_kinder_gator.ipynb #d6ae36ed
 CHILDREN = (103, 106, 169, 290, 337, 342, 474, 595, 644, 723)
@@ -50,38 +69,68 @@ TEST_SUBJECTS = tuple(sorted(ADULTS[2::3] + CHILDREN[2::3]))
 
 _named = re.compile(r"POSE-p(\d{1,6})_(\d{1,4})-(.+)-(\d+)\.csv", re.ASCII)
 
-def _parts(file: Path, folder: Path) -> tuple[int, int, str, int]: # subject, place in the session, motion as written, label
+
+def _parts(
+    file: Path, folder: Path
+) -> tuple[int, int, str, int]:  # subject, place in the session, motion as written, label
     subject, order, motion, _ = _named.fullmatch(file.name).groups()
-    where, name = file.relative_to(folder).as_posix(), motion.strip("-").replace("-", " ") # Throw-a-ball- in the release
-    if name not in CLASSES: raise DataError(f"{where}: motion {name[:80]!r} is none of this set; rename or drop the file")
-    if int(subject) not in CHILDREN + ADULTS: raise DataError(f"{where}: person {subject} is none of this set ({', '.join(map(str, CHILDREN + ADULTS))}); rename or drop the file")
+    where, name = (
+        file.relative_to(folder).as_posix(),
+        motion.strip("-").replace("-", " "),
+    )  # Throw-a-ball- in the release
+    if name not in CLASSES:
+        raise DataError(
+            f"{where}: motion {name[:80]!r} is none of this set; rename or drop the file"
+        )
+    if int(subject) not in CHILDREN + ADULTS:
+        raise DataError(
+            f"{where}: person {subject} is none of this set ({', '.join(map(str, CHILDREN + ADULTS))}); rename or drop the file"
+        )
     return int(subject), int(order), motion, CLASSES.index(name)
 
 # %% ../../nbs/readers/10_kinder_gator.ipynb #4acabc8c
-_joints = ("HipCenter Spine ShoulderCenter Head ShoulderLeft ElbowLeft WristLeft HandLeft ShoulderRight ElbowRight WristRight HandRight "
-           "HipLeft KneeLeft AnkleLeft FootLeft HipRight KneeRight AnkleRight FootRight").split()
+_joints = (
+    "HipCenter Spine ShoulderCenter Head ShoulderLeft ElbowLeft WristLeft HandLeft ShoulderRight ElbowRight WristRight HandRight "
+    "HipLeft KneeLeft AnkleLeft FootLeft HipRight KneeRight AnkleRight FootRight"
+).split()
 _columns = [f"{joint}{axis}" for joint in _joints for axis in "XYZ"]
 
 # %% ../../nbs/readers/10_kinder_gator.ipynb #d96d12e4
-_longest = 2**24 # bytes of a file: a quarter of an hour of frames
+_longest = 2**24  # bytes of a file: a quarter of an hour of frames
 
-def _rows(file: Path, where: str) -> tuple[list[str], list[list[str]]]: # names of the columns, entries of each frame
+
+def _rows(
+    file: Path, where: str
+) -> tuple[list[str], list[list[str]]]:  # names of the columns, entries of each frame
     "The lines of a file, all of the same number of entries."
     try:
-        if not file.is_file(): raise DataError(f"{where} is no plain file; download it again")
-        if file.stat().st_size > _longest: raise DataError(f"{where} has {file.stat().st_size >> 20} MiB, more than any clip; download it again")
+        if not file.is_file():
+            raise DataError(f"{where} is no plain file; download it again")
+        if file.stat().st_size > _longest:
+            raise DataError(
+                f"{where} has {file.stat().st_size >> 20} MiB, more than any clip; download it again"
+            )
         lines = file.read_bytes().decode("utf-8-sig").splitlines()
-    except OSError as e: raise DataError(f"{where} cannot be read ({e.strerror}); check its rights") from None
-    except UnicodeDecodeError: raise DataError(f"{where} is no text; download it again") from None
+    except OSError as e:
+        raise DataError(f"{where} cannot be read ({e.strerror}); check its rights") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{where} is no text; download it again") from None
     head, *rows = [line.split(",") for line in lines if line] or [[]]
-    if missing := [c for c in (*_columns, "User-ID", "Action") if c not in head]: raise DataError(f"{where}: column {missing[0]!r} is missing; download the file again")
+    if missing := [c for c in (*_columns, "User-ID", "Action") if c not in head]:
+        raise DataError(f"{where}: column {missing[0]!r} is missing; download the file again")
     t = next((t for t, row in enumerate(rows) if len(row) != len(head)), None)
-    if t is not None: raise DataError(f"{where}: frame {t} has {len(rows[t])} entries, the first line {len(head)}; download the file again")
+    if t is not None:
+        raise DataError(
+            f"{where}: frame {t} has {len(rows[t])} entries, the first line {len(head)}; download the file again"
+        )
     return head, rows
 
+
 def _number(text: str) -> bool:
-    try: float(text)
-    except ValueError: return False
+    try:
+        float(text)
+    except ValueError:
+        return False
     return True
 
 # %% ../../nbs/readers/10_kinder_gator.ipynb #17b17d5a
@@ -92,28 +141,60 @@ def _add(g: Gathering, file: Path, folder: Path) -> None:
     for column, said in (("User-ID", str(subject)), ("Action", motion)):
         at = head.index(column)
         t = next((t for t, row in enumerate(rows) if row[at] != said), None)
-        if t is not None: raise DataError(f"{where}: {column} of frame {t} is {rows[t][at][:80]!r}, the file's name says {said[:80]!r}; rename it or download it again")
+        if t is not None:
+            raise DataError(
+                f"{where}: {column} of frame {t} is {rows[t][at][:80]!r}, the file's name says {said[:80]!r}; rename it or download it again"
+            )
     at = [head.index(c) for c in _columns]
-    try: frames = np.array([[float(row[i]) for i in at] for row in rows]).reshape(-1, 1, len(_joints), 3)
+    try:
+        frames = np.array([[float(row[i]) for i in at] for row in rows]).reshape(
+            -1, 1, len(_joints), 3
+        )
     except ValueError:
         t, i = next((t, i) for t, row in enumerate(rows) for i in at if not _number(row[i]))
-        raise DataError(f"{where}: {head[i]} of frame {t} is {rows[t][i][:40]!r}, no number; download the file again") from None
+        raise DataError(
+            f"{where}: {head[i]} of frame {t} is {rows[t][i][:40]!r}, no number; download the file again"
+        ) from None
     name = f"{'child' if subject in CHILDREN else 'adult'}_{subject}_{motion.strip('-')}"
-    g.add(name, frames, label, "test" if subject in TEST_SUBJECTS else "train", subject=subject, is_child=int(subject in CHILDREN), order=order, **label_sets(label))
+    g.add(
+        name,
+        frames,
+        label,
+        "test" if subject in TEST_SUBJECTS else "train",
+        subject=subject,
+        is_child=int(subject in CHILDREN),
+        order=order,
+        **label_sets(label),
+    )
 
 # %% ../../nbs/readers/10_kinder_gator.ipynb #de5fcb09
-def _fits(folder: Path) -> bool: return holds_named(folder, _named)
+def _fits(folder: Path) -> bool:
+    return holds_named(folder, _named)
+
 
 def read_kinder_gator(
-    folder: Path, # the files lie anywhere below it; in the release in Adults and Children
+    folder: Path,  # the files lie anywhere below it; in the release in Adults and Children
 ) -> ClipSet:
     "Clips by class, adults first, then by person; cross-subject split."
     g = Gathering(get_skeleton("kinect20"), "xyz", "kinder_gator")
+
     def place(file):
         subject, _, _, label = _parts(file, folder)
         return label, subject in CHILDREN, subject, file
-    files = sorted((p for p in folder.rglob("*.csv") if _named.fullmatch(p.name)), key=place)
-    for file in progress(files, "clips"): _add(g, file, folder)
-    return g.clip_set(CLASSES, coarse_names=tuple(MOTIONS), merged_names=tuple(CLASSES[i] for i in _kept), test_subjects=TEST_SUBJECTS)
 
-readers["kinder_gator"] = Reader(_fits, read_kinder_gator, "a folder of Kinder-Gator's CSV files (POSE-p565_01-Raise-your-hand-1469182402284.csv)")
+    files = sorted((p for p in folder.rglob("*.csv") if _named.fullmatch(p.name)), key=place)
+    for file in progress(files, "clips"):
+        _add(g, file, folder)
+    return g.clip_set(
+        CLASSES,
+        coarse_names=tuple(MOTIONS),
+        merged_names=tuple(CLASSES[i] for i in _kept),
+        test_subjects=TEST_SUBJECTS,
+    )
+
+
+readers["kinder_gator"] = Reader(
+    _fits,
+    read_kinder_gator,
+    "a folder of Kinder-Gator's CSV files (POSE-p565_01-Raise-your-hand-1469182402284.csv)",
+)

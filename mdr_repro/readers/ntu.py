@@ -25,24 +25,75 @@ from ..skeleton import get_skeleton
 # %% ../../nbs/readers/06_ntu.ipynb #d42844f1
 _name = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 _largest = {"setup": 32, "camera": 3, "subject": 106, "repetition": 2, "action": 120}
-_training = {*(1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38), # of 1..40
-             *(45, 46, 47, 49, 50, 52, 53, 54, 55, 56, 57, 58, 59, 70, 74, 78, 80, 81, 82, 83, 84, 85, 86, 89, 91, 92, 93, 94, 95, 97, 98, 100, 103)}
+_training = {
+    *(1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38),  # of 1..40
+    *(
+        45,
+        46,
+        47,
+        49,
+        50,
+        52,
+        53,
+        54,
+        55,
+        56,
+        57,
+        58,
+        59,
+        70,
+        74,
+        78,
+        80,
+        81,
+        82,
+        83,
+        84,
+        85,
+        86,
+        89,
+        91,
+        92,
+        93,
+        94,
+        95,
+        97,
+        98,
+        100,
+        103,
+    ),
+}
+
 
 def name_numbers(
-    name: str, # SsssCcccPpppRrrrAaaa
-) -> dict[str, int]: # setup, camera, subject, repetition, action; each from 1
+    name: str,  # SsssCcccPpppRrrrAaaa
+) -> dict[str, int]:  # setup, camera, subject, repetition, action; each from 1
     "What a file's name tells."
     told = _name.fullmatch(name)
-    if not told: raise DataError(f"{name!r} is no name of NTU RGB+D, such as 'S001C002P003R002A013'; rename the file or take it out of the folder")
+    if not told:
+        raise DataError(
+            f"{name!r} is no name of NTU RGB+D, such as 'S001C002P003R002A013'; rename the file or take it out of the folder"
+        )
     numbers = dict(zip(_largest, map(int, told.groups())))
     for key, n in numbers.items():
-        if not 1 <= n <= _largest[key]: raise DataError(f"{name!r} tells of {key} {n}, but NTU RGB+D has 1..{_largest[key]}; rename the file or take it out of the folder")
+        if not 1 <= n <= _largest[key]:
+            raise DataError(
+                f"{name!r} tells of {key} {n}, but NTU RGB+D has 1..{_largest[key]}; rename the file or take it out of the folder"
+            )
     return numbers
 
-def protocols(numbers: dict[str, int], num_classes: int) -> dict[str, str]: # train or test in each
+
+def protocols(numbers: dict[str, int], num_classes: int) -> dict[str, str]:  # train or test in each
     "Where a clip belongs, X-Sub first."
-    second = {"xset": numbers["setup"] % 2 == 0} if num_classes > 60 else {"xview": numbers["camera"] != 1}
-    return {key: "train" if training else "test" for key, training in {"xsub": numbers["subject"] in _training, **second}.items()}
+    second = (
+        {"xset": numbers["setup"] % 2 == 0}
+        if num_classes > 60
+        else {"xview": numbers["camera"] != 1}
+    )
+    return {
+        key: "train" if training else "test"
+        for key, training in {"xsub": numbers["subject"] in _training, **second}.items()
+    }
 
 # %% ../../nbs/readers/06_ntu.ipynb #266441d4
 _actions = """drink water; eat meal; brush teeth; brush hair; drop; pick up; throw; sit down; stand up; clap; read; write; tear up paper; put on jacket; take off jacket;
@@ -57,38 +108,56 @@ _actions = """drink water; eat meal; brush teeth; brush hair; drop; pick up; thr
     wield knife at other person; knock over other person; grab other's stuff; shoot at other person; step on foot; high-five; cheers and drink; carry with other person;
     take a photo of other person; follow other person; whisper in other's ear; exchange things; support somebody; rock-paper-scissors"""
 
-ntu_actions: tuple[str, ...] = tuple(" ".join(a.split()) for a in _actions.split(";")) # A001..A120
+ntu_actions: tuple[str, ...] = tuple(" ".join(a.split()) for a in _actions.split(";"))  # A001..A120
 
 # %% ../../nbs/readers/06_ntu.ipynb #9dc91d83
 class Track(NamedTuple):
     "What the tracker saw of one body in one clip."
-    times: np.ndarray # int64 [n], in which frames, increasing; only frames with a body are counted
-    places: np.ndarray # float64 [n, 25, 3], metres
+
+    times: np.ndarray  # int64 [n], in which frames, increasing; only frames with a body are counted
+    places: np.ndarray  # float64 [n, 25, 3], metres
 
 # %% ../../nbs/readers/06_ntu.ipynb #5bcee831
-_longest = 256 * 2**20 # bytes of a file
+_longest = 256 * 2**20  # bytes of a file
 _joints, _body_values, _joint_values = 25, 10, 12
 
+
 def _count(lines: list[bytes], k: int, what: str) -> int:
-    if k >= len(lines): raise DataError(f"the file ends before line {k + 1}, {what}")
-    try: n = int(lines[k])
-    except ValueError: n = -1
-    if n < 0: raise DataError(f"line {k + 1}, {what}, is {lines[k][:40].decode('ascii', 'replace').strip()!r} and no whole number")
+    if k >= len(lines):
+        raise DataError(f"the file ends before line {k + 1}, {what}")
+    try:
+        n = int(lines[k])
+    except ValueError:
+        n = -1
+    if n < 0:
+        raise DataError(
+            f"line {k + 1}, {what}, is {lines[k][:40].decode('ascii', 'replace').strip()!r} and no whole number"
+        )
     return n
+
 
 def _body(lines: list[bytes], k: int, where: str) -> tuple[bytes, list[float]]:
     "Number of the body whose lines begin with line k, and its 75 coordinates."
-    if k >= len(lines): raise DataError(f"the file ends before line {k + 1}, {where}")
+    if k >= len(lines):
+        raise DataError(f"the file ends before line {k + 1}, {where}")
     head = lines[k].split()
-    if len(head) != _body_values: raise DataError(f"line {k + 1}, {where}, has {len(head)} values instead of {_body_values}")
+    if len(head) != _body_values:
+        raise DataError(f"line {k + 1}, {where}, has {len(head)} values instead of {_body_values}")
     joints = _count(lines, k + 1, f"the number of joints of {where}")
-    if joints != _joints: raise DataError(f"{where} has {joints} joints instead of {_joints} (line {k + 2})")
-    rows = [line.split() for line in lines[k + 2:k + 2 + _joints]]
-    if len(rows) < _joints: raise DataError(f"the file ends within {where}, before joint {len(rows)}")
+    if joints != _joints:
+        raise DataError(f"{where} has {joints} joints instead of {_joints} (line {k + 2})")
+    rows = [line.split() for line in lines[k + 2 : k + 2 + _joints]]
+    if len(rows) < _joints:
+        raise DataError(f"the file ends within {where}, before joint {len(rows)}")
     for j, row in enumerate(rows):
-        if len(row) != _joint_values: raise DataError(f"line {k + 3 + j}, {where}, joint {j}, has {len(row)} values instead of {_joint_values}")
-    try: return head[0], [float(value) for row in rows for value in row[:3]]
-    except ValueError as e: raise DataError(f"{where}: {str(e)[:80]}") from None
+        if len(row) != _joint_values:
+            raise DataError(
+                f"line {k + 3 + j}, {where}, joint {j}, has {len(row)} values instead of {_joint_values}"
+            )
+    try:
+        return head[0], [float(value) for row in rows for value in row[:3]]
+    except ValueError as e:
+        raise DataError(f"{where}: {str(e)[:80]}") from None
 
 # %% ../../nbs/readers/06_ntu.ipynb #e63b4f90
 def _sightings(lines: list[bytes]) -> Iterator[tuple[int, bytes, list[float]]]:
@@ -99,69 +168,92 @@ def _sightings(lines: list[bytes]) -> Iterator[tuple[int, bytes, list[float]]]:
         k += 1
         for b in range(bodies):
             number, places = _body(lines, k, f"frame {t}, body {b}")
-            if number in here: raise DataError(f"frame {t} holds the body {number[:40].decode('ascii', 'replace')} twice")
-            if not math.isfinite(sum(places)): raise DataError(f"frame {t}, body {b}: a coordinate is no finite number")
+            if number in here:
+                raise DataError(
+                    f"frame {t} holds the body {number[:40].decode('ascii', 'replace')} twice"
+                )
+            if not math.isfinite(sum(places)):
+                raise DataError(f"frame {t}, body {b}: a coordinate is no finite number")
             here.add(number)
             k += 2 + _joints
             yield seen, number, places
         seen += bodies > 0
-    if any(map(bytes.strip, lines[k:])): raise DataError(f"the file goes on after its {frames} frames (line {k + 1})")
+    if any(map(bytes.strip, lines[k:])):
+        raise DataError(f"the file goes on after its {frames} frames (line {k + 1})")
 
 # %% ../../nbs/readers/06_ntu.ipynb #af0f73ab
 def read_skeleton(
     path: Path,
-    within: Path | None = None, # folder that an error names it from
-) -> list[Track]: # in the order in which they appear
+    within: Path | None = None,  # folder that an error names it from
+) -> list[Track]:  # in the order in which they appear
     "The bodies of one .skeleton file; none if nobody was seen."
     name = (path.relative_to(within) if within else Path(path.name)).as_posix()
     try:
-        if not path.is_file(): raise DataError("it is no plain file")
-        if path.stat().st_size > _longest: raise DataError(f"the file has {path.stat().st_size >> 20} MiB, more than any clip ({_longest >> 20})")
+        if not path.is_file():
+            raise DataError("it is no plain file")
+        if path.stat().st_size > _longest:
+            raise DataError(
+                f"the file has {path.stat().st_size >> 20} MiB, more than any clip ({_longest >> 20})"
+            )
         rows = list(_sightings(path.read_bytes().splitlines()))
-    except OSError as e: raise DataError(f"{name} cannot be read ({e.strerror}); check its rights") from None
-    except DataError as e: raise DataError(f"{name}: {e}; copy the file again, or name it in a list of missing samples") from None
+    except OSError as e:
+        raise DataError(f"{name} cannot be read ({e.strerror}); check its rights") from None
+    except DataError as e:
+        raise DataError(
+            f"{name}: {e}; copy the file again, or name it in a list of missing samples"
+        ) from None
     bodies: dict[bytes, list[int]] = {}
-    for i, (_, number, _) in enumerate(rows): bodies.setdefault(number, []).append(i)
-    times, places = np.array([t for t, _, _ in rows]), np.array([p for _, _, p in rows]).reshape(-1, _joints, 3)
+    for i, (_, number, _) in enumerate(rows):
+        bodies.setdefault(number, []).append(i)
+    times, places = (
+        np.array([t for t, _, _ in rows]),
+        np.array([p for _, _, p in rows]).reshape(-1, _joints, 3),
+    )
     return [Track(times[i], places[i]) for i in bodies.values()]
 
 # %% ../../nbs/readers/06_ntu.ipynb #4491012f
-_few = 11 # frames
-_wide = 0.8 # of the height
-_mostly = 0.69754 # of the frames
+_few = 11  # frames
+_wide = 0.8  # of the height
+_mostly = 0.69754  # of the frames
 
-def motion(places: np.ndarray) -> float: # [n, 25, 3]
+
+def motion(places: np.ndarray) -> float:  # [n, 25, 3]
     "Variance of the joints' places, summed over x, y, z."
     return float(places.reshape(-1, 3).var(0).sum())
 
-def plain_frames(places: np.ndarray) -> np.ndarray: # bool [n]
+
+def plain_frames(places: np.ndarray) -> np.ndarray:  # bool [n]
     "Frames in which a body is higher than wide."
     extent = np.ptp(places, axis=1)
     return extent[:, 0] <= _wide * extent[:, 1]
 
+
 def people(tracks: list[Track]) -> list[Track]:
     "The bodies that are persons, the one that moves most first."
-    if len(tracks) == 1: return tracks
+    if len(tracks) == 1:
+        return tracks
     kept = [t for t in tracks if len(t.times) > _few] or tracks
     for track in list(kept):
-        if len(kept) > 1 and (~plain_frames(track.places)).mean() >= _mostly: kept = [t for t in kept if t is not track]
-    if len(kept) == 1: return kept
+        if len(kept) > 1 and (~plain_frames(track.places)).mean() >= _mostly:
+            kept = [t for t in kept if t is not track]
+    if len(kept) == 1:
+        return kept
     energy = lambda t: min(motion(t.places), motion(t.places[plain_frames(t.places)]))
-    return sorted(kept, key=energy, reverse=True) # the first seen first where two move alike
+    return sorted(kept, key=energy, reverse=True)  # the first seen first where two move alike
 
 # %% ../../nbs/readers/06_ntu.ipynb #079a432d
 def two_places(
-    tracks: list[Track], # of `people`
-) -> np.ndarray: # [T, M, 25, 3], M = 1 or 2; nobody is all zero
+    tracks: list[Track],  # of `people`
+) -> np.ndarray:  # [T, M, 25, 3], M = 1 or 2; nobody is all zero
     "At most two persons in the frames of a clip."
     total = max(t.times[0] + len(t.times) for t in tracks)
     frames = np.zeros((total, min(len(tracks), 2), _joints, 3))
-    taken = [(tracks[0].times[0],) * 2, (0, 0)] # first and last frame of each place
+    taken = [(tracks[0].times[0],) * 2, (0, 0)]  # first and last frame of each place
     for track in tracks:
         start, stop = track.times[0], track.times[0] + len(track.times) - 1
-        for m, (first, last) in enumerate(taken[:frames.shape[1]]):
+        for m, (first, last) in enumerate(taken[: frames.shape[1]]):
             if min(last, stop) <= max(first, start):
-                frames[start:stop + 1, m] = track.places
+                frames[start : stop + 1, m] = track.places
                 taken[m] = min(first, start), max(last, stop)
                 break
     return frames[(frames != 0).any((1, 2, 3))]
@@ -171,44 +263,77 @@ def missing_samples(folder: Path) -> set[str]:
     "Names that the lists in a folder want to be left out."
     names: set[str] = set()
     for path in sorted(folder.glob("*missing_skeletons*.txt")):
-        if not path.is_file(): raise DataError(f"the list {path.name} is no plain file; give one name a line or take it away")
-        try: text = path.read_bytes()[:_longest].decode("ascii", "replace")
-        except OSError as e: raise DataError(f"the list {path.name} cannot be read ({e.strerror}); check its rights or take it away") from None
+        if not path.is_file():
+            raise DataError(
+                f"the list {path.name} is no plain file; give one name a line or take it away"
+            )
+        try:
+            text = path.read_bytes()[:_longest].decode("ascii", "replace")
+        except OSError as e:
+            raise DataError(
+                f"the list {path.name} cannot be read ({e.strerror}); check its rights or take it away"
+            ) from None
         listed = {m[0] for m in map(_name.match, map(str.strip, text.splitlines())) if m}
-        if not listed: raise DataError(f"the list {path.name} holds no name such as S001C002P003R002A013; give one name a line or take it away")
+        if not listed:
+            raise DataError(
+                f"the list {path.name} holds no name such as S001C002P003R002A013; give one name a line or take it away"
+            )
         names |= listed
     return names
 
+
 def _skeleton_files(folder: Path) -> list[Path]:
-    files = [p for pattern in ("*.skeleton", "*/*.skeleton") for p in folder.glob(pattern) if not p.name.startswith(".")]
+    files = [
+        p
+        for pattern in ("*.skeleton", "*/*.skeleton")
+        for p in folder.glob(pattern)
+        if not p.name.startswith(".")
+    ]
     return sorted(files, key=lambda p: (p.name, p))
+
 
 def _fits(path: Path) -> bool:
     "Whether a folder, or one in it, seems to hold .skeleton files: a few names are looked at."
+
     def some(folder) -> list[os.DirEntry]:
         try:
-            with os.scandir(folder) as entries: return list(islice(entries, 50))
-        except OSError: return []
+            with os.scandir(folder) as entries:
+                return list(islice(entries, 50))
+        except OSError:
+            return []
+
     near = some(path) if path.is_dir() else []
-    return any(e.name.endswith(".skeleton") for e in near) or any(e.name.endswith(".skeleton") for d in near if d.is_dir() for e in some(d))
+    return any(e.name.endswith(".skeleton") for e in near) or any(
+        e.name.endswith(".skeleton") for d in near if d.is_dir() for e in some(d)
+    )
 
 # %% ../../nbs/readers/06_ntu.ipynb #55c2fb37
 def _read(folder: Path) -> ClipSet:
     body, files, listed = get_skeleton("ntu25"), _skeleton_files(folder), missing_samples(folder)
-    if not files: raise DataError("no file .skeleton in the folder or the folders in it; give the one with S001C001P001R001A001.skeleton and so on")
+    if not files:
+        raise DataError(
+            "no file .skeleton in the folder or the folders in it; give the one with S001C001P001R001A001.skeleton and so on"
+        )
     told = [name_numbers(p.stem) for p in files]
     num_classes = 60 if max(n["action"] for n in told) <= 60 else 120
     left_out = {"in a list of missing samples": 0, "without a body": 0}
     g = Gathering(body, "xyz", folder.resolve().name)
     for path, numbers in progress(zip(files, told), "clips", len(files)):
-        if path.stem in listed: left_out["in a list of missing samples"] += 1; continue
+        if path.stem in listed:
+            left_out["in a list of missing samples"] += 1
+            continue
         tracks = read_skeleton(path, folder)
         frames = two_places(people(tracks)) if tracks else ()
-        if not len(frames): left_out["without a body"] += 1; continue
+        if not len(frames):
+            left_out["without a body"] += 1
+            continue
         splits = protocols(numbers, num_classes)
         there = np.broadcast_to((frames != 0).any((2, 3))[..., None], frames.shape[:3])
-        own = {k: n for k, n in numbers.items() if k != "action"} | {f"split_{k}": SPLITS[s] for k, s in splits.items()}
+        own = {k: n for k, n in numbers.items() if k != "action"} | {
+            f"split_{k}": SPLITS[s] for k, s in splits.items()
+        }
         g.add(path.stem, frames, numbers["action"] - 1, splits["xsub"], there, **own)
     return g.clip_set(ntu_actions[:num_classes], centered_on=body.joints[1], left_out=left_out)
+
 
 readers["ntu"] = Reader(_fits, _read, "a folder of NTU RGB+D's SsssCcccPpppRrrrAaaa.skeleton")

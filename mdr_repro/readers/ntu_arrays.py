@@ -19,38 +19,64 @@ from .ntu import ntu_actions
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/readers/07_ntu_arrays.ipynb #c4d67e97
-_block, _longest = 16 * 2**20, 64 * 2**20 # bytes that are read at once; of one clip at most
-_headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_block, _longest = 16 * 2**20, 64 * 2**20  # bytes that are read at once; of one clip at most
+_headers = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
 
 def _header(file, name: str, length: int) -> tuple[tuple[int, ...], np.dtype]:
     "Shape and type of an array in a zip archive, checked against the `length` of its bytes."
     version = np.lib.format.read_magic(file)
-    if version not in _headers: raise DataError(f"array {name!r} is written in version {version} of .npy; save it again with numpy.savez")
+    if version not in _headers:
+        raise DataError(
+            f"array {name!r} is written in version {version} of .npy; save it again with numpy.savez"
+        )
     shape, by_column, dtype = _headers[version](file)
-    if dtype.kind not in "fiu": raise DataError(f"array {name!r} is of type {dtype}; it has to hold numbers")
-    if by_column and len(shape) > 1: raise DataError(f"array {name!r} is stored column by column; save what numpy.ascontiguousarray gives")
+    if dtype.kind not in "fiu":
+        raise DataError(f"array {name!r} is of type {dtype}; it has to hold numbers")
+    if by_column and len(shape) > 1:
+        raise DataError(
+            f"array {name!r} is stored column by column; save what numpy.ascontiguousarray gives"
+        )
     claimed, there = dtype.itemsize * int(np.prod(shape, dtype=object)), length - file.tell()
-    if claimed != there or min(shape, default=0) < 0: raise DataError(f"array {name!r} claims the shape {list(shape)}, {claimed} bytes, but holds {there}; copy or download the file again")
+    if claimed != there or min(shape, default=0) < 0:
+        raise DataError(
+            f"array {name!r} claims the shape {list(shape)}, {claimed} bytes, but holds {there}; copy or download the file again"
+        )
     return shape, dtype
+
 
 @contextmanager
 def _opened(path: Path, name: str):
     "An array's file behind its header, its shape and its type; whatever is wrong with it is a DataError."
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file: yield file, *_header(file, name, archive.getinfo(f"{name}.npy").file_size)
-    except DataError: raise
-    except Exception: raise DataError(f"array {name!r} is damaged; copy or download the file again") from None # zipfile, zlib and numpy have many ways to fail
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            yield file, *_header(file, name, archive.getinfo(f"{name}.npy").file_size)
+    except DataError:
+        raise
+    except Exception:
+        raise DataError(
+            f"array {name!r} is damaged; copy or download the file again"
+        ) from None  # zipfile, zlib and numpy have many ways to fail
 
 # %% ../../nbs/readers/07_ntu_arrays.ipynb #2272d870
 def row_blocks(
-    path: Path, # an .npz
-    name: str, # of the array
-) -> Iterator[np.ndarray]: # [n, ...]
+    path: Path,  # an .npz
+    name: str,  # of the array
+) -> Iterator[np.ndarray]:  # [n, ...]
     "The rows of an array, a few at a time."
     with _opened(path, name) as (file, shape, dtype):
         width = dtype.itemsize * int(np.prod(shape[1:], dtype=object))
-        if not shape or not width: raise DataError(f"array {name!r} has shape {list(shape)}: nothing in it; give at least one frame")
-        if width > _longest: raise DataError(f"array {name!r} has shape {list(shape)}, {width >> 20} MiB a clip, more than any clip ({_longest >> 20}); split its clips")
+        if not shape or not width:
+            raise DataError(
+                f"array {name!r} has shape {list(shape)}: nothing in it; give at least one frame"
+            )
+        if width > _longest:
+            raise DataError(
+                f"array {name!r} has shape {list(shape)}, {width >> 20} MiB a clip, more than any clip ({_longest >> 20}); split its clips"
+            )
         step = max(1, _block // width)
         for start in range(0, shape[0], step):
             n = min(step, shape[0] - start)
@@ -58,20 +84,29 @@ def row_blocks(
 
 # %% ../../nbs/readers/07_ntu_arrays.ipynb #b4fe8956
 def one_hot_labels(
-    path: Path, # an .npz
-    split: str, # train or test
-) -> tuple[list[int], int]: # [N], and how many classes
+    path: Path,  # an .npz
+    split: str,  # train or test
+) -> tuple[list[int], int]:  # [N], and how many classes
     "The class of every clip of a split."
     labels: list[int] = []
     classes = 0
     for block in row_blocks(path, f"y_{split}"):
-        if block.ndim != 2: raise DataError(f"array 'y_{split}' has {block.ndim} axes; it has to be [N, K] with one 1 a row")
+        if block.ndim != 2:
+            raise DataError(
+                f"array 'y_{split}' has {block.ndim} axes; it has to be [N, K] with one 1 a row"
+            )
         classes, ones = block.shape[1], (block == 1).sum(1)
         bad = np.flatnonzero((ones != 1) | ((block != 0).sum(1) != 1))
         if len(bad):
             i = bad[0]
-            told = "other numbers than 0 and 1" if (block[i] != 0).sum() > ones[i] else f"{ones[i]} ones"
-            raise DataError(f"clip '{split}_{len(labels) + i}': its row of array 'y_{split}' holds {told}; give it one 1, where its class is")
+            told = (
+                "other numbers than 0 and 1"
+                if (block[i] != 0).sum() > ones[i]
+                else f"{ones[i]} ones"
+            )
+            raise DataError(
+                f"clip '{split}_{len(labels) + i}': its row of array 'y_{split}' holds {told}; give it one 1, where its class is"
+            )
         labels += block.argmax(1).tolist()
     return labels, classes
 
@@ -81,31 +116,52 @@ def _shapes(path: Path) -> None:
     z = NpzFile(path)
     for split in ("train", "test"):
         for name in (f"x_{split}", f"y_{split}"):
-            if name not in z.names: raise DataError(f"array {name!r} is missing; the file holds {', '.join(sorted(z.names))}")
+            if name not in z.names:
+                raise DataError(
+                    f"array {name!r} is missing; the file holds {', '.join(sorted(z.names))}"
+                )
         shapes = []
         for name in (f"x_{split}", f"y_{split}"):
-            with _opened(path, name) as (_, shape, _): shapes.append(shape)
+            with _opened(path, name) as (_, shape, _):
+                shapes.append(shape)
         x, y = shapes
-        if len(x) != 3 or x[2] != 150: raise DataError(f"array 'x_{split}' has shape {list(x)}; it has to be [N, T, 150], 2 persons of 25 joints of x, y, z")
-        if x[:1] != y[:1]: raise DataError(f"array 'x_{split}' has {x[0]} clips, but 'y_{split}' has shape {list(y)}; give one row a clip")
+        if len(x) != 3 or x[2] != 150:
+            raise DataError(
+                f"array 'x_{split}' has shape {list(x)}; it has to be [N, T, 150], 2 persons of 25 joints of x, y, z"
+            )
+        if x[:1] != y[:1]:
+            raise DataError(
+                f"array 'x_{split}' has {x[0]} clips, but 'y_{split}' has shape {list(y)}; give one row a clip"
+            )
 
-def _split_clips(path: Path, split: str) -> Iterator[np.ndarray]: # [T, 2, 25, 3]
-    for block in row_blocks(path, f"x_{split}"): yield from block.reshape(*block.shape[:2], 2, 25, 3)
 
-def _fits(path: Path) -> bool: return holds(path, "x_train", "y_train") or holds(path, "x_test", "y_test")
+def _split_clips(path: Path, split: str) -> Iterator[np.ndarray]:  # [T, 2, 25, 3]
+    for block in row_blocks(path, f"x_{split}"):
+        yield from block.reshape(*block.shape[:2], 2, 25, 3)
+
+
+def _fits(path: Path) -> bool:
+    return holds(path, "x_train", "y_train") or holds(path, "x_test", "y_test")
 
 # %% ../../nbs/readers/07_ntu_arrays.ipynb #70e861cc
 def _read(path: Path) -> ClipSet:
     _shapes(path)
     body, empty = get_skeleton("ntu25"), 0
     labels, classes = zip(*(one_hot_labels(path, split) for split in ("train", "test")))
-    if classes[0] != classes[1] and all(classes): raise DataError(f"array 'y_train' tells of {classes[0]} classes, 'y_test' of {classes[1]}; make the two agree")
+    if classes[0] != classes[1] and all(classes):
+        raise DataError(
+            f"array 'y_train' tells of {classes[0]} classes, 'y_test' of {classes[1]}; make the two agree"
+        )
     g = Gathering(body, "xyz", path.stem)
     for split, told in zip(("train", "test"), labels):
-        for i, padded in enumerate(progress(_split_clips(path, split), f"{split} clips", len(told))):
+        for i, padded in enumerate(
+            progress(_split_clips(path, split), f"{split} clips", len(told))
+        ):
             frames = trimmed(padded)
-            if not len(frames): empty += 1; continue
-            present = (frames != 0).any((2, 3)) # [T, 2]
+            if not len(frames):
+                empty += 1
+                continue
+            present = (frames != 0).any((2, 3))  # [T, 2]
             persons = 1 + bool(present[:, 1].any())
             there = np.broadcast_to(present[:, :persons, None], (len(frames), persons, 25))
             g.add(f"{split}_{i}", frames[:, :persons], told[i], split, there)
@@ -113,4 +169,7 @@ def _read(path: Path) -> ClipSet:
     names = ntu_actions[:k] if k in (60, 120) else [f"class {i}" for i in range(k)]
     return g.clip_set(names, centered_on=body.joints[1], left_out={"all zero": empty})
 
-readers["ntu_arrays"] = Reader(_fits, _read, "an .npz with x_train [N, T, 150], y_train [N, K], x_test, y_test")
+
+readers["ntu_arrays"] = Reader(
+    _fits, _read, "an .npz with x_train [N, T, 150], y_train [N, K], x_test, y_test"
+)

@@ -17,47 +17,99 @@ from .pose_json import holds_named, numbers
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/readers/09_nw_ucla.ipynb #20fcd224
-ACTIONS = {1: "pick up with one hand", 2: "pick up with two hands", 3: "drop trash", 4: "walk around", 5: "sit down", 6: "stand up",
-           8: "donning", 9: "doffing", 11: "throw", 12: "carry"}
+ACTIONS = {
+    1: "pick up with one hand",
+    2: "pick up with two hands",
+    3: "drop trash",
+    4: "walk around",
+    5: "sit down",
+    6: "stand up",
+    8: "donning",
+    9: "doffing",
+    11: "throw",
+    12: "carry",
+}
 TRAIN_VIEWS, TEST_VIEWS = (1, 2), (3,)
 
 _named = re.compile(r"a(\d{1,4})_s(\d{1,4})_e(\d{1,4})_v(\d{1,4})\.json", re.ASCII)
 
-def _parts(file: Path, folder: Path) -> tuple[int, int, int, int]: # action, subject, repetition, view
+
+def _parts(
+    file: Path, folder: Path
+) -> tuple[int, int, int, int]:  # action, subject, repetition, view
     action, subject, repetition, view = map(int, _named.fullmatch(file.name).groups())
     where = file.relative_to(folder).as_posix()
-    if action not in ACTIONS: raise DataError(f"{where}: action {action} is none of this set ({', '.join(map(str, ACTIONS))}); rename or drop the file")
-    if view not in TRAIN_VIEWS + TEST_VIEWS: raise DataError(f"{where}: view {view} is none of this set (1, 2, 3); rename or drop the file")
+    if action not in ACTIONS:
+        raise DataError(
+            f"{where}: action {action} is none of this set ({', '.join(map(str, ACTIONS))}); rename or drop the file"
+        )
+    if view not in TRAIN_VIEWS + TEST_VIEWS:
+        raise DataError(
+            f"{where}: view {view} is none of this set (1, 2, 3); rename or drop the file"
+        )
     return action, subject, repetition, view
 
 # %% ../../nbs/readers/09_nw_ucla.ipynb #f1e18921
-def _frames(value, where: str) -> np.ndarray: # float64 [T, 20, 3]
+def _frames(value, where: str) -> np.ndarray:  # float64 [T, 20, 3]
     "The list of frames as an array; DataError names the first frame that is not like the others."
-    if not isinstance(value, list) or not value: raise DataError(f"{where}: skeletons is no list of frames; download the file again")
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where}: skeletons is no list of frames; download the file again")
     for t, frame in enumerate(value):
         a = numbers(frame, f"{where}: frame {t}")
-        if a.shape != (20, 3): raise DataError(f"{where}: frame {t} has shape {list(a.shape)}, not 20 joints of x, y, z; download the file again")
+        if a.shape != (20, 3):
+            raise DataError(
+                f"{where}: frame {t} has shape {list(a.shape)}, not 20 joints of x, y, z; download the file again"
+            )
     return np.array(value, np.float64)
+
 
 def _add(g: Gathering, file: Path, folder: Path) -> None:
     action, subject, repetition, view = _parts(file, folder)
     where, value = file.relative_to(folder).as_posix(), read_json(file, folder)
-    if not isinstance(value, dict) or "skeletons" not in value: raise DataError(f"{where}: no object with skeletons; download the file again")
+    if not isinstance(value, dict) or "skeletons" not in value:
+        raise DataError(f"{where}: no object with skeletons; download the file again")
     label, name = list(ACTIONS).index(action), value.get("file_name", file.stem)
-    if name != file.stem: raise DataError(f"{where} says inside that it is {str(name)[:40]!r}; rename it or download it again")
-    if value.get("label", label + 1) != label + 1: raise DataError(f"{where}: label is {str(value['label'])[:40]}, but action {action} has label {label + 1}; download the file again")
-    g.add(name, _frames(value["skeletons"], where)[:, None], label, "train" if view in TRAIN_VIEWS else "test", subject=subject, repetition=repetition, view=view)
+    if name != file.stem:
+        raise DataError(
+            f"{where} says inside that it is {str(name)[:40]!r}; rename it or download it again"
+        )
+    if value.get("label", label + 1) != label + 1:
+        raise DataError(
+            f"{where}: label is {str(value['label'])[:40]}, but action {action} has label {label + 1}; download the file again"
+        )
+    g.add(
+        name,
+        _frames(value["skeletons"], where)[:, None],
+        label,
+        "train" if view in TRAIN_VIEWS else "test",
+        subject=subject,
+        repetition=repetition,
+        view=view,
+    )
 
 # %% ../../nbs/readers/09_nw_ucla.ipynb #3f216708
-def _fits(folder: Path) -> bool: return holds_named(folder, _named)
+def _fits(folder: Path) -> bool:
+    return holds_named(folder, _named)
+
 
 def read_nw_ucla(
-    folder: Path, # the files lie in it, or anywhere below it
+    folder: Path,  # the files lie in it, or anywhere below it
 ) -> ClipSet:
     "Clips in the order of their names, cross-view split."
     g = Gathering(get_skeleton("kinect20"), "xyz", "nw_ucla")
-    files = sorted((p for p in folder.rglob("*.json") if _named.fullmatch(p.name)), key=lambda p: p.name)
-    for file in progress(files, "clips"): _add(g, file, folder)
-    return g.clip_set(tuple(ACTIONS.values()), action_ids=tuple(ACTIONS), train_views=TRAIN_VIEWS, test_views=TEST_VIEWS)
+    files = sorted(
+        (p for p in folder.rglob("*.json") if _named.fullmatch(p.name)), key=lambda p: p.name
+    )
+    for file in progress(files, "clips"):
+        _add(g, file, folder)
+    return g.clip_set(
+        tuple(ACTIONS.values()),
+        action_ids=tuple(ACTIONS),
+        train_views=TRAIN_VIEWS,
+        test_views=TEST_VIEWS,
+    )
 
-readers["nw_ucla"] = Reader(_fits, read_nw_ucla, "a folder of NW-UCLA's JSON files (a01_s01_e00_v01.json)")
+
+readers["nw_ucla"] = Reader(
+    _fits, read_nw_ucla, "a folder of NW-UCLA's JSON files (a01_s01_e00_v01.json)"
+)

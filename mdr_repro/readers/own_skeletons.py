@@ -12,115 +12,199 @@ from pathlib import Path
 
 import numpy as np
 
-from ..clips.clip_set import SPLITS, ClipSet, DataError, NpzFile, Reader, holds, readers, typed
+from mdr_repro.clips.clip_set import (
+    SPLITS,
+    ClipSet,
+    DataError,
+    NpzFile,
+    Reader,
+    holds,
+    readers,
+    typed,
+)
 from .gathering import Gathering
 from .pose_json import drawn_split, read_skeleton
 from ..skeleton import Skeleton
 
 # %% ../../nbs/readers/13_own_skeletons.ipynb #a2cdd6bc
-def _places(path: Path) -> list[Path]: return [path.with_name(f"{path.stem}.skeleton.json"), path.with_name("skeleton.json")]
+def _places(path: Path) -> list[Path]:
+    return [path.with_name(f"{path.stem}.skeleton.json"), path.with_name("skeleton.json")]
+
 
 def skeleton_file(
-    path: Path, # clips
+    path: Path,  # clips
 ) -> Path:
     "The JSON of their skeleton; DataError if there is none."
     found = next((p for p in _places(path) if p.is_file()), None)
-    if found is None: raise DataError(f"neither {_places(path)[0].name} nor {_places(path)[1].name} lies beside it; write the skeleton there as name, joints, edges (parent, child) and center")
+    if found is None:
+        raise DataError(
+            f"neither {_places(path)[0].name} nor {_places(path)[1].name} lies beside it; write the skeleton there as name, joints, edges (parent, child) and center"
+        )
     return found
+
 
 def _letters(z: NpzFile, C: int) -> str:
     "What the C numbers of a joint are."
-    if "coordinates" not in z.names and C in (2, 3): return "xyz"[:C]
-    said = str(typed(z["coordinates"], "coordinates", "text", 0)) if "coordinates" in z.names else ""
-    if said in ("xyz", "xys", "xy") and len(said) == C: return said
-    raise DataError(f"array 'keypoints' has {C} numbers a joint" + (f", 'coordinates' is {said!r}" if said else "") + "; give xyz, xy, or xys with a score")
+    if "coordinates" not in z.names and C in (2, 3):
+        return "xyz"[:C]
+    said = (
+        str(typed(z["coordinates"], "coordinates", "text", 0)) if "coordinates" in z.names else ""
+    )
+    if said in ("xyz", "xys", "xy") and len(said) == C:
+        return said
+    raise DataError(
+        f"array 'keypoints' has {C} numbers a joint"
+        + (f", 'coordinates' is {said!r}" if said else "")
+        + "; give xyz, xy, or xys with a score"
+    )
 
 # %% ../../nbs/readers/13_own_skeletons.ipynb #75b97fec
-def _lengths(z: NpzFile, most: int) -> np.ndarray: # [N]
+def _lengths(z: NpzFile, most: int) -> np.ndarray:  # [N]
     "Frames of each clip; none is shorter than 1 or longer than `most`."
     if "offsets" in z.names:
-        if "lengths" in z.names: raise DataError("there are 'lengths' and 'offsets'; give one of the two")
+        if "lengths" in z.names:
+            raise DataError("there are 'lengths' and 'offsets'; give one of the two")
         offsets = typed(z["offsets"], "offsets", "whole numbers")
-        if not len(offsets) or offsets[0] != 0: raise DataError("array 'offsets' has to begin at 0, where the first clip does")
+        if not len(offsets) or offsets[0] != 0:
+            raise DataError("array 'offsets' has to begin at 0, where the first clip does")
         lengths = np.diff(offsets)
-    else: lengths = typed(z["lengths"], "lengths", "whole numbers")
-    if not len(lengths): raise DataError("there is no clip in it")
+    else:
+        lengths = typed(z["lengths"], "lengths", "whole numbers")
+    if not len(lengths):
+        raise DataError("there is no clip in it")
     bad = np.flatnonzero((lengths < 1) | (lengths > most))
-    if len(bad): raise DataError(f"clip {bad[0]} has {lengths[bad[0]]} frames; it has to have between 1 and {most}")
+    if len(bad):
+        raise DataError(
+            f"clip {bad[0]} has {lengths[bad[0]]} frames; it has to have between 1 and {most}"
+        )
     return lengths
 
-def _clips(z: NpzFile, keypoints: np.ndarray) -> list[np.ndarray]: # [T, M, V, C] each
+
+def _clips(z: NpzFile, keypoints: np.ndarray) -> list[np.ndarray]:  # [T, M, V, C] each
     "Every clip, without what fills it up."
     if keypoints.ndim == 5:
         lengths = _lengths(z, keypoints.shape[1])
-        if len(lengths) != len(keypoints): raise DataError(f"'lengths' has {len(lengths)} entries, but 'keypoints' {len(keypoints)} clips; give one for each")
+        if len(lengths) != len(keypoints):
+            raise DataError(
+                f"'lengths' has {len(lengths)} entries, but 'keypoints' {len(keypoints)} clips; give one for each"
+            )
         return [k[:n] for k, n in zip(keypoints, lengths)]
     lengths, frames = _lengths(z, len(keypoints)), len(keypoints)
-    if sum(lengths.tolist()) != frames: raise DataError(f"the clips have {sum(lengths.tolist())} frames together, but 'keypoints' has {frames}; make them agree, or give clips that are filled up as [N, T, M, V, C], M = 1 for one person")
+    if sum(lengths.tolist()) != frames:
+        raise DataError(
+            f"the clips have {sum(lengths.tolist())} frames together, but 'keypoints' has {frames}; make them agree, or give clips that are filled up as [N, T, M, V, C], M = 1 for one person"
+        )
     ends = np.cumsum(lengths)
     return np.split(keypoints[:, None] if keypoints.ndim == 3 else keypoints, ends[:-1])
 
 # %% ../../nbs/readers/13_own_skeletons.ipynb #33d9304e
-def _each(z: NpzFile, key: str, kind: str, n: int) -> np.ndarray: # [n]
+def _each(z: NpzFile, key: str, kind: str, n: int) -> np.ndarray:  # [n]
     a = typed(z[key], key, kind)
-    if len(a) != n: raise DataError(f"array {key!r} has {len(a)} entries for {n} clips; give one for each")
+    if len(a) != n:
+        raise DataError(f"array {key!r} has {len(a)} entries for {n} clips; give one for each")
     return a
 
-def _labels(z: NpzFile, n: int) -> tuple[list[int], tuple[str, ...]]: # label of each clip, class names
-    known = tuple(typed(z["class_names"], "class_names", "text").tolist()) if "class_names" in z.names else ()
+
+def _labels(
+    z: NpzFile, n: int
+) -> tuple[list[int], tuple[str, ...]]:  # label of each clip, class names
+    known = (
+        tuple(typed(z["class_names"], "class_names", "text").tolist())
+        if "class_names" in z.names
+        else ()
+    )
     if "label" not in z.names:
-        if known: raise DataError("there are 'class_names', but no 'label'; give the class of each clip")
+        if known:
+            raise DataError("there are 'class_names', but no 'label'; give the class of each clip")
         return [0] * n, ("unlabelled",)
     if z["label"].dtype.kind == "U":
         words = _each(z, "label", "text", n).tolist()
         known = known or tuple(sorted(set(words)))
-        if strange := set(words) - set(known): raise DataError(f"clip {min(map(words.index, strange))} has label {words[min(map(words.index, strange))]!r}, which is not in 'class_names' ({', '.join(known)}); correct one of the two")
+        if strange := set(words) - set(known):
+            raise DataError(
+                f"clip {min(map(words.index, strange))} has label {words[min(map(words.index, strange))]!r}, which is not in 'class_names' ({', '.join(known)}); correct one of the two"
+            )
         return [known.index(w) for w in words], known
     label = _each(z, "label", "whole numbers", n)
     if not known:
         found = np.unique(label)
         gap = next((k for k, f in enumerate(found.tolist()) if f != k), None)
-        if gap is not None: raise DataError(f"array 'label' has no clip of class {gap}, but one of class {int(found[gap])}; count classes from 0 without a gap, or give 'class_names'")
+        if gap is not None:
+            raise DataError(
+                f"array 'label' has no clip of class {gap}, but one of class {int(found[gap])}; count classes from 0 without a gap, or give 'class_names'"
+            )
         known = tuple(f"class {k}" for k in range(len(found)))
     return label.tolist(), known
 
 # %% ../../nbs/readers/13_own_skeletons.ipynb #96596578
 def _split(z: NpzFile, names: Sequence[str], labels: Sequence[int]) -> list[str]:
     "train, test or val for each clip."
-    if "split" not in z.names: return drawn_split(names, labels) if "label" in z.names else ["test"] * len(names)
+    if "split" not in z.names:
+        return drawn_split(names, labels) if "label" in z.names else ["test"] * len(names)
     words = {v: k for k, v in SPLITS.items()}
-    given = _each(z, "split", "text" if z["split"].dtype.kind == "U" else "whole numbers", len(names)).tolist()
+    given = _each(
+        z, "split", "text" if z["split"].dtype.kind == "U" else "whole numbers", len(names)
+    ).tolist()
     split = [words.get(s, s) for s in given]
     wrong = next((i for i, s in enumerate(split) if s not in SPLITS), None)
-    if wrong is not None: raise DataError(f"clip {wrong} ({names[wrong]!r}) has split {given[wrong]!r}; use " + ", ".join(f"{v} ({k})" for k, v in SPLITS.items()))
+    if wrong is not None:
+        raise DataError(
+            f"clip {wrong} ({names[wrong]!r}) has split {given[wrong]!r}; use "
+            + ", ".join(f"{v} ({k})" for k, v in SPLITS.items())
+        )
     return split
 
+
 _own = ("keypoints", "lengths", "offsets", "label", "class_names", "name", "split", "coordinates")
+
 
 def _others(z: NpzFile, n: int) -> dict:
     "One number a clip, and lists of names."
     arrays = {k: z[k] for k in sorted(z.names - set(_own))}
-    return {k: a if a.dtype.kind in "biuf" else tuple(map(str, a)) for k, a in arrays.items() if a.shape == (n,) and a.dtype.kind in "biuf" or k.endswith("_names") and a.ndim == 1}
+    return {
+        k: a if a.dtype.kind in "biuf" else tuple(map(str, a))
+        for k, a in arrays.items()
+        if a.shape == (n,) and a.dtype.kind in "biuf" or k.endswith("_names") and a.ndim == 1
+    }
 
 # %% ../../nbs/readers/13_own_skeletons.ipynb #3b9f79a8
 def read_own_clips(
-    path: Path, # .npz with the skeleton's JSON beside it
+    path: Path,  # .npz with the skeleton's JSON beside it
 ) -> ClipSet:
     "Clips of a skeleton of one's own."
     z, file = NpzFile(path), skeleton_file(path)
     skeleton, keypoints = read_skeleton(file), z["keypoints"]
-    if keypoints.ndim not in (3, 4, 5): raise DataError(f"array 'keypoints' has shape {list(keypoints.shape)}; it has to be [frames, V, C], [frames, M, V, C] or [N, T, M, V, C]")
+    if keypoints.ndim not in (3, 4, 5):
+        raise DataError(
+            f"array 'keypoints' has shape {list(keypoints.shape)}; it has to be [frames, V, C], [frames, M, V, C] or [N, T, M, V, C]"
+        )
     *_, V, C = keypoints.shape
-    if V != skeleton.num_joints: raise DataError(f"array 'keypoints' has {V} joints, {file.name} has {skeleton.num_joints}; make the two agree")
+    if V != skeleton.num_joints:
+        raise DataError(
+            f"array 'keypoints' has {V} joints, {file.name} has {skeleton.num_joints}; make the two agree"
+        )
     clips = _clips(z, keypoints)
-    names = _each(z, "name", "text", len(clips)).tolist() if "name" in z.names else [f"clip_{i}" for i in range(len(clips))]
+    names = (
+        _each(z, "name", "text", len(clips)).tolist()
+        if "name" in z.names
+        else [f"clip_{i}" for i in range(len(clips))]
+    )
     labels, class_names = _labels(z, len(clips))
     g = Gathering(skeleton, _letters(z, C), path.stem)
-    for clip in zip(names, clips, labels, _split(z, names, labels)): g.add(*clip)
+    for clip in zip(names, clips, labels, _split(z, names, labels)):
+        g.add(*clip)
     found = g.clip_set(class_names)
     return replace(found, meta=_others(z, len(clips)) | found.meta)
 
-def _fits(path: Path) -> bool: return holds(path, "keypoints") and not NpzFile(path).names & {"joint_names", "edges"}
 
-readers["own_skeletons"] = Reader(_fits, read_own_clips, "an .npz with keypoints, lengths (or offsets) and label, and a skeleton's JSON beside it", lambda path: [p for p in _places(path) if p.is_file()][:1])
-readers["named"] = readers.pop("named") # asked last, for it takes any .npz with keypoints
+def _fits(path: Path) -> bool:
+    return holds(path, "keypoints") and not NpzFile(path).names & {"joint_names", "edges"}
+
+
+readers["own_skeletons"] = Reader(
+    _fits,
+    read_own_clips,
+    "an .npz with keypoints, lengths (or offsets) and label, and a skeleton's JSON beside it",
+    lambda path: [p for p in _places(path) if p.is_file()][:1],
+)
+readers["named"] = readers.pop("named")  # asked last, for it takes any .npz with keypoints

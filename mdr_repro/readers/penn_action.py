@@ -17,36 +17,78 @@ from .pose_json import holds_named
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/readers/11_penn_action.ipynb #9ac778f9
-CLASSES = ("baseball_pitch", "baseball_swing", "bench_press", "bowl", "clean_and_jerk", "golf_swing", "jump_rope", "jumping_jacks",
-           "pullup", "pushup", "situp", "squat", "strum_guitar", "tennis_forehand", "tennis_serve")
+CLASSES = (
+    "baseball_pitch",
+    "baseball_swing",
+    "bench_press",
+    "bowl",
+    "clean_and_jerk",
+    "golf_swing",
+    "jump_rope",
+    "jumping_jacks",
+    "pullup",
+    "pushup",
+    "situp",
+    "squat",
+    "strum_guitar",
+    "tennis_forehand",
+    "tennis_serve",
+)
 VIEWS = ("back", "front", "left", "right")
 
 _named = re.compile(r"\d{4}\.mat", re.ASCII)
 _wanted = ("action", "pose", "x", "y", "visibility", "train", "dimensions", "nframes")
 
-def _word(found: dict, key: str, known: tuple[str, ...], where: str) -> int: # its place among the known words
+
+def _word(
+    found: dict, key: str, known: tuple[str, ...], where: str
+) -> int:  # its place among the known words
     word = "".join(map(str, found[key].ravel()))
-    if word in known: return known.index(word)
+    if word in known:
+        return known.index(word)
     raise DataError(f"{where}: {key} {word[:40]!r} is none of this set; known: {', '.join(known)}")
 
+
 def _number(found: dict, key: str, where: str) -> int:
-    if found[key].size == 1 and found[key].dtype.kind in "biuf" and np.isfinite(found[key]).all(): return int(found[key].item())
+    if found[key].size == 1 and found[key].dtype.kind in "biuf" and np.isfinite(found[key]).all():
+        return int(found[key].item())
     raise DataError(f"{where}: {key} is no single number; download the file again")
 
 # %% ../../nbs/readers/11_penn_action.ipynb #4dab46e6
-def _picture(found: dict, where: str) -> tuple[float, float]: # width, height in pixels
+def _picture(found: dict, where: str) -> tuple[float, float]:  # width, height in pixels
     size = found["dimensions"].ravel()
-    if size.size == 3 and size.dtype.kind in "iuf" and (size[:2] > 0).all() and np.isfinite(size).all(): return float(size[1]), float(size[0])
-    raise DataError(f"{where}: dimensions are not height, width and frames; download the file again")
+    if (
+        size.size == 3
+        and size.dtype.kind in "iuf"
+        and (size[:2] > 0).all()
+        and np.isfinite(size).all()
+    ):
+        return float(size[1]), float(size[0])
+    raise DataError(
+        f"{where}: dimensions are not height, width and frames; download the file again"
+    )
 
-def _frames(found: dict, where: str) -> np.ndarray: # float64 [T, 13, 3]
+
+def _frames(found: dict, where: str) -> np.ndarray:  # float64 [T, 13, 3]
     "Positions from the picture's middle and visibility; DataError names what does not fit."
     x, y, seen = (found[key] for key in ("x", "y", "visibility"))
     for key, a in (("x", x), ("y", y), ("visibility", seen)):
-        if a.dtype.kind not in "biuf" or a.ndim != 2 or a.shape[1] != 13: raise DataError(f"{where}: {key} has shape {list(a.shape)}, not frames by 13 joints; download the file again")
-    lengths = {"x": len(x), "y": len(y), "visibility": len(seen), "nframes": _number(found, "nframes", where)}
-    if len(set(lengths.values())) > 1: raise DataError(f"{where}: {', '.join(f'{k} has {n}' for k, n in lengths.items())} frames; download the file again")
-    if not np.isin(seen, (0, 1)).all(): raise DataError(f"{where}: visibility is not 0 or 1 everywhere; download the file again")
+        if a.dtype.kind not in "biuf" or a.ndim != 2 or a.shape[1] != 13:
+            raise DataError(
+                f"{where}: {key} has shape {list(a.shape)}, not frames by 13 joints; download the file again"
+            )
+    lengths = {
+        "x": len(x),
+        "y": len(y),
+        "visibility": len(seen),
+        "nframes": _number(found, "nframes", where),
+    }
+    if len(set(lengths.values())) > 1:
+        raise DataError(
+            f"{where}: {', '.join(f'{k} has {n}' for k, n in lengths.items())} frames; download the file again"
+        )
+    if not np.isin(seen, (0, 1)).all():
+        raise DataError(f"{where}: visibility is not 0 or 1 everywhere; download the file again")
     width, height = _picture(found, where)
     half = max(width, height) / 2
     return np.stack([(x - width / 2) / half, (y - height / 2) / half, seen], -1)
@@ -56,18 +98,38 @@ def _add(g: Gathering, file: Path, folder: Path) -> None:
     where, found = file.relative_to(folder).as_posix(), read_mat(file, _wanted, folder)
     label, view = _word(found, "action", CLASSES, where), _word(found, "pose", VIEWS, where)
     train = _number(found, "train", where)
-    if train not in (1, -1): raise DataError(f"{where}: train is {train}, not 1 or -1; download the file again")
-    g.add(file.stem, _frames(found, where)[:, None], label, "train" if train == 1 else "test", view=view)
+    if train not in (1, -1):
+        raise DataError(f"{where}: train is {train}, not 1 or -1; download the file again")
+    g.add(
+        file.stem,
+        _frames(found, where)[:, None],
+        label,
+        "train" if train == 1 else "test",
+        view=view,
+    )
 
-def _fits(folder: Path) -> bool: return holds_named(folder, _named)
+
+def _fits(folder: Path) -> bool:
+    return holds_named(folder, _named)
+
 
 def read_penn_action(
-    folder: Path, # the files lie in it, or anywhere below it
+    folder: Path,  # the files lie in it, or anywhere below it
 ) -> ClipSet:
     "Clips in the order of their names, official split, x, y, visibility; `view` is a number of `view_names`."
     g = Gathering(get_skeleton("penn13"), "xys", "penn_action")
-    files = sorted((p for p in folder.rglob("*.mat") if _named.fullmatch(p.name)), key=lambda p: p.name)
-    for file in progress(files, "clips"): _add(g, file, folder)
-    return g.clip_set(CLASSES, view_names=VIEWS, units="halves of the picture's longer side, from its middle, y downwards")
+    files = sorted(
+        (p for p in folder.rglob("*.mat") if _named.fullmatch(p.name)), key=lambda p: p.name
+    )
+    for file in progress(files, "clips"):
+        _add(g, file, folder)
+    return g.clip_set(
+        CLASSES,
+        view_names=VIEWS,
+        units="halves of the picture's longer side, from its middle, y downwards",
+    )
 
-readers["penn_action"] = Reader(_fits, read_penn_action, "a folder of Penn Action's MATLAB files (0001.mat)")
+
+readers["penn_action"] = Reader(
+    _fits, read_penn_action, "a folder of Penn Action's MATLAB files (0001.mat)"
+)

@@ -18,68 +18,126 @@ import numpy as np
 from ..clips.clip_set import DataError, first_bytes
 
 # %% ../../nbs/readers/03_pickles.ipynb #3b711315
-class _Global(str): "A function or class that a pickle names."
+class _Global(str):
+    "A function or class that a pickle names."
+
 
 @dataclass(eq=False, slots=True)
 class _Call:
     "A call that is written down."
-    what: str # module.name
+
+    what: str  # module.name
     args: object = ()
     state: object = None
-    filled: list = field(default_factory=list) # key, value, key, value ... of a dict
+    filled: list = field(default_factory=list)  # key, value, key, value ... of a dict
 
 # %% ../../nbs/readers/03_pickles.ipynb #65066d2d
 class _Machine:
     "Stack, marks and memo over the bytes of a file."
-    def __init__(self, data): # bytes or mmap
-        self.data, self.view, self.at, self.stack, self.marks, self.memo = data, memoryview(data), 0, [], [], {}
 
-    def take(self, n: int) -> memoryview: # the next n bytes
-        if n < 0: raise ValueError("no length")
-        if n > (left := len(self.view) - self.at): raise DataError(f"the pickle claims {n} bytes at byte {self.at}, where {left} are left: it is cut off or damaged; copy or download it again")
+    def __init__(self, data):  # bytes or mmap
+        self.data, self.view, self.at, self.stack, self.marks, self.memo = (
+            data,
+            memoryview(data),
+            0,
+            [],
+            [],
+            {},
+        )
+
+    def take(self, n: int) -> memoryview:  # the next n bytes
+        if n < 0:
+            raise ValueError("no length")
+        if n > (left := len(self.view) - self.at):
+            raise DataError(
+                f"the pickle claims {n} bytes at byte {self.at}, where {left} are left: it is cut off or damaged; copy or download it again"
+            )
         self.at += n
-        return self.view[self.at - n:self.at]
-    def number(self, form: str): return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+        return self.view[self.at - n : self.at]
+
+    def number(self, form: str):
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
     def line(self) -> bytes:
         end = self.data.find(b"\n", self.at)
         return bytes(self.take(end - self.at + 1)[:-1])
-    def marked(self) -> list: # what lies above the last mark
+
+    def marked(self) -> list:  # what lies above the last mark
         start = self.marks.pop()
         above, self.stack[start:] = self.stack[start:], []
         return above
 
 # %% ../../nbs/readers/03_pickles.ipynb #8974acf4
-_ops = {} # the byte of a command: what it does with the machine
+_ops = {}  # the byte of a command: what it does with the machine
 
 _numbers = {"J": "<i", "K": "<B", "M": "<H", "G": ">d"}
-_sized = {"T": ("<i", "latin-1"), "U": ("<B", "latin-1"), "X": ("<I", "utf-8"), "\x8c": ("<B", "utf-8"), "\x8d": ("<Q", "utf-8"),
-          "B": ("<I", None), "C": ("<B", None), "\x8e": ("<Q", None), "\x96": ("<Q", None)} # form of the length, encoding
-_longest = 1024 # bytes of a whole number
+_sized = {
+    "T": ("<i", "latin-1"),
+    "U": ("<B", "latin-1"),
+    "X": ("<I", "utf-8"),
+    "\x8c": ("<B", "utf-8"),
+    "\x8d": ("<Q", "utf-8"),
+    "B": ("<I", None),
+    "C": ("<B", None),
+    "\x8e": ("<Q", None),
+    "\x96": ("<Q", None),
+}  # form of the length, encoding
+_longest = 1024  # bytes of a whole number
+
 
 def _long(data) -> int:
-    if len(data) > _longest: raise DataError(f"the pickle holds a whole number of {len(data)} bytes, as no clips do; write the file again")
+    if len(data) > _longest:
+        raise DataError(
+            f"the pickle holds a whole number of {len(data)} bytes, as no clips do; write the file again"
+        )
     return int.from_bytes(data, "little", signed=True)
 
-def _texted(data: memoryview, encoding: str | None): return data if encoding is None else str(data, encoding, "surrogatepass" if encoding == "utf-8" else "strict")
 
-def _int(line: bytes) -> int | bool: return {b"00": False, b"01": True}[line] if line in (b"00", b"01") else _decimal(line)
+def _texted(data: memoryview, encoding: str | None):
+    return (
+        data
+        if encoding is None
+        else str(data, encoding, "surrogatepass" if encoding == "utf-8" else "strict")
+    )
+
+
+def _int(line: bytes) -> int | bool:
+    return {b"00": False, b"01": True}[line] if line in (b"00", b"01") else _decimal(line)
+
+
 def _decimal(line: bytes) -> int:
-    if len(line) > 2 * _longest: raise DataError(f"the pickle holds a whole number of {len(line)} digits, as no clips do; write the file again")
+    if len(line) > 2 * _longest:
+        raise DataError(
+            f"the pickle holds a whole number of {len(line)} digits, as no clips do; write the file again"
+        )
     return int(line.rstrip(b"L"))
 
-for _c, _f in _numbers.items(): _ops[_c] = lambda m, f=_f: m.stack.append(m.number(f))
-for _c, (_f, _e) in _sized.items(): _ops[_c] = lambda m, f=_f, e=_e: m.stack.append(_texted(m.take(m.number(f)), e))
+
+for _c, _f in _numbers.items():
+    _ops[_c] = lambda m, f=_f: m.stack.append(m.number(f))
+for _c, (_f, _e) in _sized.items():
+    _ops[_c] = lambda m, f=_f, e=_e: m.stack.append(_texted(m.take(m.number(f)), e))
 
 # %% ../../nbs/readers/03_pickles.ipynb #a51c90fa
 def _unquoted(line: bytes) -> str:
     "A text of protocol 0, as Python writes it."
-    if len(line) < 2 or line[:1] not in b"'\"" or line[:1] != line[-1:]: raise ValueError("no quotes")
+    if len(line) < 2 or line[:1] not in b"'\"" or line[:1] != line[-1:]:
+        raise ValueError("no quotes")
     return codecs.escape_decode(line[1:-1])[0].decode("latin-1")
 
-_ops |= {"N": lambda m: m.stack.append(None), "\x88": lambda m: m.stack.append(True), "\x89": lambda m: m.stack.append(False),
-         "I": lambda m: m.stack.append(_int(m.line())), "L": lambda m: m.stack.append(_decimal(m.line())), "F": lambda m: m.stack.append(float(m.line())),
-         "S": lambda m: m.stack.append(_unquoted(m.line())), "V": lambda m: m.stack.append(str(m.line(), "raw-unicode-escape")),
-         "\x8a": lambda m: m.stack.append(_long(m.take(m.number("<B")))), "\x8b": lambda m: m.stack.append(_long(m.take(m.number("<i"))))}
+
+_ops |= {
+    "N": lambda m: m.stack.append(None),
+    "\x88": lambda m: m.stack.append(True),
+    "\x89": lambda m: m.stack.append(False),
+    "I": lambda m: m.stack.append(_int(m.line())),
+    "L": lambda m: m.stack.append(_decimal(m.line())),
+    "F": lambda m: m.stack.append(float(m.line())),
+    "S": lambda m: m.stack.append(_unquoted(m.line())),
+    "V": lambda m: m.stack.append(str(m.line(), "raw-unicode-escape")),
+    "\x8a": lambda m: m.stack.append(_long(m.take(m.number("<B")))),
+    "\x8b": lambda m: m.stack.append(_long(m.take(m.number("<i")))),
+}
 
 # %% ../../nbs/readers/03_pickles.ipynb #74a4b5fc
 def _fill(m: _Machine, items: list) -> None:
@@ -87,45 +145,99 @@ def _fill(m: _Machine, items: list) -> None:
     top = m.stack[-1]
     (top if type(top) is list else top.filled).extend(items)
 
+
 def _pop(m: _Machine, n: int = 1) -> list:
-    if len(m.stack) - (m.marks[-1] if m.marks else 0) < n: raise IndexError("stack is empty")
-    items, m.stack[len(m.stack) - n:] = m.stack[len(m.stack) - n:], []
+    if len(m.stack) - (m.marks[-1] if m.marks else 0) < n:
+        raise IndexError("stack is empty")
+    items, m.stack[len(m.stack) - n :] = m.stack[len(m.stack) - n :], []
     return items
 
-def _collect(m: _Machine, make) -> None: m.stack.append(make(m.marked()))
-def _drop(m: _Machine) -> None: m.marks.pop() if m.marks and m.marks[-1] == len(m.stack) else m.stack.pop()
 
-_ops |= {"(": lambda m: m.marks.append(len(m.stack)), "0": _drop, "1": lambda m: m.marked(), "2": lambda m: m.stack.append(m.stack[-1]),
-         "]": lambda m: m.stack.append([]), "l": lambda m: _collect(m, list), ")": lambda m: m.stack.append(()), "t": lambda m: _collect(m, tuple),
-         "}": lambda m: m.stack.append(_Call("dict")), "d": lambda m: _collect(m, lambda items: _Call("dict", filled=items)),
-         "\x8f": lambda m: m.stack.append(_Call("set")), "\x91": lambda m: _collect(m, lambda items: _Call("set", filled=items)),
-         "a": lambda m: _fill(m, _pop(m)), "s": lambda m: _fill(m, _pop(m, 2)), **{c: lambda m: _fill(m, m.marked()) for c in "eu\x90"}}
-for _n, _c in enumerate("\x85\x86\x87", 1): _ops[_c] = lambda m, n=_n: m.stack.append(tuple(_pop(m, n)))
+def _collect(m: _Machine, make) -> None:
+    m.stack.append(make(m.marked()))
+
+
+def _drop(m: _Machine) -> None:
+    m.marks.pop() if m.marks and m.marks[-1] == len(m.stack) else m.stack.pop()
+
+
+_ops |= {
+    "(": lambda m: m.marks.append(len(m.stack)),
+    "0": _drop,
+    "1": lambda m: m.marked(),
+    "2": lambda m: m.stack.append(m.stack[-1]),
+    "]": lambda m: m.stack.append([]),
+    "l": lambda m: _collect(m, list),
+    ")": lambda m: m.stack.append(()),
+    "t": lambda m: _collect(m, tuple),
+    "}": lambda m: m.stack.append(_Call("dict")),
+    "d": lambda m: _collect(m, lambda items: _Call("dict", filled=items)),
+    "\x8f": lambda m: m.stack.append(_Call("set")),
+    "\x91": lambda m: _collect(m, lambda items: _Call("set", filled=items)),
+    "a": lambda m: _fill(m, _pop(m)),
+    "s": lambda m: _fill(m, _pop(m, 2)),
+    **{c: lambda m: _fill(m, m.marked()) for c in "eu\x90"},
+}
+for _n, _c in enumerate("\x85\x86\x87", 1):
+    _ops[_c] = lambda m, n=_n: m.stack.append(tuple(_pop(m, n)))
 
 # %% ../../nbs/readers/03_pickles.ipynb #ec0a6c12
 def _name(module: str, name: str) -> _Global:
     "One name for what numpy 1, numpy 2, Python 2 and Python 3 call differently."
-    if type(module) is not str or type(name) is not str: raise TypeError("no name")
+    if type(module) is not str or type(name) is not str:
+        raise TypeError("no name")
     module = re.sub(r"^numpy\._core\b", "numpy.core", module)
-    return _Global(f"{ {'__builtin__': 'builtins', 'posix': 'os', 'nt': 'os'}.get(module, module)}.{name}")
+    return _Global(
+        f"{ {'__builtin__': 'builtins', 'posix': 'os', 'nt': 'os'}.get(module, module) }.{name}"
+    )
+
 
 def _call(m: _Machine, what, args) -> None:
-    m.stack.append(_Call(str(what) if type(what) is _Global else what.what if type(what) is _Call else f"a {type(what).__name__}", args))
+    m.stack.append(
+        _Call(
+            str(what)
+            if type(what) is _Global
+            else what.what
+            if type(what) is _Call
+            else f"a {type(what).__name__}",
+            args,
+        )
+    )
+
 
 def _state(m: _Machine) -> None:
-    state, = _pop(m)
+    (state,) = _pop(m)
     m.stack[-1].state = state
 
-def _put(m: _Machine, place: int) -> None:
-    if not 0 <= place < 2**32: raise ValueError("no place")
-    m.memo[place] = m.stack[-1]
-def _get(m: _Machine, place: int) -> None: m.stack.append(m.memo[place])
 
-_ops |= {"c": lambda m: m.stack.append(_name(str(m.line(), "utf-8"), str(m.line(), "utf-8"))), "\x93": lambda m: m.stack.append(_name(*_pop(m, 2))),
-         "R": lambda m: _call(m, *_pop(m, 2)), "\x81": lambda m: _call(m, *_pop(m, 2)), "\x92": lambda m: _call(m, *_pop(m, 3)[:2]),
-         "i": lambda m: _call(m, _name(str(m.line(), "utf-8"), str(m.line(), "utf-8")), m.marked()), "o": lambda m: (lambda what, *args: _call(m, what, args))(*m.marked()),
-         "b": _state, "\x94": lambda m: _put(m, len(m.memo)), "p": lambda m: _put(m, int(m.line())), "g": lambda m: _get(m, int(m.line())),
-         "q": lambda m: _put(m, m.number("<B")), "r": lambda m: _put(m, m.number("<I")), "h": lambda m: _get(m, m.number("<B")), "j": lambda m: _get(m, m.number("<I")), "\x80": lambda m: m.take(1)}
+def _put(m: _Machine, place: int) -> None:
+    if not 0 <= place < 2**32:
+        raise ValueError("no place")
+    m.memo[place] = m.stack[-1]
+
+
+def _get(m: _Machine, place: int) -> None:
+    m.stack.append(m.memo[place])
+
+
+_ops |= {
+    "c": lambda m: m.stack.append(_name(str(m.line(), "utf-8"), str(m.line(), "utf-8"))),
+    "\x93": lambda m: m.stack.append(_name(*_pop(m, 2))),
+    "R": lambda m: _call(m, *_pop(m, 2)),
+    "\x81": lambda m: _call(m, *_pop(m, 2)),
+    "\x92": lambda m: _call(m, *_pop(m, 3)[:2]),
+    "i": lambda m: _call(m, _name(str(m.line(), "utf-8"), str(m.line(), "utf-8")), m.marked()),
+    "o": lambda m: (lambda what, *args: _call(m, what, args))(*m.marked()),
+    "b": _state,
+    "\x94": lambda m: _put(m, len(m.memo)),
+    "p": lambda m: _put(m, int(m.line())),
+    "g": lambda m: _get(m, int(m.line())),
+    "q": lambda m: _put(m, m.number("<B")),
+    "r": lambda m: _put(m, m.number("<I")),
+    "h": lambda m: _get(m, m.number("<B")),
+    "j": lambda m: _get(m, m.number("<I")),
+    "\x80": lambda m: m.take(1),
+}
 
 # %% ../../nbs/readers/03_pickles.ipynb #d0b6edb8
 def _frame(m: _Machine) -> None:
@@ -133,63 +245,103 @@ def _frame(m: _Machine) -> None:
     m.take(length)
     m.at = start
 
+
 _ops["\x95"] = _frame
 _table = {ord(c): op for c, op in _ops.items()}
-_commands = 2_000_000, 32 # free, and bytes for each one beyond them
-_refused = {"P": "an object of another file", "Q": "an object of another file", "\x82": "a registered object", "\x83": "a registered object", "\x84": "a registered object",
-            "\x97": "a buffer of another file", "\x98": "a buffer of another file"}
+_commands = 2_000_000, 32  # free, and bytes for each one beyond them
+_refused = {
+    "P": "an object of another file",
+    "Q": "an object of another file",
+    "\x82": "a registered object",
+    "\x83": "a registered object",
+    "\x84": "a registered object",
+    "\x97": "a buffer of another file",
+    "\x98": "a buffer of another file",
+}
 
-def _run(m: _Machine): # what lies on the stack at the end
+
+def _run(m: _Machine):  # what lies on the stack at the end
     free, each = _commands
     for _ in range(free + len(m.view) // each):
         code = m.take(1)[0]
-        if code == ord("."): return m.stack.pop()
-        if chr(code) in _refused: raise DataError(f"the pickle asks for {_refused[chr(code)]}, which is not there; pickle plain lists, dicts and numpy arrays")
+        if code == ord("."):
+            return m.stack.pop()
+        if chr(code) in _refused:
+            raise DataError(
+                f"the pickle asks for {_refused[chr(code)]}, which is not there; pickle plain lists, dicts and numpy arrays"
+            )
         _table[code](m)
-    raise DataError(f"the pickle is made of more than {free + len(m.view) // each} parts, too many for its {len(m.view) >> 20} MiB; keep numbers in numpy arrays instead of lists")
+    raise DataError(
+        f"the pickle is made of more than {free + len(m.view) // each} parts, too many for its {len(m.view) >> 20} MiB; keep numbers in numpy arrays instead of lists"
+    )
 
 # %% ../../nbs/readers/03_pickles.ipynb #064a697e
-_deepest = 50 # levels
-_open = object() # a part that is being gone through
+_deepest = 50  # levels
+_open = object()  # a part that is being gone through
 _leaves = frozenset({str, int, float, bool, type(None)})
+
 
 def _plain(value, done: dict, depth: int = 0):
     "Numbers, text, lists, tuples, dicts, sets and arrays of what the machine has made."
-    if type(value) in _leaves: return value
-    if type(value) is _Global: raise DataError(_no_code(value))
+    if type(value) in _leaves:
+        return value
+    if type(value) is _Global:
+        raise DataError(_no_code(value))
     known = done.get(id(value))
-    if known is _open: raise DataError("a list or dict in the pickle holds itself; write plain clips")
-    if known is not None: return known
-    if depth > _deepest: raise DataError(f"the pickle nests lists or dicts more than {_deepest} levels deep; write plain clips")
+    if known is _open:
+        raise DataError("a list or dict in the pickle holds itself; write plain clips")
+    if known is not None:
+        return known
+    if depth > _deepest:
+        raise DataError(
+            f"the pickle nests lists or dicts more than {_deepest} levels deep; write plain clips"
+        )
     done[id(value)] = _open
-    if type(value) is _Call: plain = _made(value, done, depth + 1)
-    elif type(value) is memoryview: plain = value.tobytes()
-    else: plain = type(value)(_plain(v, done, depth + 1) for v in value)
+    if type(value) is _Call:
+        plain = _made(value, done, depth + 1)
+    elif type(value) is memoryview:
+        plain = value.tobytes()
+    else:
+        plain = type(value)(_plain(v, done, depth + 1) for v in value)
     done[id(value)] = plain
     return plain
+
 
 def _no_code(name: str) -> str:
     shown = name[:80] if name.isprintable() else repr(name[:80])
     return f"the pickle calls {shown}, and code in a pickle is never run; only numbers, text, lists, dicts and numpy arrays are taken: save these alone"
 
 # %% ../../nbs/readers/03_pickles.ipynb #bdf26405
-_copies = 2**26, 8 # bytes that may be copied, and how many times the file's size beyond them
+_copies = 2**26, 8  # bytes that may be copied, and how many times the file's size beyond them
+
 
 def _spend(done: dict, n: int) -> None:
     done["left"] -= n
-    if done["left"] < 0: raise DataError("the pickle would become many times its size in memory; write plain clips, each array once")
+    if done["left"] < 0:
+        raise DataError(
+            "the pickle would become many times its size in memory; write plain clips, each array once"
+        )
+
 
 def _key(value):
     "A key of a dict or member of a set: nothing that has to be gone through."
-    if type(value) not in (*_leaves, bytes): raise DataError(f"a dict or set in the pickle has a {type(value).__name__} as key; use text or numbers")
-    if type(value) in (int, float) and not abs(value) < 2**53: raise DataError("a dict or set in the pickle has a number beyond 2^53 as key; use text or smaller numbers") # of which very many can fall on one hash
+    if type(value) not in (*_leaves, bytes):
+        raise DataError(
+            f"a dict or set in the pickle has a {type(value).__name__} as key; use text or numbers"
+        )
+    if type(value) in (int, float) and not abs(value) < 2**53:
+        raise DataError(
+            "a dict or set in the pickle has a number beyond 2^53 as key; use text or smaller numbers"
+        )  # of which very many can fall on one hash
     return value.decode("latin-1") if type(value) is bytes else value
 
 # %% ../../nbs/readers/03_pickles.ipynb #e35c2bf9
 def _dict(call: _Call, done: dict, depth: int) -> dict:
     keys, values = call.filled[::2], call.filled[1::2]
-    if len(keys) != len(values): raise IndexError("a key without value")
+    if len(keys) != len(values):
+        raise IndexError("a key without value")
     return {_key(_plain(k, done, depth)): _plain(v, done, depth) for k, v in zip(keys, values)}
+
 
 def _pairs(call: _Call, done: dict, depth: int) -> dict:
     "A dict whose first items are its argument: a list of pairs, or a function that makes missing values."
@@ -198,9 +350,11 @@ def _pairs(call: _Call, done: dict, depth: int) -> dict:
     pairs = [item for pair in (args[0] if args else []) for item in _two(pair)]
     return _dict(_Call("dict", filled=pairs + call.filled), done, depth)
 
+
 def _two(pair):
     key, value = pair
     return key, value
+
 
 def _set(call: _Call, done: dict, depth: int) -> set:
     listed = list(call.args[0]) if call.args and type(call.args[0]) in (list, tuple) else []
@@ -210,90 +364,150 @@ def _set(call: _Call, done: dict, depth: int) -> set:
 # %% ../../nbs/readers/03_pickles.ipynb #46fe1cbb
 _types = re.compile(r"[<>=|]?(?:b1|[iu][1248]|f[248]|[SU]\d{1,7}|O8?|\?)")
 
+
 def _dtype(call: _Call, done: dict, depth: int) -> np.dtype:
     "A type of numbers or text, or O."
     text, state = call.args[0], call.state
-    if type(text) is not str or not _types.fullmatch(text): raise DataError(f"the pickle holds an array of type {text[:40] if type(text) is str else type(text).__name__!r}; give numbers or text")
+    if type(text) is not str or not _types.fullmatch(text):
+        raise DataError(
+            f"the pickle holds an array of type {text[:40] if type(text) is str else type(text).__name__!r}; give numbers or text"
+        )
     order = "=" if state is None else state[1]
-    if state is not None and any(s is not None for s in state[2:5]): raise DataError("the pickle holds an array of records; give numbers or text")
+    if state is not None and any(s is not None for s in state[2:5]):
+        raise DataError("the pickle holds an array of records; give numbers or text")
     return np.dtype(text).newbyteorder({"<": "<", ">": ">", "|": "|", "=": "="}[order])
 
-def _raw(value, done: dict, depth: int): # memoryview or bytes
+
+def _raw(value, done: dict, depth: int):  # memoryview or bytes
     "The bytes of an array, however they are written."
-    if type(value) is memoryview: return value
+    if type(value) is memoryview:
+        return value
     value = _plain(value, done, depth)
-    if type(value) is str: _spend(done, len(value))
+    if type(value) is str:
+        _spend(done, len(value))
     return value.encode("latin-1") if type(value) is str else memoryview(value)
 
 # %% ../../nbs/readers/03_pickles.ipynb #ae6b92c4
-def _array(shape: tuple, dtype: np.dtype, data, by_column: bool, done: dict) -> np.ndarray: # of this machine's byte order, a view where it can be
-    if len(shape) > 32 or any(type(n) is not int or not 0 <= n < 2**63 for n in shape): raise TypeError("no shape")
+def _array(
+    shape: tuple, dtype: np.dtype, data, by_column: bool, done: dict
+) -> np.ndarray:  # of this machine's byte order, a view where it can be
+    if len(shape) > 32 or any(type(n) is not int or not 0 <= n < 2**63 for n in shape):
+        raise TypeError("no shape")
     count = int(np.prod(shape, dtype=object))
     if not dtype.itemsize or count * dtype.itemsize != len(data):
-        raise DataError(f"the pickle claims an array of {dtype} {str(list(shape))[:80]}, {count * dtype.itemsize} bytes, but holds {len(data)} for it; copy or download it again")
+        raise DataError(
+            f"the pickle claims an array of {dtype} {str(list(shape))[:80]}, {count * dtype.itemsize} bytes, but holds {len(data)} for it; copy or download it again"
+        )
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if by_column else "C")
-    if dtype.kind == "U" or not dtype.isnative: _spend(done, len(data))
-    if dtype.kind == "U": array.tolist() # text that is none fails here
+    if dtype.kind == "U" or not dtype.isnative:
+        _spend(done, len(data))
+    if dtype.kind == "U":
+        array.tolist()  # text that is none fails here
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 # %% ../../nbs/readers/03_pickles.ipynb #4a7c0236
 def _objects(shape: tuple, items, done: dict, depth: int) -> list:
-    if type(items) is not list or shape != (len(items),): raise DataError(f"the pickle holds an array of objects of shape {str(list(shape))[:80]}; give arrays of numbers, or lists")
+    if type(items) is not list or shape != (len(items),):
+        raise DataError(
+            f"the pickle holds an array of objects of shape {str(list(shape))[:80]}; give arrays of numbers, or lists"
+        )
     _spend(done, 8 * len(items))
     return [_plain(v, done, depth) for v in items]
 
-def _rebuilt(call: _Call, done: dict, depth: int): # array or list
-    if call.args[0] != "numpy.ndarray": raise DataError(_no_code(call.args[0] if type(call.args[0]) is _Global else call.what))
+
+def _rebuilt(call: _Call, done: dict, depth: int):  # array or list
+    if call.args[0] != "numpy.ndarray":
+        raise DataError(_no_code(call.args[0] if type(call.args[0]) is _Global else call.what))
     _, shape, dtype, by_column, data = call.state
     shape, dtype = _plain(shape, done, depth), _plain(dtype, done, depth)
-    return _objects(shape, data, done, depth) if dtype.hasobject else _array(shape, dtype, _raw(data, done, depth), bool(by_column), done)
+    return (
+        _objects(shape, data, done, depth)
+        if dtype.hasobject
+        else _array(shape, dtype, _raw(data, done, depth), bool(by_column), done)
+    )
+
 
 def _buffered(call: _Call, done: dict, depth: int) -> np.ndarray:
     data, dtype, shape, order = call.args
-    return _array(_plain(shape, done, depth), _plain(dtype, done, depth), _raw(data, done, depth), order == "F", done)
+    return _array(
+        _plain(shape, done, depth),
+        _plain(dtype, done, depth),
+        _raw(data, done, depth),
+        order == "F",
+        done,
+    )
 
 # %% ../../nbs/readers/03_pickles.ipynb #0437eca3
-def _scalar(call: _Call, done: dict, depth: int): # a number or text of Python's own
+def _scalar(call: _Call, done: dict, depth: int):  # a number or text of Python's own
     dtype, data = call.args
     return _array((), _plain(dtype, done, depth), _raw(data, done, depth), False, done).item()
+
 
 def _bytes(call: _Call, done: dict, depth: int) -> bytes:
     "Bytes that protocols 0 to 2 write as a text of Latin-1, and byte arrays, which are bytes here."
     text, *encoding = call.args or [""]
-    if type(text) not in (str, memoryview, _Call) or not (encoding == [] or encoding in (["latin1"], ["latin-1"])): raise DataError(_no_code(call.what))
-    if type(text) is memoryview: _spend(done, len(text))
+    if type(text) not in (str, memoryview, _Call) or not (
+        encoding == [] or encoding in (["latin1"], ["latin-1"])
+    ):
+        raise DataError(_no_code(call.what))
+    if type(text) is memoryview:
+        _spend(done, len(text))
     return bytes(_raw(text, done, depth))
 
 # %% ../../nbs/readers/03_pickles.ipynb #c452a382
-_makers = {"dict": _dict, "builtins.dict": _pairs, "collections.OrderedDict": _pairs, "collections.defaultdict": _pairs, "set": _set, "builtins.set": _set, "builtins.frozenset": _set,
-           "numpy.dtype": _dtype, "numpy.core.multiarray._reconstruct": _rebuilt, "numpy.core.numeric._frombuffer": _buffered, "numpy.core.multiarray.scalar": _scalar,
-           "_codecs.encode": _bytes, "builtins.bytes": _bytes, "builtins.bytearray": _bytes}
+_makers = {
+    "dict": _dict,
+    "builtins.dict": _pairs,
+    "collections.OrderedDict": _pairs,
+    "collections.defaultdict": _pairs,
+    "set": _set,
+    "builtins.set": _set,
+    "builtins.frozenset": _set,
+    "numpy.dtype": _dtype,
+    "numpy.core.multiarray._reconstruct": _rebuilt,
+    "numpy.core.numeric._frombuffer": _buffered,
+    "numpy.core.multiarray.scalar": _scalar,
+    "_codecs.encode": _bytes,
+    "builtins.bytes": _bytes,
+    "builtins.bytearray": _bytes,
+}
+
 
 def _made(call: _Call, done: dict, depth: int):
     "What a call stands for; DataError if it is none of the few."
-    if call.what not in _makers: raise DataError(_no_code(call.what))
+    if call.what not in _makers:
+        raise DataError(_no_code(call.what))
     return _makers[call.what](call, done, depth)
 
-def _value(data): # bytes or mmap
+
+def _value(data):  # bytes or mmap
     "The value of a pickle's bytes."
     m = _Machine(data)
-    try: return _plain(_run(m), {"left": _copies[0] + _copies[1] * len(m.view)})
-    except (DataError, MemoryError): raise
-    except Exception: raise DataError(f"the pickle is cut off or damaged at byte {m.at} of {len(m.view)}; copy or download it again") from None # there are many ways to be no program
+    try:
+        return _plain(_run(m), {"left": _copies[0] + _copies[1] * len(m.view)})
+    except (DataError, MemoryError):
+        raise
+    except Exception:
+        raise DataError(
+            f"the pickle is cut off or damaged at byte {m.at} of {len(m.view)}; copy or download it again"
+        ) from None  # there are many ways to be no program
 
 # %% ../../nbs/readers/03_pickles.ipynb #b0a851b8
 def load_pickle(
     path: Path,
-): # numbers, text, bytes, lists, tuples, dicts, sets and read-only numpy arrays
+):  # numbers, text, bytes, lists, tuples, dicts, sets and read-only numpy arrays
     "What a pickle of plain values holds; nothing in it is run, and its arrays are views of the file."
-    if not first_bytes(path, 1): raise DataError("the file is empty; copy or download it again")
-    with open(path, "rb") as file: return _value(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    if not first_bytes(path, 1):
+        raise DataError("the file is empty; copy or download it again")
+    with open(path, "rb") as file:
+        return _value(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
-def is_pickle(
-    path: Path,
-) -> bool:
+
+def is_pickle(path: Path) -> bool:
     "Whether a file begins as pickles do, or is called as they are."
-    if path.is_dir() or not path.exists(): return False
-    if path.suffix in (".pkl", ".pickle"): return True
+    if path.is_dir() or not path.exists():
+        return False
+    if path.suffix in (".pkl", ".pickle"):
+        return True
     magic = first_bytes(path, 2)
     return len(magic) == 2 and magic[0] == 0x80 and 2 <= magic[1] <= 5

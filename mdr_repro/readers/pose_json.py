@@ -25,9 +25,9 @@ from ..skeleton import Skeleton, get_skeleton
 # %% ../../nbs/readers/04_pose_json.ipynb #706fae64
 def first_below(
     folder: Path,
-    fits: Callable[[Path], bool], # takes a file
-    depth: int = 4, # folders below folders
-    few: int = 16, # names looked at in each
+    fits: Callable[[Path], bool],  # takes a file
+    depth: int = 4,  # folders below folders
+    few: int = 16,  # names looked at in each
 ) -> Path | None:
     "A file below a folder that fits, None if a short look finds none."
     level = [folder]
@@ -35,56 +35,97 @@ def first_below(
         below = []
         for place in level[:few]:
             try:
-                with os.scandir(place) as found: entries = [e for e, _ in zip(found, range(few))]
-            except OSError: continue # what may not be read is not ours
+                with os.scandir(place) as found:
+                    entries = [e for e, _ in zip(found, range(few))]
+            except OSError:
+                continue  # what may not be read is not ours
             for e in sorted(entries, key=lambda e: e.name):
-                if e.is_file() and fits(Path(e.path)): return Path(e.path)
-                if e.is_dir() and not e.name.startswith("."): below.append(Path(e.path))
+                if e.is_file() and fits(Path(e.path)):
+                    return Path(e.path)
+                if e.is_dir() and not e.name.startswith("."):
+                    below.append(Path(e.path))
         level = below
+
 
 def holds_named(folder: Path, pattern: re.Pattern) -> bool:
     "Whether a file whose whole name fits the pattern lies in the folder or below it."
-    return folder.is_dir() and first_below(folder, lambda file: bool(pattern.fullmatch(file.name))) is not None
+    return (
+        folder.is_dir()
+        and first_below(folder, lambda file: bool(pattern.fullmatch(file.name))) is not None
+    )
 
 # %% ../../nbs/readers/04_pose_json.ipynb #09e55bdf
 _keys = (b'"people"', b'"keypoints"', b'"instances"', b'"pose_keypoints_2d"', b'"images"')
 TABLE, SKELETON = "labels.csv", "skeleton.json"
 
+
 def _holds_poses(folder: Path) -> bool:
     "Whether a folder has a table of clips, or a JSON file that begins as poses do."
-    if not folder.is_dir(): return False
-    listed = (folder / TABLE).is_file() # then any JSON is taken for poses, and the reading says what is wrong with it
-    return first_below(folder, lambda file: file.suffix == ".json" and file.name != SKELETON and (listed or _has_poses(file))) is not None
+    if not folder.is_dir():
+        return False
+    listed = (
+        folder / TABLE
+    ).is_file()  # then any JSON is taken for poses, and the reading says what is wrong with it
+    return (
+        first_below(
+            folder,
+            lambda file: (
+                file.suffix == ".json" and file.name != SKELETON and (listed or _has_poses(file))
+            ),
+        )
+        is not None
+    )
+
 
 def _has_poses(file: Path) -> bool:
-    try: head = first_bytes(file, 2**16)
-    except DataError: return False
+    try:
+        head = first_bytes(file, 2**16)
+    except DataError:
+        return False
     return any(key in head for key in _keys)
 
 # %% ../../nbs/readers/04_pose_json.ipynb #072422df
 def numbers(
-    value, # what a JSON file holds
-    what: str, # how an error calls it
-) -> np.ndarray: # float64
+    value,  # what a JSON file holds
+    what: str,  # how an error calls it
+) -> np.ndarray:  # float64
     "Nested lists of numbers as an array."
-    try: return np.array(value if isinstance(value, list) else None, np.float64)
-    except (ValueError, TypeError, OverflowError): raise DataError(f"{what} is no regular list of numbers; write it again") from None
+    try:
+        return np.array(value if isinstance(value, list) else None, np.float64)
+    except (ValueError, TypeError, OverflowError):
+        raise DataError(f"{what} is no regular list of numbers; write it again") from None
 
 # %% ../../nbs/readers/04_pose_json.ipynb #7113d6f5
-_poses, _whose = ("pose_keypoints_2d", "pose_keypoints", "keypoints"), ("person_id", "track_id", "idx")
+_poses, _whose = (
+    ("pose_keypoints_2d", "pose_keypoints", "keypoints"),
+    ("person_id", "track_id", "idx"),
+)
 
-def _person(value) -> tuple[int | None, np.ndarray]: # who, [V, 2 or 3]
-    if not isinstance(value, dict): raise DataError(f"a person is a {type(value).__name__}, not an object with keypoints; write it again")
+
+def _person(value) -> tuple[int | None, np.ndarray]:  # who, [V, 2 or 3]
+    if not isinstance(value, dict):
+        raise DataError(
+            f"a person is a {type(value).__name__}, not an object with keypoints; write it again"
+        )
     key = next((k for k in _poses if k in value), None)
-    if key is None: raise DataError(f"a person has no keypoints (but {', '.join(sorted(value)[:8]) or 'nothing'}); known: {', '.join(_poses)}")
+    if key is None:
+        raise DataError(
+            f"a person has no keypoints (but {', '.join(sorted(value)[:8]) or 'nothing'}); known: {', '.join(_poses)}"
+        )
     a = numbers(value[key], key)
-    if a.ndim == 1 and a.size % 3 == 0: a = a.reshape(-1, 3)
+    if a.ndim == 1 and a.size % 3 == 0:
+        a = a.reshape(-1, 3)
     if a.ndim == 2 and a.shape[1] == 2 and "keypoint_scores" in value:
         s = numbers(value["keypoint_scores"], "keypoint_scores")
-        if s.shape != a.shape[:1]: raise DataError(f"keypoint_scores has shape {list(s.shape)}, keypoints {list(a.shape)}; give one score a joint")
+        if s.shape != a.shape[:1]:
+            raise DataError(
+                f"keypoint_scores has shape {list(s.shape)}, keypoints {list(a.shape)}; give one score a joint"
+            )
         a = np.column_stack([a, s])
-    if a.ndim != 2 or a.shape[1] not in (2, 3): raise DataError(f"{key} has shape {list(a.shape)}; it has to be x, y, score of every joint")
+    if a.ndim != 2 or a.shape[1] not in (2, 3):
+        raise DataError(f"{key} has shape {list(a.shape)}; it has to be x, y, score of every joint")
     return _who(value), a
+
 
 def _who(value: dict) -> int | None:
     who = next((value[k] for k in _whose if k in value), None)
@@ -94,69 +135,113 @@ def _who(value: dict) -> int | None:
 # %% ../../nbs/readers/04_pose_json.ipynb #5621eb6f
 def _persons(value) -> list | None:
     "The persons of one frame as the file has them, None if it is no frame."
-    if isinstance(value, dict): value = next((value[k] for k in ("people", "instances") if k in value), None)
+    if isinstance(value, dict):
+        value = next((value[k] for k in ("people", "instances") if k in value), None)
     return value if isinstance(value, list) else None
+
 
 def _order(value) -> list[tuple[int, str]]:
     "Sorts names by the numbers in them."
-    return [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", str(value)[:200])]
+    return [
+        (int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", str(value)[:200])
+    ]
 
-def _annotated(value: dict) -> tuple[list, tuple | None]: # persons of each frame, width and height
+
+def _annotated(value: dict) -> tuple[list, tuple | None]:  # persons of each frame, width and height
     "COCO's images and annotations."
     images, notes = value.get("images"), value["annotations"]
-    if not isinstance(images, list) or not isinstance(notes, list) or not all(isinstance(v, dict) for v in images + notes): raise DataError("images and annotations have to be lists of objects")
+    if (
+        not isinstance(images, list)
+        or not isinstance(notes, list)
+        or not all(isinstance(v, dict) for v in images + notes)
+    ):
+        raise DataError("images and annotations have to be lists of objects")
     of = {}
-    for note in notes: of.setdefault(str(note.get("image_id")), []).append(note)
+    for note in notes:
+        of.setdefault(str(note.get("image_id")), []).append(note)
     images = sorted(images, key=lambda i: _order(i.get("file_name", i.get("id"))))
     strange = set(of) - {str(i.get("id")) for i in images}
-    if strange: raise DataError(f"an annotation is of image_id {sorted(strange)[0]}, which is not among images; correct one of the two")
-    halved = [[(who, a * [1, 1, .5] if a.shape[1] == 3 else a) for who, a in map(_person, of.get(str(i.get("id")), []))] for i in images]
+    if strange:
+        raise DataError(
+            f"an annotation is of image_id {sorted(strange)[0]}, which is not among images; correct one of the two"
+        )
+    halved = [
+        [
+            (who, a * [1, 1, 0.5] if a.shape[1] == 3 else a)
+            for who, a in map(_person, of.get(str(i.get("id")), []))
+        ]
+        for i in images
+    ]
     width, height = ({i.get(k) for i in images} for k in ("width", "height"))
     told = len(width) == len(height) == 1 and all(type(n) is int and n > 0 for n in width | height)
     return halved, (width.pop(), height.pop()) if told else None
 
 # %% ../../nbs/readers/04_pose_json.ipynb #857677c8
-def _clip_file(value) -> tuple[list, tuple | None]: # (who, joints) of each frame's persons, width and height
+def _clip_file(
+    value,
+) -> tuple[list, tuple | None]:  # (who, joints) of each frame's persons, width and height
     "The frames of a clip that is one file."
-    if isinstance(value, dict) and "annotations" in value: return _annotated(value)
-    if isinstance(value, dict): value = value.get("instance_info", [value])
-    if not isinstance(value, list): raise DataError("it is no list of frames")
-    if value and all(isinstance(v, dict) and "image_id" in v for v in value): # COCO's results
+    if isinstance(value, dict) and "annotations" in value:
+        return _annotated(value)
+    if isinstance(value, dict):
+        value = value.get("instance_info", [value])
+    if not isinstance(value, list):
+        raise DataError("it is no list of frames")
+    if value and all(isinstance(v, dict) and "image_id" in v for v in value):  # COCO's results
         of = {}
-        for v in value: of.setdefault(str(v["image_id"]), []).append(v)
+        for v in value:
+            of.setdefault(str(v["image_id"]), []).append(v)
         value = [of[i] for i in sorted(of, key=_order)]
     return [_frame_file(v, f"entry {t}") for t, v in enumerate(value)], None
 
-_crowd = 100 # persons of one frame
 
-def _frame_file(value, what: str = "") -> list: # (who, joints)
+_crowd = 100  # persons of one frame
+
+
+def _frame_file(value, what: str = "") -> list:  # (who, joints)
     "The persons of a file or entry that is one frame."
     persons = _persons(value)
-    if persons is None: raise DataError(f"{what or 'it'} is no frame: no list of persons, and none below people or instances; write it again".strip())
-    if len(persons) > _crowd: raise DataError(f"{what} has {len(persons)} persons, more than {_crowd}; keep the ones that matter".strip())
+    if persons is None:
+        raise DataError(
+            f"{what or 'it'} is no frame: no list of persons, and none below people or instances; write it again".strip()
+        )
+    if len(persons) > _crowd:
+        raise DataError(
+            f"{what} has {len(persons)} persons, more than {_crowd}; keep the ones that matter".strip()
+        )
     return [_person(p) for p in persons]
 
 # %% ../../nbs/readers/04_pose_json.ipynb #05ee7238
-_patience = 15 # frames without a person
+_patience = 15  # frames without a person
 
-def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray: # [A, V, C], [B, V, C] -> [A, B]
+
+def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # [A, V, C], [B, V, C] -> [A, B]
     "Mean distance of joints found in both, in sizes of a; inf where there are none."
     found = (a != 0).any(-1)[:, None] & (b != 0).any(-1)[None]
     far = np.linalg.norm(a[:, None, :, :2] - b[None, :, :, :2], axis=-1)
     xy = np.where((a != 0).any(-1)[..., None], a[..., :2], np.nan)
     size = np.maximum(np.linalg.norm(np.nanmax(xy, 1) - np.nanmin(xy, 1), axis=-1), 1e-6)[:, None]
     shared = found.sum(-1)
-    return np.where(shared > 0, np.where(found, far, 0).sum(-1) / np.maximum(shared, 1) / size, np.inf)
+    return np.where(
+        shared > 0, np.where(found, far, 0).sum(-1) / np.maximum(shared, 1) / size, np.inf
+    )
 
-def _followed(frames: list) -> list[dict[int, np.ndarray]]: # (who, joints) of each frame -> joints by frame, a person each
+
+def _followed(
+    frames: list,
+) -> list[dict[int, np.ndarray]]:  # (who, joints) of each frame -> joints by frame, a person each
     "Everybody's poses."
-    if all(who is not None for f in frames for who, _ in f) and all(len({who for who, _ in f}) == len(f) for f in frames):
+    if all(who is not None for f in frames for who, _ in f) and all(
+        len({who for who, _ in f}) == len(f) for f in frames
+    ):
         of = {}
         for t, frame in enumerate(frames):
-            for who, joints in frame: of.setdefault(who, {})[t] = joints
+            for who, joints in frame:
+                of.setdefault(who, {})[t] = joints
         return list(of.values())
     tracks = []
-    for t, frame in enumerate(frames): _continue(tracks, t, [joints for _, joints in frame])
+    for t, frame in enumerate(frames):
+        _continue(tracks, t, [joints for _, joints in frame])
     return tracks
 
 # %% ../../nbs/readers/04_pose_json.ipynb #5685c056
@@ -166,50 +251,81 @@ def _continue(tracks: list, t: int, poses: list) -> None:
     pairs = []
     if live and poses:
         d = _distance(np.stack([k[max(k)] for k in live]), np.stack(poses))
-        pairs = [divmod(int(i), len(poses)) for i in np.argsort(d, axis=None, kind="stable") if d.flat[i] < 1]
+        pairs = [
+            divmod(int(i), len(poses))
+            for i in np.argsort(d, axis=None, kind="stable")
+            if d.flat[i] < 1
+        ]
     for k, p in pairs:
-        if p in free and t not in live[k]: live[k][t] = poses[p]; free.remove(p)
+        if p in free and t not in live[k]:
+            live[k][t] = poses[p]
+            free.remove(p)
     tracks += [{t: poses[p]} for p in sorted(free)]
 
 # %% ../../nbs/readers/04_pose_json.ipynb #6d29bff9
-PERSONS = 2 # of a clip
+PERSONS = 2  # of a clip
 
-def _slots(tracks: list, num_frames: int, shape: tuple[int, int]) -> tuple[np.ndarray, int]: # [T, M, V, C], poses left out
+
+def _slots(
+    tracks: list, num_frames: int, shape: tuple[int, int]
+) -> tuple[np.ndarray, int]:  # [T, M, V, C], poses left out
     "The most certain persons of a clip, in that order."
-    certain = lambda k: sum(a[:, 2].sum() if shape[1] == 3 else (a != 0).any(-1).sum() for a in k.values())
-    frames, taken, left = np.zeros((num_frames, PERSONS, *shape)), np.zeros((num_frames, PERSONS), bool), 0
+    certain = lambda k: sum(
+        a[:, 2].sum() if shape[1] == 3 else (a != 0).any(-1).sum() for a in k.values()
+    )
+    frames, taken, left = (
+        np.zeros((num_frames, PERSONS, *shape)),
+        np.zeros((num_frames, PERSONS), bool),
+        0,
+    )
     for track in sorted(tracks, key=certain, reverse=True):
         at = list(track)
         slot = next((m for m in range(PERSONS) if not taken[at, m].any()), None)
-        if slot is None: left += len(at); continue
+        if slot is None:
+            left += len(at)
+            continue
         taken[at, slot] = True
         frames[at, slot] = np.stack(list(track.values()))
-    return frames[:, :max(1, taken.any(0).sum())], left
+    return frames[:, : max(1, taken.any(0).sum())], left
 
 # %% ../../nbs/readers/04_pose_json.ipynb #47f03768
 def drawn_split(
     names: Sequence[str],
-    labels: Sequence, # of each clip
-    test: float = 0.3, # share of each class
+    labels: Sequence,  # of each clip
+    test: float = 0.3,  # share of each class
     seed: int = 0,
-) -> list[str]: # train or test
+) -> list[str]:  # train or test
     "The same for the same names, whatever their order."
     of = {}
-    for i in sorted(range(len(names)), key=lambda i: hashlib.sha256(f"split {seed}: {names[i]}".encode()).digest()): of.setdefault(labels[i], []).append(i)
-    tested = {i for members in of.values() for i in members[:min(len(members) - 1, max(1, round(test * len(members))))]}
+    for i in sorted(
+        range(len(names)),
+        key=lambda i: hashlib.sha256(f"split {seed}: {names[i]}".encode()).digest(),
+    ):
+        of.setdefault(labels[i], []).append(i)
+    tested = {
+        i
+        for members in of.values()
+        for i in members[: min(len(members) - 1, max(1, round(test * len(members))))]
+    }
     return ["test" if i in tested else "train" for i in range(len(names))]
 
 # %% ../../nbs/readers/04_pose_json.ipynb #5a172cb8
 class _Clip(NamedTuple):
-    path: Path # folder of frames, or file
+    path: Path  # folder of frames, or file
     name: str
     label: str
-    split: str # empty: drawn
-    size: tuple | None # width and height in pixels
+    split: str  # empty: drawn
+    size: tuple | None  # width and height in pixels
     numbers: dict
 
+
 def _below(folder: Path) -> list[Path]:
-    return numbered(p for p in folder.iterdir() if not p.name.startswith(".") and p.name != SKELETON and (p.is_dir() or p.suffix == ".json"))
+    return numbered(
+        p
+        for p in folder.iterdir()
+        if not p.name.startswith(".") and p.name != SKELETON and (p.is_dir() or p.suffix == ".json")
+    )
+
 
 def _by_folders(folder: Path) -> list[_Clip]:
     "Class folders with clips in them, perhaps below train, test and val."
@@ -218,116 +334,246 @@ def _by_folders(folder: Path) -> list[_Clip]:
     found = []
     for part, place in [(p.name, p) for p in tops] if divided else [("", folder)]:
         for kind in _below(place):
-            if not kind.is_dir(): raise DataError(f"{kind.relative_to(folder).as_posix()} lies where only folders of classes are looked for; put it into its class's folder, or write {TABLE} (name,label)")
-            found += [_Clip(c, c.relative_to(folder).with_suffix("").as_posix() if c.is_file() else c.relative_to(folder).as_posix(), kind.name, part, None, {}) for c in _below(kind)]
+            if not kind.is_dir():
+                raise DataError(
+                    f"{kind.relative_to(folder).as_posix()} lies where only folders of classes are looked for; put it into its class's folder, or write {TABLE} (name,label)"
+                )
+            found += [
+                _Clip(
+                    c,
+                    c.relative_to(folder).with_suffix("").as_posix()
+                    if c.is_file()
+                    else c.relative_to(folder).as_posix(),
+                    kind.name,
+                    part,
+                    None,
+                    {},
+                )
+                for c in _below(kind)
+            ]
     return found
 
 # %% ../../nbs/readers/04_pose_json.ipynb #ce216416
 _texts = ("name", "label", "split")
 
+
 def _rows(path: Path) -> list[dict]:
     "The lines of the table."
-    if not path.is_file(): raise DataError(f"{TABLE} is no plain file; write name,label there and a line a clip")
-    if path.stat().st_size > 2**26: raise DataError(f"{TABLE} has {path.stat().st_size >> 20} MiB, more than any table of clips; check it")
+    if not path.is_file():
+        raise DataError(f"{TABLE} is no plain file; write name,label there and a line a clip")
+    if path.stat().st_size > 2**26:
+        raise DataError(
+            f"{TABLE} has {path.stat().st_size >> 20} MiB, more than any table of clips; check it"
+        )
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file: rows = list(csv.DictReader(file, strict=True, skipinitialspace=True))
-    except (csv.Error, UnicodeDecodeError) as e: raise DataError(f"{TABLE} is no readable table ({e}); save it as CSV in UTF-8") from None
-    if not rows: raise DataError(f"{TABLE} has no line below its first; write name,label there and a line a clip")
-    if missing := {"name", "label"} - set(rows[0]): raise DataError(f"{TABLE} has no column {sorted(missing)[0]!r}; its first line has to be name,label, perhaps with split, width, height and more")
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, strict=True, skipinitialspace=True))
+    except (csv.Error, UnicodeDecodeError) as e:
+        raise DataError(f"{TABLE} is no readable table ({e}); save it as CSV in UTF-8") from None
+    if not rows:
+        raise DataError(
+            f"{TABLE} has no line below its first; write name,label there and a line a clip"
+        )
+    if missing := {"name", "label"} - set(rows[0]):
+        raise DataError(
+            f"{TABLE} has no column {sorted(missing)[0]!r}; its first line has to be name,label, perhaps with split, width, height and more"
+        )
     return rows
+
 
 def _whole(row: dict, line: int, keys: Sequence[str]) -> dict[str, int]:
     "Whole numbers of a line."
     wrong = next((k for k in keys if not re.fullmatch(r"[+-]?\d{1,18}", row[k], re.ASCII)), None)
-    if wrong: raise DataError(f"{TABLE}, line {line}: {wrong} is {row[wrong]!r}; write a whole number or drop the column")
+    if wrong:
+        raise DataError(
+            f"{TABLE}, line {line}: {wrong} is {row[wrong]!r}; write a whole number or drop the column"
+        )
     return {k: int(row[k]) for k in keys}
 
 # %% ../../nbs/readers/04_pose_json.ipynb #25b5498c
 def _line(row: dict, line: int, folder: Path) -> _Clip:
     "The clip that a line of the table names."
-    if None in row or None in row.values(): raise DataError(f"{TABLE}, line {line} has {'more' if None in row else 'fewer'} entries than the first line; correct it")
+    if None in row or None in row.values():
+        raise DataError(
+            f"{TABLE}, line {line} has {'more' if None in row else 'fewer'} entries than the first line; correct it"
+        )
     row = {k.strip(): v.strip() for k, v in row.items()}
     inside = PurePosixPath(row["name"])
-    if not row["name"] or inside.is_absolute() or ".." in inside.parts: raise DataError(f"{TABLE}, line {line}: {row['name']!r} is no clip below the folder; give its path from there")
+    if not row["name"] or inside.is_absolute() or ".." in inside.parts:
+        raise DataError(
+            f"{TABLE}, line {line}: {row['name']!r} is no clip below the folder; give its path from there"
+        )
     path = next((p for p in (folder / inside, folder / f"{row['name']}.json") if p.exists()), None)
-    if path is None: raise DataError(f"{TABLE}, line {line}: there is no clip {row['name']!r}; it has to be a folder of JSON files or a file {row['name']}.json")
-    if not row["label"]: raise DataError(f"{TABLE}, line {line}: clip {row['name']!r} has no label; give one or drop the line")
-    if row.get("split", "") not in ("", *SPLITS): raise DataError(f"{TABLE}, line {line}: split is {row['split']!r}; use {', '.join(SPLITS)}")
+    if path is None:
+        raise DataError(
+            f"{TABLE}, line {line}: there is no clip {row['name']!r}; it has to be a folder of JSON files or a file {row['name']}.json"
+        )
+    if not row["label"]:
+        raise DataError(
+            f"{TABLE}, line {line}: clip {row['name']!r} has no label; give one or drop the line"
+        )
+    if row.get("split", "") not in ("", *SPLITS):
+        raise DataError(f"{TABLE}, line {line}: split is {row['split']!r}; use {', '.join(SPLITS)}")
     size = _whole(row, line, ("width", "height")) if row.get("width") and row.get("height") else {}
-    if size and min(size.values()) < 1: raise DataError(f"{TABLE}, line {line}: width {size['width']} and height {size['height']} are no size of a film; correct the line")
+    if size and min(size.values()) < 1:
+        raise DataError(
+            f"{TABLE}, line {line}: width {size['width']} and height {size['height']} are no size of a film; correct the line"
+        )
     others = _whole(row, line, [k for k in row if k not in (*_texts, "width", "height")])
-    return _Clip(path, inside.as_posix().removesuffix(".json"), row["label"], row.get("split", ""), tuple(size.values()) or None, others)
+    return _Clip(
+        path,
+        inside.as_posix().removesuffix(".json"),
+        row["label"],
+        row.get("split", ""),
+        tuple(size.values()) or None,
+        others,
+    )
+
 
 def _listed(folder: Path) -> list[_Clip]:
     "Every clip of a folder; a split for all of them or for none."
     table = folder / TABLE
-    clips = [_line(row, i, folder) for i, row in enumerate(_rows(table), 2)] if os.path.lexists(table) else _by_folders(folder)
-    if not clips: raise DataError(f"there is no clip in it; it needs folders of classes with clips in them, or {TABLE}")
-    if len({bool(c.split) for c in clips}) > 1: raise DataError(f"{TABLE}: clip {next(c.name for c in clips if not c.split)!r} has no split, others have one; tell it for all or for none")
-    if clips[0].split: return clips
-    return [c._replace(split=s) for c, s in zip(clips, drawn_split([c.name for c in clips], [c.label for c in clips]))]
+    clips = (
+        [_line(row, i, folder) for i, row in enumerate(_rows(table), 2)]
+        if os.path.lexists(table)
+        else _by_folders(folder)
+    )
+    if not clips:
+        raise DataError(
+            f"there is no clip in it; it needs folders of classes with clips in them, or {TABLE}"
+        )
+    if len({bool(c.split) for c in clips}) > 1:
+        raise DataError(
+            f"{TABLE}: clip {next(c.name for c in clips if not c.split)!r} has no split, others have one; tell it for all or for none"
+        )
+    if clips[0].split:
+        return clips
+    return [
+        c._replace(split=s)
+        for c, s in zip(clips, drawn_split([c.name for c in clips], [c.label for c in clips]))
+    ]
 
 # %% ../../nbs/readers/04_pose_json.ipynb #ba092794
 _known = {17: "coco17", 25: "body25"}
 
+
 def read_skeleton(file: Path) -> Skeleton:
     "A skeleton's JSON beside clips; DataError that names it."
-    read_json(file) # its size and its brackets
-    try: return Skeleton.from_json(file)
-    except ValueError as e: raise DataError(str(e).replace(str(file), file.name)) from None
+    read_json(file)  # its size and its brackets
+    try:
+        return Skeleton.from_json(file)
+    except ValueError as e:
+        raise DataError(str(e).replace(str(file), file.name)) from None
+
 
 def _skeleton(folder: Path, num_joints: int) -> Skeleton:
     if (folder / SKELETON).is_file():
         skeleton = read_skeleton(folder / SKELETON)
-        if skeleton.num_joints != num_joints: raise DataError(f"{SKELETON} has {skeleton.num_joints} joints, persons have {num_joints}; make the two agree")
+        if skeleton.num_joints != num_joints:
+            raise DataError(
+                f"{SKELETON} has {skeleton.num_joints} joints, persons have {num_joints}; make the two agree"
+            )
         return skeleton
-    if num_joints in _known: return get_skeleton(_known[num_joints])
-    raise DataError(f"persons have {num_joints} joints; known without {SKELETON} are " + ", ".join(f"{v} ({s})" for v, s in _known.items()) + "; put one into the folder")
+    if num_joints in _known:
+        return get_skeleton(_known[num_joints])
+    raise DataError(
+        f"persons have {num_joints} joints; known without {SKELETON} are "
+        + ", ".join(f"{v} ({s})" for v, s in _known.items())
+        + "; put one into the folder"
+    )
 
 # %% ../../nbs/readers/04_pose_json.ipynb #4b249c1b
-def _frames_in(file: Path, whole: bool, folder: Path, shape: list) -> tuple[list, tuple | None]: # persons of each frame, size
+def _frames_in(
+    file: Path, whole: bool, folder: Path, shape: list
+) -> tuple[list, tuple | None]:  # persons of each frame, size
     "What a file holds; the shape of the first person of all is put into `shape`."
     value, name = read_json(file, folder), file.relative_to(folder).as_posix()
-    try: frames, size = _clip_file(value) if whole else ([_frame_file(value)], None)
-    except DataError as e: raise DataError(f"{name}: {e}") from None
+    try:
+        frames, size = _clip_file(value) if whole else ([_frame_file(value)], None)
+    except DataError as e:
+        raise DataError(f"{name}: {e}") from None
     for joints in (a for f in frames for _, a in f):
         shape[:] = shape or joints.shape
-        if joints.shape != tuple(shape): raise DataError(f"{name}: a person has {joints.shape[0]} joints with {joints.shape[1]} numbers each, others have {shape[0]} with {shape[1]}; use one estimator for all clips")
+        if joints.shape != tuple(shape):
+            raise DataError(
+                f"{name}: a person has {joints.shape[0]} joints with {joints.shape[1]} numbers each, others have {shape[0]} with {shape[1]}; use one estimator for all clips"
+            )
     return [[(who, a) for who, a in f if (a != 0).any()] for f in frames], size
 
-def _poses_of(clip: _Clip, folder: Path, shape: list) -> tuple[list, tuple | None]: # persons of each frame, size
+
+def _poses_of(
+    clip: _Clip, folder: Path, shape: list
+) -> tuple[list, tuple | None]:  # persons of each frame, size
     "The frames of a clip."
-    if clip.path.is_file(): frames, size = _frames_in(clip.path, True, folder, shape)
-    else: frames, size = [f for p in _below(clip.path) if not p.is_dir() for f in _frames_in(p, False, folder, shape)[0]], None
-    if not frames: raise DataError(f"clip {clip.name!r} has no frame; drop the clip or give its JSON files")
-    if not any(frames): raise DataError(f"clip {clip.name!r}: nobody in any of its {len(frames)} frames; drop the clip")
+    if clip.path.is_file():
+        frames, size = _frames_in(clip.path, True, folder, shape)
+    else:
+        frames, size = (
+            [
+                f
+                for p in _below(clip.path)
+                if not p.is_dir()
+                for f in _frames_in(p, False, folder, shape)[0]
+            ],
+            None,
+        )
+    if not frames:
+        raise DataError(f"clip {clip.name!r} has no frame; drop the clip or give its JSON files")
+    if not any(frames):
+        raise DataError(
+            f"clip {clip.name!r}: nobody in any of its {len(frames)} frames; drop the clip"
+        )
     return frames, clip.size or size
 
 # %% ../../nbs/readers/04_pose_json.ipynb #79044cca
-def _scaled(frames: np.ndarray, size: tuple | None) -> np.ndarray: # [T, M, V, C]
+def _scaled(frames: np.ndarray, size: tuple | None) -> np.ndarray:  # [T, M, V, C]
     "Pixels to -1..1 where the film's size is known."
-    if size is None: return frames
+    if size is None:
+        return frames
     half = np.array(size, np.float64) / 2
     return np.concatenate([(frames[..., :2] - half) / half, frames[..., 2:]], -1)
 
+
 def _add(g: Gathering, clip: _Clip, frames: list, size: tuple | None, label: int) -> None:
-    placed, left = _slots(_followed(frames), len(frames), (g.skeleton.num_joints, len(g.coordinates)))
-    g.add(clip.name, _scaled(placed, size), label, clip.split, there=(placed != 0).any(-1), left_out=left)
+    placed, left = _slots(
+        _followed(frames), len(frames), (g.skeleton.num_joints, len(g.coordinates))
+    )
+    g.add(
+        clip.name,
+        _scaled(placed, size),
+        label,
+        clip.split,
+        there=(placed != 0).any(-1),
+        left_out=left,
+    )
 
 # %% ../../nbs/readers/04_pose_json.ipynb #c14e8db7
 def read_poses(
-    folder: Path, # of classes with clips in them, or of clips and labels.csv
+    folder: Path,  # of classes with clips in them, or of clips and labels.csv
 ) -> ClipSet:
     "Clips from the JSON files of a pose estimator."
     clips, g, shape, sized = _listed(folder), None, [], None
     classes = sorted({c.label for c in clips}, key=_order)
     for clip in progress(clips, "clips"):
         frames, size = _poses_of(clip, folder, shape)
-        if g is None: g = Gathering(_skeleton(folder, shape[0]), "xys"[:shape[1]], folder.name)
+        if g is None:
+            g = Gathering(_skeleton(folder, shape[0]), "xys"[: shape[1]], folder.name)
         sized = size is not None if sized is None else sized
-        if sized != (size is not None): raise DataError(f"clip {clip.name!r} {'tells no' if sized else 'tells its'} width and height, others {'do' if sized else 'do not'}; give them for all clips ({TABLE}) or for none")
+        if sized != (size is not None):
+            raise DataError(
+                f"clip {clip.name!r} {'tells no' if sized else 'tells its'} width and height, others {'do' if sized else 'do not'}; give them for all clips ({TABLE}) or for none"
+            )
         _add(g, clip, frames, size, classes.index(clip.label))
     found = g.clip_set(classes, units="half the image" if sized else "as in the files")
-    return replace(found, meta={k: torch.tensor([c.numbers[k] for c in clips]) for k in clips[0].numbers} | found.meta)
+    return replace(
+        found,
+        meta={k: torch.tensor([c.numbers[k] for c in clips]) for k in clips[0].numbers}
+        | found.meta,
+    )
 
-readers["pose_json"] = Reader(_holds_poses, read_poses, f"a folder of JSON files of a pose estimator, in folders of classes or with {TABLE}")
+
+readers["pose_json"] = Reader(
+    _holds_poses,
+    read_poses,
+    f"a folder of JSON files of a pose estimator, in folders of classes or with {TABLE}",
+)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..clips.clip_set import DIMS, SPLITS, ClipSet, DataError, Reader, readers
+from ..clips.clip_set import SPLITS, ClipSet, DataError, Reader, readers
 from .fsd10 import whole_label
 from .gathering import Gathering, progress, trimmed
 from .ntu import name_numbers, ntu_actions
@@ -22,65 +22,110 @@ from .pickles import is_pickle, load_pickle
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/readers/08_pyskl.ipynb #5b6611d2
-_bodies = {(17, 2): "coco17", (25, 2): "ntu25", (25, 3): "ntu25"} # joints, positions
+_bodies = {(17, 2): "coco17", (25, 2): "ntu25", (25, 3): "ntu25"}  # joints, positions
+
 
 @dataclass(frozen=True)
 class _Form:
     "What all annotations of a file have in common."
+
     joints: int
     dims: int
     scored: bool
-    sized: bool # the film's size is told
+    sized: bool  # the film's size is told
 
     @property
-    def coordinates(self) -> str: return "xyz" if self.dims == 3 else "xys" if self.scored else "xy"
+    def coordinates(self) -> str:
+        return "xyz" if self.dims == 3 else "xys" if self.scored else "xy"
+
     def __str__(self) -> str:
         return f"{self.joints} joints of {self.dims} coordinates, {'with' if self.scored else 'without'} keypoint_score, {'with' if self.sized else 'without'} img_shape"
 
+
 def _numbers(note: dict, key: str, ndim: int) -> np.ndarray:
     value = note.get(key)
-    if value is None: raise DataError(f"{key} is missing" + ("; the poses of Kinetics, which lie in files of their own (raw_file), are not read" if "raw_file" in note else "; give it or drop the clip"))
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu": raise DataError(f"{key} is {f'an array of {value.dtype}' if isinstance(value, np.ndarray) else f'a {type(value).__name__}'}; it has to be an array of numbers")
-    if value.ndim != ndim: raise DataError(f"{key} has shape {list(value.shape)}; it has to be {'[M, T, V, 2 or 3]' if ndim == 4 else '[M, T, V]'}: persons, frames, joints")
+    if value is None:
+        raise DataError(
+            f"{key} is missing"
+            + (
+                "; the poses of Kinetics, which lie in files of their own (raw_file), are not read"
+                if "raw_file" in note
+                else "; give it or drop the clip"
+            )
+        )
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+        raise DataError(
+            f"{key} is {f'an array of {value.dtype}' if isinstance(value, np.ndarray) else f'a {type(value).__name__}'}; it has to be an array of numbers"
+        )
+    if value.ndim != ndim:
+        raise DataError(
+            f"{key} has shape {list(value.shape)}; it has to be {'[M, T, V, 2 or 3]' if ndim == 4 else '[M, T, V]'}: persons, frames, joints"
+        )
     return value
 
 # %% ../../nbs/readers/08_pyskl.ipynb #9e05f7c2
-def _image(note: dict) -> tuple[int, int] | None: # height, width
+def _image(note: dict) -> tuple[int, int] | None:  # height, width
     value = note.get("img_shape")
     value = value.tolist() if isinstance(value, np.ndarray) else value
-    if value is None: return None
-    if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(n) is int and 0 < n < 2**20 for n in value): raise DataError("img_shape is not (height, width) in pixels; correct it")
+    if value is None:
+        return None
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 2
+        or not all(type(n) is int and 0 < n < 2**20 for n in value)
+    ):
+        raise DataError("img_shape is not (height, width) in pixels; correct it")
     return tuple(value)
+
 
 def _form(note: dict) -> _Form:
     "The form of an annotation; DataError if it has none."
     keypoint = _numbers(note, "keypoint", 4)
     m, t, v, c = keypoint.shape
-    if (v, c) not in _bodies: raise DataError(f"keypoint has {v} joints of {c} coordinates; known are " + ", ".join(f"{v} of {c} ({name})" for (v, c), name in _bodies.items()))
-    if not m: raise DataError("keypoint has no person; drop the clip")
-    if not t: raise DataError("keypoint has no frame; drop the clip")
+    if (v, c) not in _bodies:
+        raise DataError(
+            f"keypoint has {v} joints of {c} coordinates; known are "
+            + ", ".join(f"{v} of {c} ({name})" for (v, c), name in _bodies.items())
+        )
+    if not m:
+        raise DataError("keypoint has no person; drop the clip")
+    if not t:
+        raise DataError("keypoint has no frame; drop the clip")
     scored = c == 2 and note.get("keypoint_score") is not None
-    if scored and (score := _numbers(note, "keypoint_score", 3)).shape != keypoint.shape[:3]: raise DataError(f"keypoint_score has shape {list(score.shape)}, keypoint {list(keypoint.shape)}; give one score a joint")
+    if scored and (score := _numbers(note, "keypoint_score", 3)).shape != keypoint.shape[:3]:
+        raise DataError(
+            f"keypoint_score has shape {list(score.shape)}, keypoint {list(keypoint.shape)}; give one score a joint"
+        )
     told = note.get("total_frames", t)
-    if type(told) is not int or told != t: raise DataError(f"total_frames is {str(told)[:40] if type(told) is int else type(told).__name__}, but keypoint has {t} frames; make the two agree")
+    if type(told) is not int or told != t:
+        raise DataError(
+            f"total_frames is {str(told)[:40] if type(told) is int else type(told).__name__}, but keypoint has {t} frames; make the two agree"
+        )
     return _Form(v, c, scored, c == 2 and _image(note) is not None)
 
 # %% ../../nbs/readers/08_pyskl.ipynb #e7a3c6f4
-THRESHOLD = 0.01 # of the score; PYSKL's
-PERSONS = 10 # of a clip
+THRESHOLD = 0.01  # of the score; PYSKL's
+PERSONS = 10  # of a clip
 
-def _certain(frames: np.ndarray, there: np.ndarray, scored: bool) -> np.ndarray: # indices of persons, in the file's order
+
+def _certain(
+    frames: np.ndarray, there: np.ndarray, scored: bool
+) -> np.ndarray:  # indices of persons, in the file's order
     "The `PERSONS` of whom most was seen."
     seen = (frames[..., 2] * there).sum((0, 2)) if scored else there.sum((0, 2))
     return np.sort(np.argsort(-seen, kind="stable")[:PERSONS])
 
+
 def pyskl_clip(
-    note: dict, # an annotation with 2-D or 3-D keypoint
-) -> tuple[np.ndarray, np.ndarray]: # frames float32 [T, M, V, C], which joints were found [T, M, V]
+    note: dict,  # an annotation with 2-D or 3-D keypoint
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # frames float32 [T, M, V, C], which joints were found [T, M, V]
     "The frames of a clip."
     form = _form(note)
     frames = note["keypoint"].transpose(1, 0, 2, 3).astype(np.float32)
-    if form.dims == 3: return frames, np.broadcast_to((frames != 0).any((2, 3))[..., None], frames.shape[:3])
+    if form.dims == 3:
+        return frames, np.broadcast_to((frames != 0).any((2, 3))[..., None], frames.shape[:3])
     there = (frames != 0).any(-1)
     if form.sized:
         half = np.array(_image(note)[::-1], np.float32) / 2
@@ -93,123 +138,228 @@ def pyskl_clip(
 # %% ../../nbs/readers/08_pyskl.ipynb #14876b27
 _key = re.compile(r"(?:(\w*?)_)?(train|val|test)_?(\d*)")
 
-def _members(split: dict, index: dict[str, int]) -> dict[str, dict[str, list[int]]]: # protocol: part: clips
+
+def _members(
+    split: dict, index: dict[str, int]
+) -> dict[str, dict[str, list[int]]]:  # protocol: part: clips
     found: dict = {}
     for key, names in split.items():
         told = _key.fullmatch(key) if type(key) is str else None
-        if not told: raise DataError(f"split has {str(key)[:40]!r}; its keys have to end in train, val or test, as xsub_train does")
+        if not told:
+            raise DataError(
+                f"split has {str(key)[:40]!r}; its keys have to end in train, val or test, as xsub_train does"
+            )
         names = names.tolist() if isinstance(names, np.ndarray) else names
-        if not isinstance(names, list | tuple | set): raise DataError(f"split {key!r} is a {type(names).__name__}; it has to be a list of clip names")
-        if strange := next((n for n in names if type(n) is not str or n not in index), None): raise DataError(f"split {key!r} names {strange if type(strange) is str else type(strange).__name__!r:.80}, of which there is no annotation; drop the name or give the clip")
-        found.setdefault("_".join(filter(None, (told[1], told[3]))), {})[told[2]] = [index[n] for n in names]
+        if not isinstance(names, list | tuple | set):
+            raise DataError(
+                f"split {key!r} is a {type(names).__name__}; it has to be a list of clip names"
+            )
+        if strange := next((n for n in names if type(n) is not str or n not in index), None):
+            raise DataError(
+                f"split {key!r} names {strange if type(strange) is str else type(strange).__name__!r:.80}, of which there is no annotation; drop the name or give the clip"
+            )
+        found.setdefault("_".join(filter(None, (told[1], told[3]))), {})[told[2]] = [
+            index[n] for n in names
+        ]
     return found
 
 # %% ../../nbs/readers/08_pyskl.ipynb #8d12a76b
 def divided(
-    split: dict, # clip names of train, val; or of xsub_train, xsub_val, xview_train ...
-    names: list[str], # of all clips
-) -> dict[str, np.ndarray]: # protocol: of each clip a value of SPLITS, -1 outside; the default protocol first
+    split: dict,  # clip names of train, val; or of xsub_train, xsub_val, xview_train ...
+    names: list[str],  # of all clips
+) -> dict[
+    str, np.ndarray
+]:  # protocol: of each clip a value of SPLITS, -1 outside; the default protocol first
     "How the protocols of a file divide its clips."
     index, protocols = {name: i for i, name in enumerate(names)}, {}
     for protocol, parts in _members(split, index).items():
         values = protocols[protocol] = np.full(len(names), -1)
         for part, clips in parts.items():
-            if len(again := np.flatnonzero(np.bincount(clips, values[clips] + 1, len(names)) > 0)) or len(set(clips)) < len(clips):
-                raise DataError(f"clip {names[again[0] if len(again) else max(clips, key=clips.count)]!r} is twice in split {protocol or '/'.join(parts)!r}; leave it in one part")
+            if len(
+                again := np.flatnonzero(np.bincount(clips, values[clips] + 1, len(names)) > 0)
+            ) or len(set(clips)) < len(clips):
+                raise DataError(
+                    f"clip {names[again[0] if len(again) else max(clips, key=clips.count)]!r} is twice in split {protocol or '/'.join(parts)!r}; leave it in one part"
+                )
             values[clips] = SPLITS["test" if part == "val" and "test" not in parts else part]
     return dict(sorted(protocols.items(), key=lambda p: (p[1] < 0).any()))
 
 # %% ../../nbs/readers/08_pyskl.ipynb #e72832ad
 _part = re.compile(r"(?:(.*)_)?(train|val|test)")
 
-def _opened(path: Path) -> tuple[list[dict], dict | None]: # annotations, split
+
+def _opened(path: Path) -> tuple[list[dict], dict | None]:  # annotations, split
     "What a file holds."
     value = load_pickle(path)
-    if isinstance(value, tuple) and len(value) == 2: raise DataError("it holds two values and no annotations, as the label file of an .npy does; open the .npy or the folder instead")
-    if isinstance(value, dict) and "annotations" not in value: raise DataError(f"it has no annotations (but {', '.join(repr(k)[:40] for k in islice(value, 5)) or 'nothing'}); it has to be a dict of split and annotations, or a list of annotations")
-    notes, split = (value["annotations"], value.get("split")) if isinstance(value, dict) else (value, None)
-    if not isinstance(notes, list) or not notes: raise DataError(f"its annotations are {'empty' if isinstance(notes, list) else f'a {type(notes).__name__}'}; it has to hold a list with a dict a clip")
+    if isinstance(value, tuple) and len(value) == 2:
+        raise DataError(
+            "it holds two values and no annotations, as the label file of an .npy does; open the .npy or the folder instead"
+        )
+    if isinstance(value, dict) and "annotations" not in value:
+        raise DataError(
+            f"it has no annotations (but {', '.join(repr(k)[:40] for k in islice(value, 5)) or 'nothing'}); it has to be a dict of split and annotations, or a list of annotations"
+        )
+    notes, split = (
+        (value["annotations"], value.get("split")) if isinstance(value, dict) else (value, None)
+    )
+    if not isinstance(notes, list) or not notes:
+        raise DataError(
+            f"its annotations are {'empty' if isinstance(notes, list) else f'a {type(notes).__name__}'}; it has to hold a list with a dict a clip"
+        )
     for i, note in enumerate(notes):
-        if not isinstance(note, dict): raise DataError(f"annotation {i} is a {type(note).__name__}; it has to be a dict with keypoint and label")
-    if split is not None and not isinstance(split, dict): raise DataError(f"its split is a {type(split).__name__}; it has to be a dict of lists of clip names")
+        if not isinstance(note, dict):
+            raise DataError(
+                f"annotation {i} is a {type(note).__name__}; it has to be a dict with keypoint and label"
+            )
+    if split is not None and not isinstance(split, dict):
+        raise DataError(
+            f"its split is a {type(split).__name__}; it has to be a dict of lists of clip names"
+        )
     return notes, split
+
 
 def _names(notes: list[dict]) -> list[str]:
     names = [n.get("frame_dir", n.get("filename", f"clip_{i}")) for i, n in enumerate(notes)]
     for i, name in enumerate(names):
-        if type(name) is not str or len(name) > 500: raise DataError(f"annotation {i}: frame_dir is {'longer than 500 letters' if type(name) is str else f'a {type(name).__name__}'}; give each clip a short name")
+        if type(name) is not str or len(name) > 500:
+            raise DataError(
+                f"annotation {i}: frame_dir is {'longer than 500 letters' if type(name) is str else f'a {type(name).__name__}'}; give each clip a short name"
+            )
     return names
 
 # %% ../../nbs/readers/08_pyskl.ipynb #7e8c83cf
 def _files(path: Path) -> list[Path]:
     "A file, or those of a folder that are parts of one set."
-    if not path.is_dir(): return [path]
+    if not path.is_dir():
+        return [path]
     files = sorted(p for p in path.iterdir() if p.suffix == ".pkl" and _part.fullmatch(p.stem))
-    if len({_part.fullmatch(p.stem)[1] for p in files}) > 1: raise DataError(f"the folder holds several sets ({', '.join(p.name for p in files[:5])}); open one file, or put each set into its own folder")
+    if len({_part.fullmatch(p.stem)[1] for p in files}) > 1:
+        raise DataError(
+            f"the folder holds several sets ({', '.join(p.name for p in files[:5])}); open one file, or put each set into its own folder"
+        )
     return files
 
-def _all(path: Path) -> tuple[list[dict], list[str], dict[str, np.ndarray]]: # annotations, names, protocols
+
+def _all(
+    path: Path,
+) -> tuple[list[dict], list[str], dict[str, np.ndarray]]:  # annotations, names, protocols
     notes, parts, files, split = [], [], _files(path), None
     for file in files:
-        try: found, split = _opened(file)
-        except DataError as e: raise DataError(f"{file.name}: {e}" if path.is_dir() else str(e)) from None
-        if split is not None and len(files) > 1: raise DataError(f"{file.name} has a split of its own; open it alone")
+        try:
+            found, split = _opened(file)
+        except DataError as e:
+            raise DataError(f"{file.name}: {e}" if path.is_dir() else str(e)) from None
+        if split is not None and len(files) > 1:
+            raise DataError(f"{file.name} has a split of its own; open it alone")
         told = _part.fullmatch(file.stem)
         parts += [told[2] if told else "train"] * len(found)
         notes += found
     names = _names(notes)
-    if len(set(names)) < len(names): raise DataError(f"clip {next(n for i, n in enumerate(names) if n in set(names[:i]))!r} is there twice; rename or drop one")
-    if split is None: split = {p: [n for n, q in zip(names, parts) if p == q] for p in set(parts)}
+    if len(set(names)) < len(names):
+        raise DataError(
+            f"clip {next(n for i, n in enumerate(names) if n in set(names[:i]))!r} is there twice; rename or drop one"
+        )
+    if split is None:
+        split = {p: [n for n, q in zip(names, parts) if p == q] for p in set(parts)}
     return notes, names, divided(split, names)
 
 # %% ../../nbs/readers/08_pyskl.ipynb #3e659a01
-_need = 2**29, 32 # bytes that the clips may take, or that many times the file's size
+_need = 2**29, 32  # bytes that the clips may take, or that many times the file's size
+
 
 def _common_form(notes: list[dict], names: list[str], size: int) -> _Form:
     "The form that all annotations have; DataError names the first that has another."
     common, frames, persons = None, 0, 0
     for note, name in zip(notes, names):
-        try: form = _form(note)
-        except DataError as e: raise DataError(f"clip {name!r}: {e}") from None
+        try:
+            form = _form(note)
+        except DataError as e:
+            raise DataError(f"clip {name!r}: {e}") from None
         common = common or form
-        if form != common: raise DataError(f"clip {name!r} has {form}; the clips before it have {common}; make all clips alike")
+        if form != common:
+            raise DataError(
+                f"clip {name!r} has {form}; the clips before it have {common}; make all clips alike"
+            )
         m, t = note["keypoint"].shape[:2]
         frames, persons = frames + t, max(persons, min(m, PERSONS))
-        if 4 * m * t * form.joints * 3 > _need[0]: raise DataError(f"clip {name!r} has {m} persons in {t} frames, more than any clip; split it")
+        if 4 * m * t * form.joints * 3 > _need[0]:
+            raise DataError(
+                f"clip {name!r} has {m} persons in {t} frames, more than any clip; split it"
+            )
     need = 4 * frames * persons * common.joints * len(common.coordinates)
-    if need > max(_need[0], _need[1] * size): raise DataError(f"its {len(notes)} clips of {persons} persons would take {need >> 20} MiB, from a file of {size >> 20}; write each clip once, with the persons that matter")
+    if need > max(_need[0], _need[1] * size):
+        raise DataError(
+            f"its {len(notes)} clips of {persons} persons would take {need >> 20} MiB, from a file of {size >> 20}; write each clip once, with the persons that matter"
+        )
     return common
 
 # %% ../../nbs/readers/08_pyskl.ipynb #9326e1f6
 def _from_names(names: list[str]) -> list[dict]:
     "Subject, camera and so on, where all names are those of NTU RGB+D."
-    try: return [{k: n for k, n in name_numbers(name).items() if k != "action"} for name in names]
-    except DataError: return [{}] * len(names)
+    try:
+        return [{k: n for k, n in name_numbers(name).items() if k != "action"} for name in names]
+    except DataError:
+        return [{}] * len(names)
+
 
 def read_pyskl(
-    path: Path, # a pickle, or a folder of gym_train.pkl and gym_val.pkl
+    path: Path,  # a pickle, or a folder of gym_train.pkl and gym_val.pkl
 ) -> ClipSet:
     "Clips from annotations in PYSKL's form."
     notes, names, protocols = _all(path)
     form = _common_form(notes, names, sum(f.stat().st_size for f in _files(path)))
-    body, default = get_skeleton(_bodies[form.joints, form.dims]), next(iter(protocols.values()), np.zeros(0))
-    g, told, splits = Gathering(body, form.coordinates, path.stem), _from_names(names), {v: k for k, v in SPLITS.items()}
+    body, default = (
+        get_skeleton(_bodies[form.joints, form.dims]),
+        next(iter(protocols.values()), np.zeros(0)),
+    )
+    g, told, splits = (
+        Gathering(body, form.coordinates, path.stem),
+        _from_names(names),
+        {v: k for k, v in SPLITS.items()},
+    )
     for i, note in enumerate(progress(notes, "clips")):
         others = {f"split_{p}": int(v[i]) for p, v in protocols.items() if p}
-        if max([int(v[i]) for v in protocols.values()], default=-1) < 0: continue # in no list of the split
+        if max([int(v[i]) for v in protocols.values()], default=-1) < 0:
+            continue  # in no list of the split
         frames, there = pyskl_clip(note)
         kept = _certain(frames, there, form.scored)
-        g.add(names[i], frames[:, kept], whole_label(note.get("label"), names[i]), splits[int(default[i])] if default[i] >= 0 else "val", there[:, kept], left_out=frames.shape[1] - len(kept), **told[i], **others)
-    if not len(g): raise DataError("its split names no clip; list the names of the clips in it")
+        g.add(
+            names[i],
+            frames[:, kept],
+            whole_label(note.get("label"), names[i]),
+            splits[int(default[i])] if default[i] >= 0 else "val",
+            there[:, kept],
+            left_out=frames.shape[1] - len(kept),
+            **told[i],
+            **others,
+        )
+    if not len(g):
+        raise DataError("its split names no clip; list the names of the clips in it")
     k = max(g.labels) + 1
-    units = {} if form.dims == 3 else {"units": "half the image" if form.sized else "as in the file"}
-    return g.clip_set(ntu_actions[:k] if form.joints == 25 and k in (60, 120) else [f"class {i}" for i in range(k)], **units, **({"centered_on": body.joints[1]} if form.dims == 3 else {}))
+    units = (
+        {} if form.dims == 3 else {"units": "half the image" if form.sized else "as in the file"}
+    )
+    return g.clip_set(
+        ntu_actions[:k]
+        if form.joints == 25 and k in (60, 120)
+        else [f"class {i}" for i in range(k)],
+        **units,
+        **({"centered_on": body.joints[1]} if form.dims == 3 else {}),
+    )
 
 # %% ../../nbs/readers/08_pyskl.ipynb #4c72eb5c
 def _fits(path: Path) -> bool:
-    if not path.is_dir(): return is_pickle(path)
+    if not path.is_dir():
+        return is_pickle(path)
     try:
-        with os.scandir(path) as found: return any(e.name.endswith(".pkl") and _part.fullmatch(e.name[:-4]) for e in islice(found, 256))
-    except OSError: return False # what may not be read is not ours
+        with os.scandir(path) as found:
+            return any(
+                e.name.endswith(".pkl") and _part.fullmatch(e.name[:-4]) for e in islice(found, 256)
+            )
+    except OSError:
+        return False  # what may not be read is not ours
 
-readers["pyskl"] = Reader(_fits, read_pyskl, "a pickle of annotations in PYSKL's form (FineGym, NTU RGB+D)")
+
+readers["pyskl"] = Reader(
+    _fits, read_pyskl, "a pickle of annotations in PYSKL's form (FineGym, NTU RGB+D)"
+)

@@ -17,37 +17,91 @@ from .pose_json import holds_named
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/readers/12_utd_mhad.ipynb #8b61df48
-CLASSES = ("swipe left", "swipe right", "wave", "clap", "throw", "arm cross", "basketball shoot", "draw x", "draw circle (clockwise)",
-           "draw circle (counter clockwise)", "draw triangle", "bowling", "boxing", "baseball swing", "tennis swing", "arm curl", "tennis serve", "push", "knock",
-           "catch", "pick up and throw", "jog", "walk", "sit to stand", "stand to sit", "lunge", "squat")
+CLASSES = (
+    "swipe left",
+    "swipe right",
+    "wave",
+    "clap",
+    "throw",
+    "arm cross",
+    "basketball shoot",
+    "draw x",
+    "draw circle (clockwise)",
+    "draw circle (counter clockwise)",
+    "draw triangle",
+    "bowling",
+    "boxing",
+    "baseball swing",
+    "tennis swing",
+    "arm curl",
+    "tennis serve",
+    "push",
+    "knock",
+    "catch",
+    "pick up and throw",
+    "jog",
+    "walk",
+    "sit to stand",
+    "stand to sit",
+    "lunge",
+    "squat",
+)
 
 _named = re.compile(r"a(\d{1,2})_s(\d{1,2})_t(\d{1,2})_skeleton\.mat", re.ASCII)
 _most = {"action": len(CLASSES), "subject": 8, "repetition": 4}
 
-def _parts(file: Path) -> tuple[int, ...]: return tuple(map(int, _named.fullmatch(file.name).groups())) # action, subject, repetition
+
+def _parts(file: Path) -> tuple[int, ...]:
+    return tuple(map(int, _named.fullmatch(file.name).groups()))  # action, subject, repetition
 
 # %% ../../nbs/readers/12_utd_mhad.ipynb #6155c85d
-_order = (3, 2, 1, 0, *range(4, 20)) # of the file's joints: its first four run from the head to the hips
+_order = (
+    3,
+    2,
+    1,
+    0,
+    *range(4, 20),
+)  # of the file's joints: its first four run from the head to the hips
+
 
 def _add(g: Gathering, file: Path, folder: Path) -> None:
     where, (action, subject, repetition) = file.relative_to(folder).as_posix(), _parts(file)
     for (key, most), value in zip(_most.items(), (action, subject, repetition)):
-        if not 1 <= value <= most: raise DataError(f"{where}: {key} {value} is none of this set (1 to {most}); rename or drop the file")
+        if not 1 <= value <= most:
+            raise DataError(
+                f"{where}: {key} {value} is none of this set (1 to {most}); rename or drop the file"
+            )
     a = read_mat(file, ("d_skel",), folder)["d_skel"]
-    if a.dtype.kind not in "iuf" or a.ndim != 3 or a.shape[:2] != (20, 3): raise DataError(f"{where}: d_skel has shape {list(a.shape)}, not 20 joints by 3 coordinates by frames; download the file again")
+    if a.dtype.kind not in "iuf" or a.ndim != 3 or a.shape[:2] != (20, 3):
+        raise DataError(
+            f"{where}: d_skel has shape {list(a.shape)}, not 20 joints by 3 coordinates by frames; download the file again"
+        )
     frames = a.transpose(2, 0, 1)[:, list(_order)]
-    g.add(f"a{action:02}_s{subject}_t{repetition}", frames[:, None], action - 1, "train" if subject % 2 else "test", subject=subject, repetition=repetition)
+    g.add(
+        f"a{action:02}_s{subject}_t{repetition}",
+        frames[:, None],
+        action - 1,
+        "train" if subject % 2 else "test",
+        subject=subject,
+        repetition=repetition,
+    )
 
 # %% ../../nbs/readers/12_utd_mhad.ipynb #2c47f0ea
-def _fits(folder: Path) -> bool: return holds_named(folder, _named)
+def _fits(folder: Path) -> bool:
+    return holds_named(folder, _named)
+
 
 def read_utd_mhad(
-    folder: Path, # the files lie in it, or anywhere below it
+    folder: Path,  # the files lie in it, or anywhere below it
 ) -> ClipSet:
     "Clips by action, subject and repetition, cross-subject split."
     g = Gathering(get_skeleton("kinect20"), "xyz", "utd_mhad")
     files = sorted((p for p in folder.rglob("*.mat") if _named.fullmatch(p.name)), key=_parts)
-    for file in progress(files, "clips"): _add(g, file, folder)
+    for file in progress(files, "clips"):
+        _add(g, file, folder)
     return g.clip_set(CLASSES, units="metres, camera coordinates")
 
-readers["utd_mhad"] = Reader(_fits, read_utd_mhad, "a folder of UTD-MHAD's MATLAB files (a1_s1_t1_skeleton.mat)")
+
+readers["utd_mhad"] = Reader(
+    _fits, read_utd_mhad, "a folder of UTD-MHAD's MATLAB files (a1_s1_t1_skeleton.mat)"
+)

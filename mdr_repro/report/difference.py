@@ -30,25 +30,37 @@ from scipy import stats
 
 # %% ../../nbs/report/04_difference.ipynb #af09a1f0
 from ..clips.sampling import Sampling
-from ..study.verdicts import in_short, measured_difference
 from ..paper.tables import FIGURES, TABLES
 from .report import ROW, markdown_table, name_of
-from .results_folders import (
-    NUMBER, ResultsFolder, cells_of, fits, read_results, results_below, seed_runs)
+from mdr_repro.report.results_folders import (
+    NUMBER,
+    ResultsFolder,
+    cells_of,
+    fits,
+    read_results,
+    results_below,
+    seed_runs,
+)
+from ..study.verdicts import in_short, measured_difference
 from ..training.run_spec import RunSpec, Schedule, write_atomic
 
 # %% ../../nbs/report/04_difference.ipynb #b2b77ca6
 @dataclass(frozen=True)
 class Section:
     "One part of the comparison."
+
     title: str
-    note: str # what its lines mean
+    note: str  # what its lines mean
+
 
 SECTIONS = {
     "settings": Section("Settings", "One line is one change, in however many runs it was made."),
-    "numbers": Section("Numbers", "Mean over seeds (how many). Difference: B - A. Explained: the "
+    "numbers": Section(
+        "Numbers",
+        "Mean over seeds (how many). Difference: B - A. Explained: the "
         "largest difference that the spread over seeds explains, at the 5 % level; the judgement says "
-        "whether the difference is outside or within. No seeds: counted, not trained."),
+        "whether the difference is outside or within. No seeds: counted, not trained.",
+    ),
     "verdicts": Section("Verdicts", "Claims and sentences of the paper that are judged otherwise."),
     "missing": Section("Only on one side", "What the other folder does not have."),
     "records": Section("Records", "Runs that have the same settings and another result."),
@@ -58,54 +70,78 @@ SECTIONS = {
     "times": Section("Times", "Never the same twice, so they do not make two folders different."),
 }
 
-def known_section(name: str) -> str: # the name itself
+
+def known_section(name: str) -> str:  # the name itself
     "ValueError for a name that is no section's."
-    if name in SECTIONS: return name
+    if name in SECTIONS:
+        return name
     raise ValueError(f"unknown section {name!r}; known: {', '.join(SECTIONS)}")
 
 # %% ../../nbs/report/04_difference.ipynb #535be4bf
-def shared_cells(a: ResultsFolder, b: ResultsFolder): # yields experiment, name, cell, cell
+def shared_cells(a: ResultsFolder, b: ResultsFolder):  # yields experiment, name, cell, cell
     "The cells that both folders have."
     for id in in_order(a.tables.keys() & b.tables.keys()):
         one, other = cells_of(a.tables[id]), cells_of(b.tables[id])
-        for name in (n for n in one if n in other): yield id, name, one[name], other[name]
+        for name in (n for n in one if n in other):
+            yield id, name, one[name], other[name]
 
-def in_order(ids) -> list[str]: # tables, figures, the rest
+
+def in_order(ids) -> list[str]:  # tables, figures, the rest
     return sorted(ids, key=lambda id: (id not in TABLES, id not in FIGURES, id))
 
-def paired_runs(a: ResultsFolder, b: ResultsFolder) -> dict[tuple[str, str], set]: # -> places
+
+def paired_runs(a: ResultsFolder, b: ResultsFolder) -> dict[tuple[str, str], set]:  # -> places
     "Runs of A and B that stand in the same place."
     found = defaultdict(set)
     for id, name, *cells in shared_cells(a, b):
         one, other = map(seed_runs, cells)
         same = [(runs, dict(other)[seed]) for seed, runs in one if seed in dict(other)]
-        if not same and one and other: same = [(one[0][1], other[0][1])]
-        for pair in (pair for both in same for pair in zip(*both)): found[pair].add((id, name))
+        if not same and one and other:
+            same = [(one[0][1], other[0][1])]
+        for pair in (pair for both in same for pair in zip(*both)):
+            found[pair].add((id, name))
     return dict(found)
 
 # %% ../../nbs/report/04_difference.ipynb #3f978afb
-def leaves(value, path: tuple = (), lists: bool = False) -> dict[tuple, object]: # path -> value
+def leaves(value, path: tuple = (), lists: bool = False) -> dict[tuple, object]:  # path -> value
     "The values of nested dicts (with `lists` also of lists) by their path; an empty one is a value."
-    if isinstance(value, dict) and value: items = value.items()
-    elif isinstance(value, list) and value and lists: items = enumerate(value)
-    else: return {path: value}
+    if isinstance(value, dict) and value:
+        items = value.items()
+    elif isinstance(value, list) and value and lists:
+        items = enumerate(value)
+    else:
+        return {path: value}
     return {p: v for key, part in items for p, v in leaves(part, (*path, key), lists).items()}
 
+
 NOT_GIVEN = "not given"
-LATER = {(*path, f.name): f.default # of fields that older specs lack
-         for path, cls in (((), RunSpec), (("schedule",), Schedule), (("sampling",), Sampling))
-         for f in fields(cls) if "added" in f.metadata}
-PARTS = {"backbone_options": "option of the backbone", "objective_options": "option of the objective"}
+LATER = {
+    (*path, f.name): f.default  # of fields that older specs lack
+    for path, cls in (((), RunSpec), (("schedule",), Schedule), (("sampling",), Sampling))
+    for f in fields(cls)
+    if "added" in f.metadata
+}
+PARTS = {
+    "backbone_options": "option of the backbone",
+    "objective_options": "option of the objective",
+}
+
 
 def in_words(path: tuple) -> str:
     "How a field of a spec is called."
     words = [PARTS.get(p, str(p)) for p in path]
     return ": ".join(words) if len(words) > 1 else words[0].replace("_", " ")
 
-def spec_changes(one: dict, other: dict) -> list[tuple]: # field, value in A, value in B
+
+def spec_changes(one: dict, other: dict) -> list[tuple]:  # field, value in A, value in B
     "What differs between two specs as they are written, but for the seed."
-    a, b = ({p: v for p, v in leaves(s).items() if v != {} and p != ("seed",)} for s in (one, other))
-    def value(spec, path): return spec.get(path, LATER.get(path, NOT_GIVEN))
+    a, b = (
+        {p: v for p, v in leaves(s).items() if v != {} and p != ("seed",)} for s in (one, other)
+    )
+
+    def value(spec, path):
+        return spec.get(path, LATER.get(path, NOT_GIVEN))
+
     paths = [p for p in dict.fromkeys((*a, *b)) if value(a, p) != value(b, p)]
     return [(in_words(p), value(a, p), value(b, p)) for p in sorted(paths, key=str)]
 
@@ -115,61 +151,86 @@ def where_text(places, totals: dict[str, int]) -> str:
     counts, texts = Counter(id for id, _ in places), []
     for id in in_order(counts):
         n, of = counts[id], totals[id]
-        share = "its only cell" if of == 1 else f"all {of} cells" if n == of else f"{n} of {of} cells"
+        share = (
+            "its only cell" if of == 1 else f"all {of} cells" if n == of else f"{n} of {of} cells"
+        )
         texts.append(f"{name_of(id)}, {share}")
     return "; ".join(texts) or "no table"
 
-def common_records(a: ResultsFolder, b: ResultsFolder): # yields run, (spec, result) of A and of B
+
+def common_records(a: ResultsFolder, b: ResultsFolder):  # yields run, (spec, result) of A and of B
     "The records of runs that both have, from the same folder where there is one."
     for run in sorted(a.records.keys() & b.records.keys()):
         one, other = a.records[run], b.records[run]
         same = [place for place in one if place in other]
-        for place in same: yield run, one[place], other[place]
-        if not same: yield run, next(iter(one.values())), next(iter(other.values()))
+        for place in same:
+            yield run, one[place], other[place]
+        if not same:
+            yield run, next(iter(one.values())), next(iter(other.values()))
 
-def specs_to_compare(a: ResultsFolder, b: ResultsFolder, pairs: dict): # yields runs, specs, places
+
+def specs_to_compare(a: ResultsFolder, b: ResultsFolder, pairs: dict):  # yields runs, specs, places
     "Specs of corresponding runs, and of the same run on both sides."
     for (x, y), places in pairs.items():
-        if x != y: yield (x, y), a.spec(x), b.spec(y), places
+        if x != y:
+            yield (x, y), a.spec(x), b.spec(y), places
     for run, (one, _), (other, _) in common_records(a, b):
         yield (run, run), one, other, pairs.get((run, run), set())
 
 # %% ../../nbs/report/04_difference.ipynb #d7327052
 UNKNOWN = "unknown: the run has no record"
 
-def setting_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]: # a row a change
+
+def setting_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]:  # a row a change
     "The changes of settings, each once, with the runs and cells that it is in."
     pairs, found = paired_runs(a, b), defaultdict(lambda: (set(), set()))
     totals = Counter(id for id, _ in {place for places in pairs.values() for place in places})
     for runs, one, other, places in specs_to_compare(a, b, pairs):
-        if one and other: changes = spec_changes(one, other)
-        elif runs[0] == runs[1]: continue # one id, one spec
-        else: changes = [("all", *("known" if spec else UNKNOWN for spec in (one, other)))]
+        if one and other:
+            changes = spec_changes(one, other)
+        elif runs[0] == runs[1]:
+            continue  # one id, one spec
+        else:
+            changes = [("all", *("known" if spec else UNKNOWN for spec in (one, other)))]
         for change in changes:
             of = found[json.dumps(change)]
             of[0].add(runs)
             of[1].update(places)
     rows = [(json.loads(key), runs, places) for key, (runs, places) in found.items()]
-    return [{"setting": name, "a": old, "b": new, "runs": len(runs), "where": where_text(places, totals)}
-            for (name, old, new), runs, places in sorted(rows, key=lambda r: -len(r[1]))]
+    return [
+        {
+            "setting": name,
+            "a": old,
+            "b": new,
+            "runs": len(runs),
+            "where": where_text(places, totals),
+        }
+        for (name, old, new), runs, places in sorted(rows, key=lambda r: -len(r[1]))
+    ]
 
 # %% ../../nbs/report/04_difference.ipynb #f171387a
 def explained(
-    a: list[float], # a number a seed
+    a: list[float],  # a number a seed
     b: list[float],
     level: float = 0.95,
-) -> float | None: # None with one seed on each side
+) -> float | None:  # None with one seed on each side
     "The largest difference of two means that the spread over seeds explains."
     freedom = len(a) + len(b) - 2
-    if not a or not b or freedom < 1: return None
+    if not a or not b or freedom < 1:
+        return None
     squares = sum(float(np.var(x)) * len(x) for x in (a, b))
-    return float(stats.t.ppf((1 + level) / 2, freedom)
-                 * math.sqrt(squares / freedom * (1 / len(a) + 1 / len(b))))
+    return float(
+        stats.t.ppf((1 + level) / 2, freedom)
+        * math.sqrt(squares / freedom * (1 / len(a) + 1 / len(b)))
+    )
 
 # %% ../../nbs/report/04_difference.ipynb #2fd2f3f2
 TIME = re.compile(r"\bseconds?\b|\blatency\b|\(m?s\)|\bms\b|\btimed\b", re.IGNORECASE)
 
-def is_time(name) -> bool: return bool(TIME.search(str(name))) # of a column, or of a value drawn
+
+def is_time(name) -> bool:
+    return bool(TIME.search(str(name)))  # of a column, or of a value drawn
+
 
 def same(x, y) -> bool:
     "Equal; numbers to nine digits."
@@ -178,15 +239,22 @@ def same(x, y) -> bool:
     if isinstance(x, list) and isinstance(y, list):
         return len(x) == len(y) and all(map(same, x, y))
     numbers = all(isinstance(v, NUMBER) and not isinstance(v, bool) for v in (x, y))
-    return math.isclose(x, y, rel_tol=1e-9, abs_tol=1e-12) if numbers else type(x) is type(y) and x == y
+    return (
+        math.isclose(x, y, rel_tol=1e-9, abs_tol=1e-12)
+        if numbers
+        else type(x) is type(y) and x == y
+    )
 
-def judgement(one: dict, other: dict) -> str: # of two cells
+
+def judgement(one: dict, other: dict) -> str:  # of two cells
     "Whether chance explains the difference."
-    if not one["measured"] or not other["measured"]: return f"only in {'A' if one['measured'] else 'B'}"
+    if not one["measured"] or not other["measured"]:
+        return f"only in {'A' if one['measured'] else 'B'}"
     limit = explained(*(list(c["values"].values()) for c in (one, other)))
     apart = abs(other["measured"]["mean"] - one["measured"]["mean"])
-    if limit is not None: return "outside" if apart > limit and not same(apart, limit) else "within"
-    return "one seed each" if one["runs"] or other["runs"] else "no seeds" # counted, not trained
+    if limit is not None:
+        return "outside" if apart > limit and not same(apart, limit) else "within"
+    return "one seed each" if one["runs"] or other["runs"] else "no seeds"  # counted, not trained
 
 # %% ../../nbs/report/04_difference.ipynb #a6c66935
 def number_row(id: str, name: tuple, one: dict, other: dict) -> dict:
@@ -194,55 +262,97 @@ def number_row(id: str, name: tuple, one: dict, other: dict) -> dict:
     a, b = (c["measured"] or {"mean": None, "n": 0} for c in (one, other))
     both = a["n"] and b["n"]
     limit = explained(*(list(c["values"].values()) for c in (one, other)))
-    return {"experiment": id, "row": name[0], "column": name[1], "a": a["mean"], "n_a": a["n"],
-            "b": b["mean"], "n_b": b["n"], "difference": b["mean"] - a["mean"] if both else None,
-            "explained": limit, "judgement": judgement(one, other)}
+    return {
+        "experiment": id,
+        "row": name[0],
+        "column": name[1],
+        "a": a["mean"],
+        "n_a": a["n"],
+        "b": b["mean"],
+        "n_b": b["n"],
+        "difference": b["mean"] - a["mean"] if both else None,
+        "explained": limit,
+        "judgement": judgement(one, other),
+    }
 
-def number_rows(a: ResultsFolder, b: ResultsFolder, times: bool = False) -> list[dict]: # a row a cell
+
+def number_rows(
+    a: ResultsFolder, b: ResultsFolder, times: bool = False
+) -> list[dict]:  # a row a cell
     "The cells whose numbers changed; with `times` those that hold times, else the others."
-    return [number_row(id, name, one, other) for id, name, one, other in shared_cells(a, b)
-            if is_time(name[1]) == times and not unchanged(one, other)]
+    return [
+        number_row(id, name, one, other)
+        for id, name, one, other in shared_cells(a, b)
+        if is_time(name[1]) == times and not unchanged(one, other)
+    ]
 
-def unchanged(one: dict, other: dict) -> bool: # two cells
-    return same(one["values"], other["values"]) and same(*(
-        (c["measured"] or {}).get("mean") for c in (one, other)))
+
+def unchanged(one: dict, other: dict) -> bool:  # two cells
+    return same(one["values"], other["values"]) and same(
+        *((c["measured"] or {}).get("mean") for c in (one, other))
+    )
 
 # %% ../../nbs/report/04_difference.ipynb #d77f3609
 def statement(claim: dict) -> str:
     "A claim in few words, also one of a form that this revision does not know."
-    try: return in_short({**ROW, **claim, "margin": claim.get("margin") or 0.0})
-    except IndexError: return claim["id"]
+    try:
+        return in_short({**ROW, **claim, "margin": claim.get("margin") or 0.0})
+    except IndexError:
+        return claim["id"]
+
 
 EFFECT = {"mean": NUMBER, "low": (None, NUMBER), "high": (None, NUMBER), "n": int}
 
-def effect(claim: dict) -> str: # with its interval and n
+
+def effect(claim: dict) -> str:  # with its interval and n
     return measured_difference(claim) if fits(claim.get("effect"), EFFECT) else "–"
 
 # %% ../../nbs/report/04_difference.ipynb #6fb7e35d
-def verdict_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]: # a row a claim or sentence
+def verdict_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]:  # a row a claim or sentence
     "What is judged otherwise."
     rows = []
     for id in in_order(a.tables.keys() & b.tables.keys()):
         one, other = ({c["id"]: c for c in t.tables[id]["claims"]} for t in (a, b))
         for name in (n for n in one if n in other):
             c, d = one[name], other[name]
-            if c["verdict"] == d["verdict"] and same(c.get("p"), d.get("p")): continue
-            rows.append({"claim": name, "experiment": id, "statement": statement(d),
-                         "a": c["verdict"], "b": d["verdict"], "effect_a": effect(c),
-                         "effect_b": effect(d), "p_a": c.get("p"), "p_b": d.get("p")})
+            if c["verdict"] == d["verdict"] and same(c.get("p"), d.get("p")):
+                continue
+            rows.append(
+                {
+                    "claim": name,
+                    "experiment": id,
+                    "statement": statement(d),
+                    "a": c["verdict"],
+                    "b": d["verdict"],
+                    "effect_a": effect(c),
+                    "effect_b": effect(d),
+                    "p_a": c.get("p"),
+                    "p_b": d.get("p"),
+                }
+            )
     none = {"experiment": "", "effect_a": "", "effect_b": "", "p_a": None, "p_b": None}
     turned = [(s, v, b.sentences[s]) for s, v in a.sentences.items() if v != b.sentences.get(s, v)]
-    return rows + [{"claim": f"sentence of {s[0]}", "statement": s[1], "a": old, "b": new, **none}
-                   for s, old, new in turned]
+    return rows + [
+        {"claim": f"sentence of {s[0]}", "statement": s[1], "a": old, "b": new, **none}
+        for s, old, new in turned
+    ]
 
 # %% ../../nbs/report/04_difference.ipynb #869d9d4b
-def names_to_compare(a: ResultsFolder, b: ResultsFolder): # yields what, experiment, names of A and B
+def names_to_compare(
+    a: ResultsFolder, b: ResultsFolder
+):  # yields what, experiment, names of A and B
     "Everything that may be there on one side only."
     yield "experiments", "", *(list(map(name_of, in_order(s.experiments))) for s in (a, b))
     paired = paired_runs(a, b)
     left = a.runs - b.runs - {x for x, _ in paired}, b.runs - a.runs - {y for _, y in paired}
-    yield "runs", "", *([f"{run} {run_label(s, run)}".strip() for run in sorted(own)]
-                        for s, own in zip((a, b), left))
+    yield (
+        "runs",
+        "",
+        *(
+            [f"{run} {run_label(s, run)}".strip() for run in sorted(own)]
+            for s, own in zip((a, b), left)
+        ),
+    )
     yield "records", "", *(sorted(a.runs & b.runs & s.records.keys()) for s in (a, b))
     for id in in_order(a.experiments & b.experiments):
         if (id in a.tables) != (id in b.tables):
@@ -254,95 +364,131 @@ def names_to_compare(a: ResultsFolder, b: ResultsFolder): # yields what, experim
         yield "claims", id, *([c["id"] for c in t["claims"]] for t in tables)
     yield "failed notebooks", "", *(list(map(name_of, in_order(s.failed))) for s in (a, b))
     judged = [[text for _, text in s.sentences] for s in (a, b)]
-    if all(judged): yield "sentences", "", *judged
-    else: yield "files", "", *(["claims.json"] * bool(j) for j in judged)
+    if all(judged):
+        yield "sentences", "", *judged
+    else:
+        yield "files", "", *(["claims.json"] * bool(j) for j in judged)
 
 # %% ../../nbs/report/04_difference.ipynb #a9f3ad21
-def run_label(side: ResultsFolder, run: str) -> str: # empty where there is no record
+def run_label(side: ResultsFolder, run: str) -> str:  # empty where there is no record
     "What a person calls a run, without its options."
     label = next((str(r.get("label", "")) for _, r in side.records.get(run, {}).values()), "")
-    while (shorter := re.sub(r"\([^()]*\)", "", label)) != label: label = shorter
+    while (shorter := re.sub(r"\([^()]*\)", "", label)) != label:
+        label = shorter
     return label
 
-def missing_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]: # a row a kind and side
+
+def missing_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]:  # a row a kind and side
     "What the other side does not have."
     rows = []
     for what, id, in_a, in_b in names_to_compare(a, b):
         for side, own, others in (("A", in_a, in_b), ("B", in_b, in_a)):
             names = list((Counter(own) - Counter(others)).elements())
-            if names: rows.append({"what": what, "experiment": id, "side": side, "names": names})
+            if names:
+                rows.append({"what": what, "experiment": id, "side": side, "names": names})
     return rows
 
 # %% ../../nbs/report/04_difference.ipynb #754f6e36
-ORIGIN = ("device", "torch", "threads", "git") # of a result: where and with what it was made
-PASSING = ("seconds", "resumed", "recomputed", "checksum") # of this training; the checksum is
-                                                           # made of all fields, seconds as well
+ORIGIN = ("device", "torch", "threads", "git")  # of a result: where and with what it was made
+PASSING = ("seconds", "resumed", "recomputed", "checksum")  # of this training; the checksum is
+# made of all fields, seconds as well
 
-def result_changes(one: dict, other: dict) -> list[tuple]: # field, value in A, value in B
+
+def result_changes(one: dict, other: dict) -> list[tuple]:  # field, value in A, value in B
     "What differs between two results of one run."
     found = []
     for key in dict.fromkeys((*one, *other)):
         x, y = one.get(key, NOT_GIVEN), other.get(key, NOT_GIVEN)
-        if key in (*ORIGIN, *PASSING): continue
-        if key == "files" and isinstance(x, dict) and isinstance(y, dict): # checksums
-            names = [n for n in x if n in y and x[n] != y[n] and not n.endswith((".json", ".jsonl"))]
+        if key in (*ORIGIN, *PASSING):
+            continue
+        if key == "files" and isinstance(x, dict) and isinstance(y, dict):  # checksums
+            names = [
+                n for n in x if n in y and x[n] != y[n] and not n.endswith((".json", ".jsonl"))
+            ]
             found += [(f"checksum of {name}", "one", "another") for name in names]
-        elif not same(x, y) and isinstance(x, dict | list): found.append((key, *differing(x, y)))
-        elif not same(x, y): found.append((key, x, y))
+        elif not same(x, y) and isinstance(x, dict | list):
+            found.append((key, *differing(x, y)))
+        elif not same(x, y):
+            found.append((key, x, y))
     return found
 
-def differing(x, y) -> tuple: # what stands for two lists or dicts
+
+def differing(x, y) -> tuple:  # what stands for two lists or dicts
     "The first value that differs on each side."
     a, b = leaves(x, lists=True), leaves(y, lists=True)
     path = next(p for p in (*a, *b) if not same(a.get(p, NOT_GIVEN), b.get(p, NOT_GIVEN)))
     return tuple(f"{' '.join(map(str, path))} {v.get(path, NOT_GIVEN)}" for v in (a, b))
 
 # %% ../../nbs/report/04_difference.ipynb #1b6e27eb
-def grouped(changes) -> list[dict]: # changes: what, value in A, in B, place
+def grouped(changes) -> list[dict]:  # changes: what, value in A, in B, place
     "Each change once, with all its places."
     found = defaultdict(list)
-    for *change, place in changes: found[json.dumps(change)].append(place)
+    for *change, place in changes:
+        found[json.dumps(change)].append(place)
     rows = [(json.loads(key), list(dict.fromkeys(places))) for key, places in found.items()]
     return [{"what": w, "a": x, "b": y, "places": places} for (w, x, y), places in rows]
 
-def record_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]: # a row a change
+
+def record_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]:  # a row a change
     "What differs between results of the same run."
+
     def changes(one, other):
-        if one and other: return result_changes(one, other)
+        if one and other:
+            return result_changes(one, other)
         return [("result.json", *("there" if r else "missing" for r in (one, other)))]
-    return grouped((*change, run) for run, (_, one), (_, other) in common_records(a, b)
-                   if one or other for change in changes(one, other))
+
+    return grouped(
+        (*change, run)
+        for run, (_, one), (_, other) in common_records(a, b)
+        if one or other
+        for change in changes(one, other)
+    )
 
 # %% ../../nbs/report/04_difference.ipynb #a596fcaa
 def picture_row(id: str, name: str, one: dict, other: dict, paths: list[tuple], of: int) -> dict:
     "How many values of a picture differ, and which of them most."
+
     def apart(path):
         x, y = one.get(path), other.get(path)
         numbers = all(isinstance(v, NUMBER) and not isinstance(v, bool) for v in (x, y))
-        return abs(x - y) if numbers else math.inf # something else than a number
-    most = max(paths, key=apart)
-    return {"experiment": id, "picture": name, "differ": len(paths), "of": of,
-            "most": " ".join(map(str, most)), "a": one.get(most, NOT_GIVEN), "b": other.get(most, NOT_GIVEN)}
+        return abs(x - y) if numbers else math.inf  # something else than a number
 
-def picture_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]: # a row a picture
+    most = max(paths, key=apart)
+    return {
+        "experiment": id,
+        "picture": name,
+        "differ": len(paths),
+        "of": of,
+        "most": " ".join(map(str, most)),
+        "a": one.get(most, NOT_GIVEN),
+        "b": other.get(most, NOT_GIVEN),
+    }
+
+
+def picture_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]:  # a row a picture
     "Pictures that were drawn from other numbers."
     rows = []
     for id in in_order(a.pictures.keys() & b.pictures.keys()):
         for name in (n for n in a.pictures[id] if n in b.pictures[id]):
             data = [s.pictures[id][name]["data"] for s in (a, b)]
             drawn = all({"cells", "claims"} <= d.keys() for d in data)
-            if drawn and id in a.tables and id in b.tables: continue # the table says it
+            if drawn and id in a.tables and id in b.tables:
+                continue  # the table says it
             one, other = (leaves(d, lists=True) for d in data)
             paths = [p for p in dict.fromkeys((*one, *other)) if not any(map(is_time, p))]
             changed = [p for p in paths if not same(one.get(p, NOT_GIVEN), other.get(p, NOT_GIVEN))]
-            if changed: rows.append(picture_row(id, name, one, other, changed, len(paths)))
+            if changed:
+                rows.append(picture_row(id, name, one, other, changed, len(paths)))
     return rows
 
 # %% ../../nbs/report/04_difference.ipynb #3cf898ed
-def text_changes(a: ResultsFolder, b: ResultsFolder): # yields what, text in A, in B, place
+def text_changes(a: ResultsFolder, b: ResultsFolder):  # yields what, text in A, in B, place
     "Titles, findings, and of each cell clips, printed number and note."
+
     def compare(one, other, place, *keys):
-        for key in keys: yield key, one.get(key, NOT_GIVEN), other.get(key, NOT_GIVEN), place
+        for key in keys:
+            yield key, one.get(key, NOT_GIVEN), other.get(key, NOT_GIVEN), place
+
     for id in in_order(a.tables.keys() & b.tables.keys()):
         yield from compare(a.tables[id], b.tables[id], name_of(id), "title", "profile")
         one, other = ({f.get("id"): f for f in findings(s.tables[id])} for s in (a, b))
@@ -350,41 +496,59 @@ def text_changes(a: ResultsFolder, b: ResultsFolder): # yields what, text in A, 
             about = [side.get(name, {}) for side in (one, other)]
             yield from compare(*about, f"finding {name}", "where", "says", "found", "how_sure")
     for id, name, one, other in shared_cells(a, b):
-        noted = not findings(a.tables[id]) and unchanged(one, other) # else the numbers say it
+        noted = not findings(a.tables[id]) and unchanged(one, other)  # else the numbers say it
         place = f"{name_of(id)}: {name[0]}, {name[1]}"
         yield from compare(one, other, place, "slot", "printed", *["note"] * noted)
 
-def findings(table: dict) -> list[dict]: # of the audit
+
+def findings(table: dict) -> list[dict]:  # of the audit
     return [f for f in table.get("findings", []) if isinstance(f, dict)]
 
 # %% ../../nbs/report/04_difference.ipynb #42226dec
-def text_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]: # a row a change
+def text_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]:  # a row a change
     "Texts that changed."
     return grouped(c for c in text_changes(a, b) if not same(c[1], c[2]))
 
 # %% ../../nbs/report/04_difference.ipynb #b172daad
-def apart(x, y) -> tuple: # of two lists or dicts what the other one lacks, in words
-    if isinstance(x, dict) and isinstance(y, dict): x, y = (list(v.items()) for v in (x, y))
-    if not (isinstance(x, list) and isinstance(y, list)): return x, y
+def apart(x, y) -> tuple:  # of two lists or dicts what the other one lacks, in words
+    if isinstance(x, dict) and isinstance(y, dict):
+        x, y = (list(v.items()) for v in (x, y))
+    if not (isinstance(x, list) and isinstance(y, list)):
+        return x, y
+
     def word(v):
-        return ", ".join(f"{k} {t}" for k, t in v.items()) if isinstance(v, dict) else " ".join(map(str, v))
-    return tuple("; ".join(word(v) for v in own if v not in other) for own, other in ((x, y), (y, x)))
+        return (
+            ", ".join(f"{k} {t}" for k, t in v.items())
+            if isinstance(v, dict)
+            else " ".join(map(str, v))
+        )
 
-ORIGINS = {"dirty": "uncommitted changes", "lock_sha256": "locked packages",
-           "made_with": "runs made with"}
+    return tuple(
+        "; ".join(word(v) for v in own if v not in other) for own, other in ((x, y), (y, x))
+    )
 
-def provenance_changes(a: ResultsFolder, b: ResultsFolder): # yields what, value in A, in B, place
+
+ORIGINS = {
+    "dirty": "uncommitted changes",
+    "lock_sha256": "locked packages",
+    "made_with": "runs made with",
+}
+
+
+def provenance_changes(a: ResultsFolder, b: ResultsFolder):  # yields what, value in A, in B, place
     "The origin of each table and of each run, but for times."
     for id in in_order(a.experiments & b.experiments):
         one, other = a.origin(id), b.origin(id)
         for key in dict.fromkeys((*one, *other)):
             values = apart(*(o.get(key, NOT_GIVEN) for o in (one, other)))
-            if key not in ("runs", "timing"): yield ORIGINS.get(key, key), *values, name_of(id)
+            if key not in ("runs", "timing"):
+                yield ORIGINS.get(key, key), *values, name_of(id)
     for run, (_, one), (_, other) in common_records(a, b):
         for key in ORIGIN if one and other else ():
             yield f"{key} of runs", one.get(key, NOT_GIVEN), other.get(key, NOT_GIVEN), run
 
-def provenance_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]: # a row a change
+
+def provenance_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]:  # a row a change
     "Origins that changed."
     return grouped(c for c in provenance_changes(a, b) if not same(c[1], c[2]))
 
@@ -392,49 +556,77 @@ def provenance_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]: # a row a
 @dataclass(frozen=True, repr=False)
 class Difference:
     "What differs between two results folders."
+
     a: ResultsFolder
     b: ResultsFolder
-    rows: dict[str, list[dict]] # section of SECTIONS -> its rows
+    rows: dict[str, list[dict]]  # section of SECTIONS -> its rows
 
     @property
-    def equal(self) -> bool: return not any(r for name, r in self.rows.items() if name != "times")
-    def frame(self, section: str = "numbers") -> pd.DataFrame: # a line a row, as in `rows`
-        return pd.DataFrame(self.rows.get(known_section(section), []), columns=COLUMNS[section].split())
-    def plain(self) -> dict: # for JSON
-        sides = {side: {"folder": f.folder.as_posix(), "profile": f.profile}
-                 for side, f in (("a", self.a), ("b", self.b))}
+    def equal(self) -> bool:
+        return not any(r for name, r in self.rows.items() if name != "times")
+
+    def frame(self, section: str = "numbers") -> pd.DataFrame:  # a line a row, as in `rows`
+        return pd.DataFrame(
+            self.rows.get(known_section(section), []), columns=COLUMNS[section].split()
+        )
+
+    def plain(self) -> dict:  # for JSON
+        sides = {
+            side: {"folder": f.folder.as_posix(), "profile": f.profile}
+            for side, f in (("a", self.a), ("b", self.b))
+        }
         return {"format": 1, **sides, "equal": self.equal, **self.rows}
-    def to_markdown(self) -> str: return difference_page(self)
-    def _repr_markdown_(self) -> str: return self.to_markdown()
-    def __repr__(self) -> str: return f"Difference({'equal' if self.equal else '; '.join(summary(self))})"
+
+    def to_markdown(self) -> str:
+        return difference_page(self)
+
+    def _repr_markdown_(self) -> str:
+        return self.to_markdown()
+
+    def __repr__(self) -> str:
+        return f"Difference({'equal' if self.equal else '; '.join(summary(self))})"
 
 # %% ../../nbs/report/04_difference.ipynb #70657663
 NUMBER_COLUMNS = "experiment row column a n_a b n_b difference explained judgement"
 COLUMNS = {
     **dict.fromkeys(("records", "texts", "provenance"), "what a b places"),
-    "settings": "setting a b runs where", "missing": "what experiment side names",
+    "settings": "setting a b runs where",
+    "missing": "what experiment side names",
     "verdicts": "claim experiment statement a b effect_a effect_b p_a p_b",
-    "pictures": "experiment picture differ of most a b", "numbers": NUMBER_COLUMNS, "times": NUMBER_COLUMNS,
+    "pictures": "experiment picture differ of most a b",
+    "numbers": NUMBER_COLUMNS,
+    "times": NUMBER_COLUMNS,
 }
 
-ROWS = {"settings": setting_rows, "numbers": number_rows, "verdicts": verdict_rows,
-        "missing": missing_rows, "records": record_rows, "pictures": picture_rows, "texts": text_rows,
-        "provenance": provenance_rows, "times": lambda a, b: number_rows(a, b, times=True)}
+ROWS = {
+    "settings": setting_rows,
+    "numbers": number_rows,
+    "verdicts": verdict_rows,
+    "missing": missing_rows,
+    "records": record_rows,
+    "pictures": picture_rows,
+    "texts": text_rows,
+    "provenance": provenance_rows,
+    "times": lambda a, b: number_rows(a, b, times=True),
+}
+
 
 def difference(
-    a: str | Path, # results/<profile>, or results where a profile is named
+    a: str | Path,  # results/<profile>, or results where a profile is named
     b: str | Path,
     profile: str = "",
-    ignore: tuple[str, ...] = (), # sections that are left out
+    ignore: tuple[str, ...] = (),  # sections that are left out
 ) -> Difference:
     "Compare two results folders; ValueError for a damaged file, and where there are no results."
     left_out = {known_section(name) for name in ignore}
     one, other = (read_results(results_below(path, profile)) for path in (a, b))
-    return Difference(one, other, {name: rows(one, other) for name, rows in ROWS.items()
-                                   if name not in left_out})
+    return Difference(
+        one, other, {name: rows(one, other) for name, rows in ROWS.items() if name not in left_out}
+    )
 
 # %% ../../nbs/report/04_difference.ipynb #8d2989f0
-LONGEST = 120 # characters of a text on the page
+LONGEST = 120  # characters of a text on the page
+
 
 def printable(value) -> str:
     "A value in one line; checksums are shortened."
@@ -442,13 +634,21 @@ def printable(value) -> str:
     text = re.sub(r"\b(?:[0-9a-f]{64}|[0-9a-f]{40})\b", lambda found: found[0][:12], text)
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
+
 def beside(a, b) -> tuple[str, str]:
     "Two values for the page; long texts from shortly before the place where they differ."
     a, b = (printable(x) or "–" for x in (a, b))
-    if max(len(a), len(b)) <= LONGEST: return a, b
-    begin = max(0, next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b))) - 20)
-    def cut(t): return "…" * (begin > 0) + t[begin:begin + LONGEST] + "…" * (len(t) > begin + LONGEST)
+    if max(len(a), len(b)) <= LONGEST:
+        return a, b
+    begin = max(
+        0, next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b))) - 20
+    )
+
+    def cut(t):
+        return "…" * (begin > 0) + t[begin : begin + LONGEST] + "…" * (len(t) > begin + LONGEST)
+
     return cut(a), cut(b)
+
 
 def some(names: list[str]) -> str:
     "The first few, as many as fit."
@@ -459,13 +659,16 @@ def some(names: list[str]) -> str:
 # %% ../../nbs/report/04_difference.ipynb #76e9fabc
 def number(value: float | None, apart: float | None = None, sign: str = "") -> str:
     "As many digits as show the difference `apart`, two at least."
-    if value is None: return "–"
+    if value is None:
+        return "–"
     places = 2 if not apart else min(10, max(2, 1 - math.floor(math.log10(abs(apart)))))
     return f"{value:{sign},.{places}f}"
 
-WIDEST = 48 # characters of a column that others are filled up to
 
-def aligned(header: list[str], rows: list[list]) -> list[str]: # lines
+WIDEST = 48  # characters of a column that others are filled up to
+
+
+def aligned(header: list[str], rows: list[list]) -> list[str]:  # lines
     "A Markdown table that can be read as it is: its columns have one width."
     lines = markdown_table(header, [[printable(text) for text in row] for row in rows])
     table = [[t.strip() for t in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line]
@@ -474,35 +677,61 @@ def aligned(header: list[str], rows: list[list]) -> list[str]: # lines
     return [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in table] + [""]
 
 # %% ../../nbs/report/04_difference.ipynb #c109b469
-def where(r: dict) -> str: return name_of(r["experiment"]) if r["experiment"] else "–"
+def where(r: dict) -> str:
+    return name_of(r["experiment"]) if r["experiment"] else "–"
+
 
 def number_line(r: dict) -> list[str]:
     d = r["difference"]
-    def side(s): return f"{number(r[s], d)} (n={r[f'n_{s}']})" if r[f"n_{s}"] else "not run"
+
+    def side(s):
+        return f"{number(r[s], d)} (n={r[f'n_{s}']})" if r[f"n_{s}"] else "not run"
+
     limit = "–" if r["explained"] is None else f"± {number(r['explained'], d)}"
-    return [where(r), r["row"], r["column"], side("a"), side("b"), number(d, d, "+"), limit,
-            r["judgement"]]
+    return [
+        where(r),
+        r["row"],
+        r["column"],
+        side("a"),
+        side("b"),
+        number(d, d, "+"),
+        limit,
+        r["judgement"],
+    ]
+
 
 def verdict_line(r: dict) -> list[str]:
     def side(s):
         p = "" if r[f"p_{s}"] is None else f"p = {r[f'p_{s}']:.3f}"
         return "; ".join(t for t in (r[s], r[f"effect_{s}"], p) if t not in ("", "–"))
+
     return [where(r), r["claim"], r["statement"], side("a"), side("b")]
 
+
 def picture_line(r: dict) -> list[str]:
-    return [where(r), r["picture"], f"{r['differ']} of {r['of']}", r["most"], *beside(r["a"], r["b"])]
+    return [
+        where(r),
+        r["picture"],
+        f"{r['differ']} of {r['of']}",
+        r["most"],
+        *beside(r["a"], r["b"]),
+    ]
+
 
 def places_line(r: dict) -> list[str]:
     return [r["what"], *beside(r["a"], r["b"]), len(r["places"]), some(r["places"])]
+
 
 def missing_line(r: dict) -> list[str]:
     return [r["side"], r["what"], where(r), len(r["names"]), some(r["names"])]
 
 # %% ../../nbs/report/04_difference.ipynb #6816b9ba
 NUMBER_HEADS = "Where, Row, Column, A, B, Difference, Explained, Judgement"
-LINES = { # section -> heads of its columns, texts of a row
-    "settings": ("Setting, A, B, Runs, Where",
-                 lambda r: [r["setting"], *beside(r["a"], r["b"]), r["runs"], r["where"]]),
+LINES = {  # section -> heads of its columns, texts of a row
+    "settings": (
+        "Setting, A, B, Runs, Where",
+        lambda r: [r["setting"], *beside(r["a"], r["b"]), r["runs"], r["where"]],
+    ),
     "numbers": (NUMBER_HEADS, number_line),
     "verdicts": ("Where, Claim, Statement, A, B", verdict_line),
     "missing": ("Only in, What, Where, How many, Which", missing_line),
@@ -513,11 +742,17 @@ LINES = { # section -> heads of its columns, texts of a row
     "times": (NUMBER_HEADS, number_line),
 }
 
+
 def section_lines(name: str, rows: list[dict]) -> list[str]:
     "Heading, what the lines mean, table."
     heads, texts = LINES[name]
-    return [f"## {SECTIONS[name].title}", "", SECTIONS[name].note, "",
-            *aligned(heads.split(", "), [texts(r) for r in rows])]
+    return [
+        f"## {SECTIONS[name].title}",
+        "",
+        SECTIONS[name].note,
+        "",
+        *aligned(heads.split(", "), [texts(r) for r in rows]),
+    ]
 
 # %% ../../nbs/report/04_difference.ipynb #6b47d65b
 def number_summary(d: Difference) -> str:
@@ -527,9 +762,13 @@ def number_summary(d: Difference) -> str:
     told = [r for r in rows if r["judgement"] in ("outside", "within")]
     outside = sum(r["judgement"] == "outside" for r in told)
     text = f"{len(rows)} of {cells} cells changed"
-    if not told: return f"{text}, none with the seeds that tell a change from chance"
-    return (f"{text}; of {len(told)} that have the seeds to tell, {outside} by more than their "
-            f"spread explains (by chance alone about {0.05 * len(told):.1f} would)")
+    if not told:
+        return f"{text}, none with the seeds that tell a change from chance"
+    return (
+        f"{text}; of {len(told)} that have the seeds to tell, {outside} by more than their "
+        f"spread explains (by chance alone about {0.05 * len(told):.1f} would)"
+    )
+
 
 def verdict_summary(d: Difference) -> str:
     turns = Counter(f"{r['a']} to {r['b']}" for r in d.rows["verdicts"] if r["a"] != r["b"])
@@ -537,53 +776,81 @@ def verdict_summary(d: Difference) -> str:
     texts = [f"{n} from {turn}" for turn, n in turns.most_common()]
     return ", ".join([*texts, *([f"{kept} with another p"] if kept else [])])
 
+
 def missing_summary(d: Difference) -> str:
     found = Counter()
-    for r in d.rows["missing"]: found[r["side"], r["what"]] += len(r["names"])
-    return ", ".join(f"{n} {what if n > 1 else what.rstrip('s')} only in {side}"
-                     for (side, what), n in found.items())
+    for r in d.rows["missing"]:
+        found[r["side"], r["what"]] += len(r["names"])
+    return ", ".join(
+        f"{n} {what if n > 1 else what.rstrip('s')} only in {side}"
+        for (side, what), n in found.items()
+    )
 
 # %% ../../nbs/report/04_difference.ipynb #310c97c6
-def count(rows: list[dict], one: str) -> str: return f"{len(rows)} {one}{'s' * (len(rows) != 1)}"
+def count(rows: list[dict], one: str) -> str:
+    return f"{len(rows)} {one}{'s' * (len(rows) != 1)}"
 
-def summary(d: Difference) -> list[str]: # a line a section
+
+def summary(d: Difference) -> list[str]:  # a line a section
     "What changed, in short."
-    texts = {"settings": lambda rows: count(rows, "change"), "numbers": lambda rows: number_summary(d),
-             "verdicts": lambda rows: verdict_summary(d), "missing": lambda rows: missing_summary(d),
-             "records": lambda rows: count(rows, "change"), "pictures": lambda rows: count(rows, "picture"),
-             "texts": lambda rows: count(rows, "change"), "times": lambda rows: count(rows, "cell"),
-             "provenance": lambda rows: ", ".join(dict.fromkeys(r["what"] for r in rows))}
+    texts = {
+        "settings": lambda rows: count(rows, "change"),
+        "numbers": lambda rows: number_summary(d),
+        "verdicts": lambda rows: verdict_summary(d),
+        "missing": lambda rows: missing_summary(d),
+        "records": lambda rows: count(rows, "change"),
+        "pictures": lambda rows: count(rows, "picture"),
+        "texts": lambda rows: count(rows, "change"),
+        "times": lambda rows: count(rows, "cell"),
+        "provenance": lambda rows: ", ".join(dict.fromkeys(r["what"] for r in rows)),
+    }
     return [f"{SECTIONS[name].title}: {texts[name](rows)}" for name, rows in d.rows.items() if rows]
 
-def difference_page(d: Difference) -> str: # Markdown
+
+def difference_page(d: Difference) -> str:  # Markdown
     "Summary, and every section that has rows."
-    sides = [[side, f.folder.as_posix(), f.profile or "–", len(f.experiments), len(f.runs)]
-             for side, f in (("A", d.a), ("B", d.b))]
+    sides = [
+        [side, f.folder.as_posix(), f.profile or "–", len(f.experiments), len(f.runs)]
+        for side, f in (("A", d.a), ("B", d.b))
+    ]
     left_out = ", ".join(SECTIONS[s].title for s in SECTIONS if s not in d.rows)
-    lines = ["# What differs between two results folders", "",
-             *aligned(["", "Folder", "Profile", "Experiments", "Runs"], sides),
-             "The folders are equal." if d.equal else "The folders differ.",
-             *([f"Left out: {left_out}."] if left_out else []), "",
-             *(f"- {escape(printable(line), quote=False)}." for line in summary(d)), *[""] * bool(summary(d))]
-    for name, rows in d.rows.items(): lines += section_lines(name, rows) if rows else []
+    lines = [
+        "# What differs between two results folders",
+        "",
+        *aligned(["", "Folder", "Profile", "Experiments", "Runs"], sides),
+        "The folders are equal." if d.equal else "The folders differ.",
+        *([f"Left out: {left_out}."] if left_out else []),
+        "",
+        *(f"- {escape(printable(line), quote=False)}." for line in summary(d)),
+        *[""] * bool(summary(d)),
+    ]
+    for name, rows in d.rows.items():
+        lines += section_lines(name, rows) if rows else []
     return "\n".join(lines)
 
 # %% ../../nbs/report/04_difference.ipynb #46787d42
 def write_difference(
     d: Difference,
-    json_file: str | Path = "", # empty: none
+    json_file: str | Path = "",  # empty: none
     md_file: str | Path = "",
-) -> list[Path]: # what was written
+) -> list[Path]:  # what was written
     "Write a comparison; ValueError for a file inside the compared folders, or in none."
-    if json_file and json_file == md_file: raise ValueError(f"{md_file} cannot be both; give two names")
-    texts = {json_file: json.dumps(d.plain(), indent=1, allow_nan=False) + "\n", md_file: d.to_markdown()}
+    if json_file and json_file == md_file:
+        raise ValueError(f"{md_file} cannot be both; give two names")
+    texts = {
+        json_file: json.dumps(d.plain(), indent=1, allow_nan=False) + "\n",
+        md_file: d.to_markdown(),
+    }
     paths = {Path(path): text for path, text in texts.items() if path}
     for path in paths:
         if not path.parent.is_dir():
             raise ValueError(f"{path}: there is no such folder; make it, or give another one")
         for folder in (d.a.folder, d.b.folder):
             if path.resolve().is_relative_to(folder.resolve()):
-                raise ValueError(f"{path} lies in {folder}, which is compared and left as it is; "
-                                 "give a file elsewhere")
-    for path, text in paths.items(): write_atomic(path, text)
+                raise ValueError(
+                    f"{path} lies in {folder}, which is compared and left as it is; "
+                    "give a file elsewhere"
+                )
+    for path, text in paths.items():
+        write_atomic(path, text)
     return list(paths)

@@ -20,110 +20,200 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from ..study.cells import EXPERIMENTS
-from ..study.verdicts import by_chance, in_short, load_claims, p_text, paper_difference, statement_rows, write_claims
-from ..study.measure import TITLES
 from ..paper.tables import FIGURES, NUMERALS, TABLES
+from mdr_repro.report.report_page import (
+    STATES,
+    VERDICTS,
+    Layout,
+    card,
+    claim_list,
+    effect_text,
+    element,
+    folded,
+    interval,
+    layout_table,
+    page,
+    paper_layout,
+    picture,
+    symbols,
+    verdict_bar,
+    word_table,
+)
+from ..study.cells import EXPERIMENTS
+from ..study.measure import TITLES
 from ..study.profiles import Profile, get_profile
-from .report_page import STATES, VERDICTS, Layout, card, claim_list, effect_text, element, folded, interval, layout_table, page, paper_layout, picture, symbols, verdict_bar, word_table
 from ..study.results import project_root, save_record
 from ..study.runner import duration, experiments, judge, of_profile
+from mdr_repro.study.verdicts import (
+    by_chance,
+    in_short,
+    load_claims,
+    p_text,
+    paper_difference,
+    statement_rows,
+    write_claims,
+)
 from ..training.run_spec import write_atomic
 
 # %% ../../nbs/report/02_report.ipynb #5bd17b92
 @dataclass(frozen=True)
 class Result:
     "What an experiment left in its folder."
+
     id: str
     folder: Path
-    table: dict | None # table.json
-    pictures: dict # picture -> what figure.json says of it
-    problem: str # why there is nothing, or nothing new
-    failed: bool = False # whether its last notebook failed
+    table: dict | None  # table.json
+    pictures: dict  # picture -> what figure.json says of it
+    problem: str  # why there is nothing, or nothing new
+    failed: bool = False  # whether its last notebook failed
 
     @property
-    def provenance(self) -> dict: # of the table, else of the first picture
+    def provenance(self) -> dict:  # of the table, else of the first picture
         return (self.table or next(iter(self.pictures.values()), {})).get("provenance", {})
+
     @property
-    def runs(self) -> set[str]: # ids behind table and pictures
-        return {run for p in (self.table or {}, *self.pictures.values()) for run in p.get("provenance", {}).get("runs", [])}
+    def runs(self) -> set[str]:  # ids behind table and pictures
+        return {
+            run
+            for p in (self.table or {}, *self.pictures.values())
+            for run in p.get("provenance", {}).get("runs", [])
+        }
+
     @property
-    def here(self) -> bool: return bool(self.table or self.pictures)
+    def here(self) -> bool:
+        return bool(self.table or self.pictures)
+
     @property
-    def cells(self) -> list[dict]: return (self.table or {}).get("cells", [])
+    def cells(self) -> list[dict]:
+        return (self.table or {}).get("cells", [])
+
     @property
-    def findings(self) -> list[dict]: return (self.table or {}).get("findings", []) # of the audit
+    def findings(self) -> list[dict]:
+        return (self.table or {}).get("findings", [])  # of the audit
 
 # %% ../../nbs/report/02_report.ipynb #65e66194
 def _read(path: Path) -> dict | None:
     "A JSON file, None where there is none; a damaged one is an error of its own."
-    if not path.is_file(): return None
-    try: return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError: raise ValueError(f"{path} is damaged; delete it and run the experiment again") from None
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{path} is damaged; delete it and run the experiment again") from None
+
 
 def load_result(id: str, folder: Path, notebooks) -> Result:
     "Read one experiment's folder."
-    table, pictures, failed = _read(folder / "table.json"), _read(folder / "figure.json") or {}, folder / f"{id}.failed.ipynb"
+    table, pictures, failed = (
+        _read(folder / "table.json"),
+        _read(folder / "figure.json") or {},
+        folder / f"{id}.failed.ipynb",
+    )
     problem = ""
-    if failed.is_file(): problem = f"the notebook failed: {judge(failed) or 'interrupted'}"
-    elif table is None and not pictures: problem = "not run yet" if id in notebooks else "there is no notebook for it yet"
+    if failed.is_file():
+        problem = f"the notebook failed: {judge(failed) or 'interrupted'}"
+    elif table is None and not pictures:
+        problem = "not run yet" if id in notebooks else "there is no notebook for it yet"
     return Result(id, folder, table, pictures, problem, failed.is_file())
 
 # %% ../../nbs/report/02_report.ipynb #3f989062
-def experiment_ids(folder: Path, notebooks) -> list[str]: # folder: of the profile
+def experiment_ids(folder: Path, notebooks) -> list[str]:  # folder: of the profile
     "The paper's tables, its figures, the rest: whatever has a notebook, cells or results."
-    left = {p.parent.name for name in ("table.json", "figure.json") for p in folder.glob(f"*/{name}")}
-    return sorted({*TABLES, *FIGURES, *EXPERIMENTS, *notebooks, *left}, key=lambda id: (id not in TABLES, id not in FIGURES, id))
+    left = {
+        p.parent.name for name in ("table.json", "figure.json") for p in folder.glob(f"*/{name}")
+    }
+    return sorted(
+        {*TABLES, *FIGURES, *EXPERIMENTS, *notebooks, *left},
+        key=lambda id: (id not in TABLES, id not in FIGURES, id),
+    )
+
 
 def name_of(id: str) -> str:
     "Table IV, Figure 3, Audit."
-    if id in TABLES: return f"Table {NUMERALS[TABLES[id].number - 1]}"
-    return f"Figure {int(id.removeprefix('figure_'))}" if id in FIGURES else TITLES.get(id) or id.replace("_", " ").capitalize()
+    if id in TABLES:
+        return f"Table {NUMERALS[TABLES[id].number - 1]}"
+    return (
+        f"Figure {int(id.removeprefix('figure_'))}"
+        if id in FIGURES
+        else TITLES.get(id) or id.replace("_", " ").capitalize()
+    )
 
-def caption_of(id: str) -> str: return TABLES[id].caption if id in TABLES else FIGURES.get(id, "") # as printed
+
+def caption_of(id: str) -> str:
+    return TABLES[id].caption if id in TABLES else FIGURES.get(id, "")  # as printed
 
 # %% ../../nbs/report/02_report.ipynb #f7ba42d5
 @dataclass(frozen=True)
 class Status:
     "How far an experiment is."
-    state: str # of STATES
+
+    state: str  # of STATES
     words: str
+
 
 def status_of(r: Result) -> Status:
     "Done, partly done, failed or missing, and why."
-    if r.failed: return Status("failed", r.problem.removeprefix("the notebook failed: ") + ("; an earlier result is there" if r.here else ""))
-    if not r.here: return Status("missing", r.problem)
-    if r.findings: return Status("done", f"{len(r.findings)} findings")
+    if r.failed:
+        return Status(
+            "failed",
+            r.problem.removeprefix("the notebook failed: ")
+            + ("; an earlier result is there" if r.here else ""),
+        )
+    if not r.here:
+        return Status("missing", r.problem)
+    if r.findings:
+        return Status("done", f"{len(r.findings)} findings")
     cells = r.cells
-    if not cells and not r.pictures: return Status("done", "nothing to measure in this profile")
-    if not cells: return Status("done", f"{len(r.pictures)} picture{'s' * (len(r.pictures) != 1)}")
+    if not cells and not r.pictures:
+        return Status("done", "nothing to measure in this profile")
+    if not cells:
+        return Status("done", f"{len(r.pictures)} picture{'s' * (len(r.pictures) != 1)}")
     done = [c for c in cells if c["measured"]]
-    most = {c["column"]: max(d["measured"]["n"] for d in done if d["column"] == c["column"]) for c in done}
+    most = {
+        c["column"]: max(d["measured"]["n"] for d in done if d["column"] == c["column"])
+        for c in done
+    }
     fewer = sum(c["measured"]["n"] < most[c["column"]] for c in done)
     why = next((c["note"] for c in cells if not c["measured"] and c["note"]), "")
-    if len(done) == len(cells) and not fewer: return Status("done", f"{len(cells)} cells")
-    return Status("partly" if done else "missing", f"{len(done)} of {len(cells)} cells" + (f", {fewer} with fewer seeds" if fewer else "") + (f": {why}" if why else ""))
+    if len(done) == len(cells) and not fewer:
+        return Status("done", f"{len(cells)} cells")
+    return Status(
+        "partly" if done else "missing",
+        f"{len(done)} of {len(cells)} cells"
+        + (f", {fewer} with fewer seeds" if fewer else "")
+        + (f": {why}" if why else ""),
+    )
 
 # %% ../../nbs/report/02_report.ipynb #5f0a5807
-def _records(folder: Path) -> dict[str, dict]: # folder: of the profile; run -> its result.json
+def _records(folder: Path) -> dict[str, dict]:  # folder: of the profile; run -> its result.json
     "What the runs say of themselves."
-    paths = [*folder.parent.glob("runs/*/result.json"), *folder.glob("records/*/result.json"), *folder.glob("*/records/*/result.json")]
+    paths = [
+        *folder.parent.glob("runs/*/result.json"),
+        *folder.glob("records/*/result.json"),
+        *folder.glob("*/records/*/result.json"),
+    ]
     return {r["id"]: r for r in map(_read, paths)}
 
-def run_length(record: dict) -> tuple[float, int] | None: # passes, steps; None where the record does not tell
+
+def run_length(
+    record: dict,
+) -> tuple[float, int] | None:  # passes, steps; None where the record does not tell
     "Passes over the training clips and steps of the optimizer; older records tell epochs and batches only."
     epochs, train = record.get("epochs"), record.get("clips", {}).get("train")
     steps = record.get("steps", epochs and epochs * record.get("batches", {}).get("train", 0))
     seen = record.get("clips_seen")
     return (seen / train if seen and train else epochs, steps) if epochs and steps else None
 
+
 def distinct_seconds(results: list[Result], known: dict[str, float]) -> float:
     "Training time of all distinct runs."
     found = {}
     for r in results:
         total = r.provenance.get("timing", {}).get("run_seconds", 0)
-        for run in r.provenance.get("runs", []): found[run] = known.get(run, found.get(run, total / len(r.provenance["runs"])))
+        for run in r.provenance.get("runs", []):
+            found[run] = known.get(run, found.get(run, total / len(r.provenance["runs"])))
     return sum(found.values())
+
 
 def notebook_seconds(r: Result) -> float | None:
     "Wall time of the executed notebook; None where it is not known."
@@ -133,49 +223,92 @@ def notebook_seconds(r: Result) -> float | None:
 # %% ../../nbs/report/02_report.ipynb #f8fd45e5
 def origin_notes(origin: dict) -> list[str]:
     "Where the numbers come from, and what they cost."
-    if not origin: return []
+    if not origin:
+        return []
     code = f"code: revision {origin['revision'] or 'unknown (no git)'}{', with changes' if origin['dirty'] else ''}; "
     code += f"locked packages {(origin['lock_sha256'] or 'unknown')[:12]}; torch {origin['torch']}, Python {origin['python']}, {origin['device']}"
-    trained = [f"runs made with: {', '.join(f'{k} {v}' for k, v in made.items())}" for made in origin.get("made_with", [])]
-    data = [f"data: {source}, checksum {checksum[:12]}" for source, checksum in origin["data"].items()]
+    trained = [
+        f"runs made with: {', '.join(f'{k} {v}' for k, v in made.items())}"
+        for made in origin.get("made_with", [])
+    ]
+    data = [
+        f"data: {source}, checksum {checksum[:12]}" for source, checksum in origin["data"].items()
+    ]
     runs = [f"{len(origin['runs'])} runs: {', '.join(origin['runs'])}"] if origin["runs"] else []
-    return [code, *trained, *data, *runs, f"cost: {duration(origin['timing']['run_seconds'])} of training; written {origin['timing']['date_utc']}"]
+    return [
+        code,
+        *trained,
+        *data,
+        *runs,
+        f"cost: {duration(origin['timing']['run_seconds'])} of training; written {origin['timing']['date_utc']}",
+    ]
 
 # %% ../../nbs/report/02_report.ipynb #83626f90
 @dataclass(frozen=True)
 class Report:
     "All that the page says, as plain values."
+
     profile: Profile
     folder: Path
     results: list[Result]
-    claims: list[dict] # all of the paper's, with their verdicts
-    seconds: dict[str, float] # run -> training time
-    lengths: dict[str, tuple[float, int]] # run -> passes, steps
+    claims: list[dict]  # all of the paper's, with their verdicts
+    seconds: dict[str, float]  # run -> training time
+    lengths: dict[str, tuple[float, int]]  # run -> passes, steps
 
-    def of(self, id: str) -> list[dict]: return [c for c in self.claims if c["table"] == id]
+    def of(self, id: str) -> list[dict]:
+        return [c for c in self.claims if c["table"] == id]
+
     @property
-    def runs(self) -> set[str]: return set().union(*(r.runs for r in self.results)) # ids, each once
+    def runs(self) -> set[str]:
+        return set().union(*(r.runs for r in self.results))  # ids, each once
+
     @property
-    def foreign(self) -> bool: return self.profile.name != "paper" # other clips than the paper's
+    def foreign(self) -> bool:
+        return self.profile.name != "paper"  # other clips than the paper's
+
     @property
-    def judged(self) -> bool: return self.profile.verdicts
+    def judged(self) -> bool:
+        return self.profile.verdicts
+
     @property
-    def title(self) -> str: return f"MDR-GCN and Robust Decouple Loss: results of profile {self.profile.name}"
+    def title(self) -> str:
+        return f"MDR-GCN and Robust Decouple Loss: results of profile {self.profile.name}"
 
 # %% ../../nbs/report/02_report.ipynb #9b9843e4
-ROW = {"kind": "better", "margin": 0.0, "clips": None, "contradicted": False, "looks": 1, "test_clips": None, "untrained": [],
-       "same_as": None, "told": None, "told_clips": None, "p_holm": None} # of a claim that is none of the paper's
+ROW = {
+    "kind": "better",
+    "margin": 0.0,
+    "clips": None,
+    "contradicted": False,
+    "looks": 1,
+    "test_clips": None,
+    "untrained": [],
+    "same_as": None,
+    "told": None,
+    "told_clips": None,
+    "p_holm": None,
+}  # of a claim that is none of the paper's
 
-def read_report(folder: Path, profile: str, notebooks) -> Report: # folder: results_root/profile
+
+def read_report(folder: Path, profile: str, notebooks) -> Report:  # folder: results_root/profile
     "Read what the experiments left."
     results = [load_result(id, folder / id, notebooks) for id in experiment_ids(folder, notebooks)]
     claims = load_claims(folder)
     known = {c["id"] for c in claims}
-    ours = [{**ROW, **c, "table": r.id, "title": r.table["title"]} for r in results if r.table for c in r.table["claims"] if c["id"] not in known]
+    ours = [
+        {**ROW, **c, "table": r.id, "title": r.table["title"]}
+        for r in results
+        if r.table
+        for c in r.table["claims"]
+        if c["id"] not in known
+    ]
     about, records = get_profile(profile), _records(folder)
     claims = [c if about.verdicts else unjudged(c) for c in (*claims, *ours)]
     lengths = {run: length for run, record in records.items() if (length := run_length(record))}
-    return Report(about, folder, results, claims, {run: r["seconds"] for run, r in records.items()}, lengths)
+    return Report(
+        about, folder, results, claims, {run: r["seconds"] for run, r in records.items()}, lengths
+    )
+
 
 def unjudged(claim: dict) -> dict:
     "Of a profile whose clips are made up: whether the runs of the claim went through, and nothing else."
@@ -183,154 +316,403 @@ def unjudged(claim: dict) -> dict:
     return {**claim, "verdict": "works" if ran else "not run", "p": None, "p_holm": None}
 
 # %% ../../nbs/report/02_report.ipynb #8d2f10d1
-def layout_of(r: Result, report: Report) -> Layout: return paper_layout(r.cells, TABLES.get(r.id), not report.foreign, report.lengths)
+def layout_of(r: Result, report: Report) -> Layout:
+    return paper_layout(r.cells, TABLES.get(r.id), not report.foreign, report.lengths)
 
-def drawn(r: Result) -> list[str]: # names of files without suffix
+
+def drawn(r: Result) -> list[str]:  # names of files without suffix
     "The pictures that show more than the table's cells."
-    return [n for n, about in r.pictures.items() if not {"cells", "claims"} <= set(about["data"]) and (r.folder / f"{n}.png").is_file()]
+    return [
+        n
+        for n, about in r.pictures.items()
+        if not {"cells", "claims"} <= set(about["data"]) and (r.folder / f"{n}.png").is_file()
+    ]
 
-def moving(r: Result) -> list[Path]: return sorted(p for suffix in ("gif", "html") for p in r.folder.glob(f"*.{suffix}")) # animations
+
+def moving(r: Result) -> list[Path]:
+    return sorted(
+        p for suffix in ("gif", "html") for p in r.folder.glob(f"*.{suffix}")
+    )  # animations
 
 # %% ../../nbs/report/02_report.ipynb #5835e75d
 NOT_THEIRS = "These are not the paper's clips: its accuracies cannot be compared with these, only which of two settings is better."
 MADE_UP = "Made-up clips: these numbers show that every step works; no claim is judged here."
 TEST = "A claim holds or fails where a paired test over seeds, at the 5 % level, tells the difference from chance; else it is undecided."
 
-def verdicts(report: Report) -> Counter: return Counter(c["verdict"] for c in report.claims)
+
+def verdicts(report: Report) -> Counter:
+    return Counter(c["verdict"] for c in report.claims)
+
 
 def headline(report: Report) -> list[str]:
     "What the whole page says."
     states, runs = Counter(status_of(r).state for r in report.results), report.runs
-    cost, said = distinct_seconds(report.results, report.seconds), ", ".join(f"{n} {v}" for v in VERDICTS if (n := verdicts(report)[v]))
-    failed = [f"Failed: {states['failed']} of {len(report.results)} notebooks ({', '.join(name_of(r.id) for r in report.results if r.failed)})."] if states["failed"] else []
+    cost, said = (
+        distinct_seconds(report.results, report.seconds),
+        ", ".join(f"{n} {v}" for v in VERDICTS if (n := verdicts(report)[v])),
+    )
+    failed = (
+        [
+            f"Failed: {states['failed']} of {len(report.results)} notebooks ({', '.join(name_of(r.id) for r in report.results if r.failed)})."
+        ]
+        if states["failed"]
+        else []
+    )
     clips = [NOT_THEIRS if report.judged else MADE_UP] if report.foreign else []
-    return [f"Data: {report.profile.about}.", *clips,
-            f"Of {len(report.results)} experiments: " + ", ".join(f"{states[s]} {words.partition(' ')[2]}" for s, words in STATES.items() if states[s]) + ".", *failed,
-            f"Behind them: {len(runs)} trainings, {duration(cost)} over distinct runs." if runs else "Nothing was trained for it.",
-            f"The paper's {len(report.claims)} claims: {said or 'none tested'}.", *([TEST] if report.judged else [])]
+    return [
+        f"Data: {report.profile.about}.",
+        *clips,
+        f"Of {len(report.results)} experiments: "
+        + ", ".join(
+            f"{states[s]} {words.partition(' ')[2]}" for s, words in STATES.items() if states[s]
+        )
+        + ".",
+        *failed,
+        f"Behind them: {len(runs)} trainings, {duration(cost)} over distinct runs."
+        if runs
+        else "Nothing was trained for it.",
+        f"The paper's {len(report.claims)} claims: {said or 'none tested'}.",
+        *([TEST] if report.judged else []),
+    ]
 
 # %% ../../nbs/report/02_report.ipynb #8d2f10d2
 def provenance_lines(report: Report) -> list[tuple[str, list[str]]]:
     "Everything that decides a number, over all tables."
     origins = [r.provenance for r in report.results if r.provenance]
-    def all_of(values): return list(dict.fromkeys(v for v in values if v))
-    return [("code", all_of(f"{o['revision'] or 'unknown (no git)'}{', with changes' if o['dirty'] else ''}" for o in origins)), ("locked packages", all_of(o["lock_sha256"] for o in origins)),
-            ("torch", all_of(o["torch"] for o in origins)), ("Python", all_of(o["python"] for o in origins)), ("device", all_of(o["device"] for o in origins)),
-            ("runs made with", all_of(", ".join(f"{k} {v}" for k, v in m.items()) for o in origins for m in o.get("made_with", []))),
-            ("data", all_of(f"{source}, checksum {checksum}" for o in origins for source, checksum in sorted(o["data"].items()))),
-            ("distinct runs", all_of([" ".join(sorted(report.runs))]))]
+
+    def all_of(values):
+        return list(dict.fromkeys(v for v in values if v))
+
+    return [
+        (
+            "code",
+            all_of(
+                f"{o['revision'] or 'unknown (no git)'}{', with changes' if o['dirty'] else ''}"
+                for o in origins
+            ),
+        ),
+        ("locked packages", all_of(o["lock_sha256"] for o in origins)),
+        ("torch", all_of(o["torch"] for o in origins)),
+        ("Python", all_of(o["python"] for o in origins)),
+        ("device", all_of(o["device"] for o in origins)),
+        (
+            "runs made with",
+            all_of(
+                ", ".join(f"{k} {v}" for k, v in m.items())
+                for o in origins
+                for m in o.get("made_with", [])
+            ),
+        ),
+        (
+            "data",
+            all_of(
+                f"{source}, checksum {checksum}"
+                for o in origins
+                for source, checksum in sorted(o["data"].items())
+            ),
+        ),
+        ("distinct runs", all_of([" ".join(sorted(report.runs))])),
+    ]
 
 # %% ../../nbs/report/02_report.ipynb #772f538c
 COST_HEADER = ["Experiment", "Runs", "Training", "Notebook"]
+
 
 def cost_rows(report: Report) -> list[list[str]]:
     "What every experiment took, and all of them."
     rows, walls = [], [notebook_seconds(r) for r in report.results]
     for r, wall in zip(report.results, walls):
-        if not r.provenance: continue
-        rows.append([name_of(r.id), str(len(r.runs) or "–"), duration(r.provenance["timing"]["run_seconds"]) if r.runs else "–", "–" if wall is None else duration(wall)])
+        if not r.provenance:
+            continue
+        rows.append(
+            [
+                name_of(r.id),
+                str(len(r.runs) or "–"),
+                duration(r.provenance["timing"]["run_seconds"]) if r.runs else "–",
+                "–" if wall is None else duration(wall),
+            ]
+        )
     runs, known = report.runs, [w for w in walls if w is not None]
-    return [*rows, ["All, distinct runs", str(len(runs)), duration(distinct_seconds(report.results, report.seconds)), duration(sum(known)) if known else "–"]]
+    return [
+        *rows,
+        [
+            "All, distinct runs",
+            str(len(runs)),
+            duration(distinct_seconds(report.results, report.seconds)),
+            duration(sum(known)) if known else "–",
+        ],
+    ]
 
 # %% ../../nbs/report/02_report.ipynb #255ed01f
-RUN_HEADER = ["Claim", "Statement", "Runs", "Paper", "In the paper's words"] # where nothing is judged
-CLAIMS_HEADER = ["Claim", "Statement", "Verdict", "Paper", "Measured difference", "p", "p (Holm)", "In the paper's words"]
+RUN_HEADER = [
+    "Claim",
+    "Statement",
+    "Runs",
+    "Paper",
+    "In the paper's words",
+]  # where nothing is judged
+CLAIMS_HEADER = [
+    "Claim",
+    "Statement",
+    "Verdict",
+    "Paper",
+    "Measured difference",
+    "p",
+    "p (Holm)",
+    "In the paper's words",
+]
+
 
 def claims_rows(report: Report) -> list[list[str]]:
     "The paper's statements with what was measured."
-    if not report.judged: return [[c["id"], in_short(c), VERDICTS[c["verdict"]], paper_difference(c), c["text"]] for c in report.claims]
-    return [[c["id"], in_short(c), VERDICTS[c["verdict"]], paper_difference(c), effect_text(c) or "–", p_text(c["p"]), p_text(c["p_holm"]), c["text"]] for c in report.claims]
+    if not report.judged:
+        return [
+            [c["id"], in_short(c), VERDICTS[c["verdict"]], paper_difference(c), c["text"]]
+            for c in report.claims
+        ]
+    return [
+        [
+            c["id"],
+            in_short(c),
+            VERDICTS[c["verdict"]],
+            paper_difference(c),
+            effect_text(c) or "–",
+            p_text(c["p"]),
+            p_text(c["p_holm"]),
+            c["text"],
+        ]
+        for c in report.claims
+    ]
 
-def claims_header(report: Report) -> list[str]: return CLAIMS_HEADER if report.judged else RUN_HEADER
+
+def claims_header(report: Report) -> list[str]:
+    return CLAIMS_HEADER if report.judged else RUN_HEADER
+
 
 def chance_line(report: Report) -> str:
     "What chance alone would give; of made-up clips, what is shown."
-    if not report.judged: return MADE_UP
+    if not report.judged:
+        return MADE_UP
     tests, chance = by_chance(report.claims)
     return f"{tests} tests for an advantage were made; if no setting differed from any other, {chance:.1f} of them would hold and as many fail. p (Holm) is adjusted for all tests of this page."
 
+
 def untested(report: Report) -> list[list[str]]:
     "Sentences that compare and that no cell can test."
-    return [[s["section"], s["text"], s["reason"]] for s in statement_rows(report.claims) if not s["claims"]]
+    return [
+        [s["section"], s["text"], s["reason"]]
+        for s in statement_rows(report.claims)
+        if not s["claims"]
+    ]
 
 # %% ../../nbs/report/02_report.ipynb #2ba36429
-GROUPS = {"Tables": ("Table",), "Text": ("Section",), "Equations": ("Eq",)} # how `where` of a finding begins
+GROUPS = {
+    "Tables": ("Table",),
+    "Text": ("Section",),
+    "Equations": ("Eq",),
+}  # how `where` of a finding begins
+
 
 def finding_groups(findings: list[dict]) -> dict[str, list[dict]]:
     "Findings by what they are about."
-    groups = {name: [f for f in findings if f["where"].startswith(starts)] for name, starts in GROUPS.items()}
+    groups = {
+        name: [f for f in findings if f["where"].startswith(starts)]
+        for name, starts in GROUPS.items()
+    }
     left = [f for f in findings if not any(f in group for group in groups.values())]
     return {name: group for name, group in {**groups, "Other": left}.items() if group}
 
-def how_sure(finding: dict) -> str: return re.split(r"[:;,]| that | as | for | up | if ", finding["how_sure"])[0] # certain, very likely, likely, open
+
+def how_sure(finding: dict) -> str:
+    return re.split(r"[:;,]| that | as | for | up | if ", finding["how_sure"])[
+        0
+    ]  # certain, very likely, likely, open
 
 # %% ../../nbs/report/02_report.ipynb #545d1ba4
-def _cell(text: str) -> str: return escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ") # for a Markdown table
+def _cell(text: str) -> str:
+    return (
+        escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ")
+    )  # for a Markdown table
 
-def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]: # lines
-    return [*(f"| {' | '.join(map(_cell, row))} |" for row in (header, ["---"] * len(header), *rows)), ""]
 
-def markdown_layout(layout: Layout) -> list[str]: # lines
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:  # lines
+    return [
+        *(f"| {' | '.join(map(_cell, row))} |" for row in (header, ["---"] * len(header), *rows)),
+        "",
+    ]
+
+
+def markdown_layout(layout: Layout) -> list[str]:  # lines
     "A table in the paper's layout."
+
     def measured(cell, column):
-        if cell is None: return ""
+        if cell is None:
+            return ""
         note = f" [{layout.notes.index(cell['note']) + 1}]" if cell["note"] else ""
-        return (interval(cell["measured"], column.counted, cell["values"].values()) or ("not run" if note else "–")) + note
-    header = [*layout.settings, *(text for c in layout.columns for text in ([c.name, "measured"] if not c.ours else [f"{c.name}, ours"]))]
+        return (
+            interval(cell["measured"], column.counted, cell["values"].values())
+            or ("not run" if note else "–")
+        ) + note
+
+    header = [
+        *layout.settings,
+        *(
+            text
+            for c in layout.columns
+            for text in ([c.name, "measured"] if not c.ours else [f"{c.name}, ours"])
+        ),
+    ]
     rows = []
     for r in layout.rows:
-        numbers = [t for cell, c in zip(r.cells, layout.columns) for t in ([cell["printed"] if cell else "", measured(cell, c)] if not c.ours else [measured(cell, c)])]
+        numbers = [
+            t
+            for cell, c in zip(r.cells, layout.columns)
+            for t in (
+                [cell["printed"] if cell else "", measured(cell, c)]
+                if not c.ours
+                else [measured(cell, c)]
+            )
+        ]
         rows.append([r.settings[0] + (" (ours)" if r.ours else ""), *r.settings[1:], *numbers])
     trained = [f"- trained: {c.name}, {c.trained}" for c in layout.columns if c.trained]
-    return [*markdown_table(header, rows), *trained, *([""] if trained else []), *(f"[{i}] {_cell(n)}  " for i, n in enumerate(layout.notes, 1)), *([""] if layout.notes else [])]
+    return [
+        *markdown_table(header, rows),
+        *trained,
+        *([""] if trained else []),
+        *(f"[{i}] {_cell(n)}  " for i, n in enumerate(layout.notes, 1)),
+        *([""] if layout.notes else []),
+    ]
 
 # %% ../../nbs/report/02_report.ipynb #b5c583f9
-def markdown_section(report: Report, r: Result) -> list[str]: # lines
+def markdown_section(report: Report, r: Result) -> list[str]:  # lines
     "One experiment."
-    lines = [f"## {name_of(r.id)}", "", *([f"Paper: {_cell(caption_of(r.id))}", ""] if caption_of(r.id) else [])]
-    if r.table: lines += [f"{_cell(r.table['title'])}", ""]
-    if r.problem: lines += [f"{'Stale' if r.here else 'Missing'}: {_cell(r.problem)}." + (" What follows is from an earlier run." if r.here else ""), ""]
-    if (r.cells or r.id in TABLES) and not r.findings: lines += markdown_layout(layout_of(r, report))
-    for c in report.of(r.id): lines.append(f"- {VERDICTS[c['verdict']]}: {_cell(in_short(c))}" + (f", {effect_text(c)}" if c["effect"] and report.judged else ""))
-    if report.of(r.id): lines.append("")
-    for name in drawn(r): lines += [f"![{_cell(name)}]({os.path.relpath(r.folder / name, report.folder)}.png)", ""]
-    for path in moving(r): lines += [f"[{path.name}]({os.path.relpath(path, report.folder)})", ""]
-    if (r.folder / f"{r.id}.ipynb").is_file(): lines += [f"[the executed notebook](../reproduction/{r.id}/{r.id}.ipynb)", ""]
+    lines = [
+        f"## {name_of(r.id)}",
+        "",
+        *([f"Paper: {_cell(caption_of(r.id))}", ""] if caption_of(r.id) else []),
+    ]
+    if r.table:
+        lines += [f"{_cell(r.table['title'])}", ""]
+    if r.problem:
+        lines += [
+            f"{'Stale' if r.here else 'Missing'}: {_cell(r.problem)}."
+            + (" What follows is from an earlier run." if r.here else ""),
+            "",
+        ]
+    if (r.cells or r.id in TABLES) and not r.findings:
+        lines += markdown_layout(layout_of(r, report))
+    for c in report.of(r.id):
+        lines.append(
+            f"- {VERDICTS[c['verdict']]}: {_cell(in_short(c))}"
+            + (f", {effect_text(c)}" if c["effect"] and report.judged else "")
+        )
+    if report.of(r.id):
+        lines.append("")
+    for name in drawn(r):
+        lines += [f"![{_cell(name)}]({os.path.relpath(r.folder / name, report.folder)}.png)", ""]
+    for path in moving(r):
+        lines += [f"[{path.name}]({os.path.relpath(path, report.folder)})", ""]
+    if (r.folder / f"{r.id}.ipynb").is_file():
+        lines += [f"[the executed notebook](../reproduction/{r.id}/{r.id}.ipynb)", ""]
     notes = origin_notes(r.provenance)
     return [*lines, *(f"- {_cell(note)}" for note in notes), *([""] if notes else [])]
 
+
 def to_markdown(report: Report) -> str:
     "The page as Markdown; pictures are links."
-    progress = [[name_of(r.id), STATES[s.state], s.words] for r in report.results for s in [status_of(r)]]
-    lines = [f"# {report.title}", "", *(line for text in headline(report) for line in (_cell(text), "")), "## Progress", "", *markdown_table(["Experiment", "State", ""], progress)]
-    for r in report.results: lines += markdown_section(report, r)
-    lines += ["## All claims", "", chance_line(report), "", *markdown_table(claims_header(report), claims_rows(report))]
+    progress = [
+        [name_of(r.id), STATES[s.state], s.words] for r in report.results for s in [status_of(r)]
+    ]
+    lines = [
+        f"# {report.title}",
+        "",
+        *(line for text in headline(report) for line in (_cell(text), "")),
+        "## Progress",
+        "",
+        *markdown_table(["Experiment", "State", ""], progress),
+    ]
+    for r in report.results:
+        lines += markdown_section(report, r)
+    lines += [
+        "## All claims",
+        "",
+        chance_line(report),
+        "",
+        *markdown_table(claims_header(report), claims_rows(report)),
+    ]
     for r in (r for r in report.results if r.findings):
-        lines += [f"## {name_of(r.id)}: findings", "", *markdown_table(["Where", "The paper says", "Found", "How sure"], [[f["where"], f["says"], f["found"], f["how_sure"]] for f in r.findings])]
-    lines += ["## Provenance", "", *(f"- {name}: {_cell('; '.join(values))}" for name, values in provenance_lines(report) if values), ""]
+        lines += [
+            f"## {name_of(r.id)}: findings",
+            "",
+            *markdown_table(
+                ["Where", "The paper says", "Found", "How sure"],
+                [[f["where"], f["says"], f["found"], f["how_sure"]] for f in r.findings],
+            ),
+        ]
+    lines += [
+        "## Provenance",
+        "",
+        *(
+            f"- {name}: {_cell('; '.join(values))}"
+            for name, values in provenance_lines(report)
+            if values
+        ),
+        "",
+    ]
     return "\n".join([*lines, "## Cost", "", *markdown_table(COST_HEADER, cost_rows(report))])
 
 # %% ../../nbs/report/02_report.ipynb #b2722dd7
-PAGE_LIMIT = 7_000_000 # bytes of pictures
+PAGE_LIMIT = 7_000_000  # bytes of pictures
 
-def paragraphs(texts: list[str], **attributes) -> str: return "".join(element("p", escape(t), **attributes) for t in texts)
 
-def html_pictures(report: Report, r: Result, room: int) -> tuple[str, int]: # HTML, bytes
+def paragraphs(texts: list[str], **attributes) -> str:
+    return "".join(element("p", escape(t), **attributes) for t in texts)
+
+
+def html_pictures(report: Report, r: Result, room: int) -> tuple[str, int]:  # HTML, bytes
     "Curves, maps, animations."
     parts, used = [], 0
     for path in [*(r.folder / n for n in drawn(r)), *moving(r)]:
         link = os.path.relpath(path, report.folder)
-        if path.suffix == ".html": parts.append(element("p", element("a", escape(f"{path.stem.replace('_', ' ')}, to be moved by hand"), href=link))); continue
-        caption = name_of(r.id) if path.name == r.id else path.stem.replace("_", " ") if path.suffix else path.name.replace("_", " ")
+        if path.suffix == ".html":
+            parts.append(
+                element(
+                    "p",
+                    element(
+                        "a",
+                        escape(f"{path.stem.replace('_', ' ')}, to be moved by hand"),
+                        href=link,
+                    ),
+                )
+            )
+            continue
+        caption = (
+            name_of(r.id)
+            if path.name == r.id
+            else path.stem.replace("_", " ")
+            if path.suffix
+            else path.name.replace("_", " ")
+        )
         text, size = picture(caption, path, link if path.suffix else f"{link}.png", room - used)
-        parts.append(text); used += size
+        parts.append(text)
+        used += size
     return "".join(parts), used
+
 
 def html_problem(r: Result) -> str:
     "Why there is nothing, or nothing new, where the reader looks for it."
-    if not r.problem: return ""
-    link = " " + element("a", "the notebook as far as it came", href=f"{r.id}/{r.id}.failed.ipynb") if r.failed else ""
-    text = f"Stale: {r.problem}. What follows is from an earlier run." if r.here else f"{r.problem[:1].upper()}{r.problem[1:]}."
+    if not r.problem:
+        return ""
+    link = (
+        " " + element("a", "the notebook as far as it came", href=f"{r.id}/{r.id}.failed.ipynb")
+        if r.failed
+        else ""
+    )
+    text = (
+        f"Stale: {r.problem}. What follows is from an earlier run."
+        if r.here
+        else f"{r.problem[:1].upper()}{r.problem[1:]}."
+    )
     return element("p", escape(text) + link, class_="wrong" if r.failed else "caption")
 
 # %% ../../nbs/report/02_report.ipynb #5ac85837
@@ -338,27 +720,61 @@ def html_findings(findings: list[dict]) -> str:
     "What the audit found, folded by what it is about."
     parts = []
     for group, members in finding_groups(findings).items():
-        items = "".join(element("div", element("p", element("b", escape(f["where"])) + " " + element("span", escape(how_sure(f)), class_="sure")) + element("p", escape(f"Printed: {f['says']}"), class_="caption")
-                                + element("p", escape(f"{f['found'][:1].upper()}{f['found'][1:]}.")) + element("p", escape(f"How sure: {f['how_sure']}"), class_="caption"), class_="finding") for f in members)
+        items = "".join(
+            element(
+                "div",
+                element(
+                    "p",
+                    element("b", escape(f["where"]))
+                    + " "
+                    + element("span", escape(how_sure(f)), class_="sure"),
+                )
+                + element("p", escape(f"Printed: {f['says']}"), class_="caption")
+                + element("p", escape(f"{f['found'][:1].upper()}{f['found'][1:]}."))
+                + element("p", escape(f"How sure: {f['how_sure']}"), class_="caption"),
+                class_="finding",
+            )
+            for f in members
+        )
         levels = Counter(map(how_sure, members))
-        parts.append(folded(f"{group}: {len(members)} findings ({', '.join(f'{n} {level}' for level, n in levels.most_common())})", items))
+        parts.append(
+            folded(
+                f"{group}: {len(members)} findings ({', '.join(f'{n} {level}' for level, n in levels.most_common())})",
+                items,
+            )
+        )
     return "".join(parts)
 
 # %% ../../nbs/report/02_report.ipynb #95a37f49
-def html_section(report: Report, r: Result, room: int) -> tuple[str, int]: # HTML, bytes of pictures
+def html_section(
+    report: Report, r: Result, room: int
+) -> tuple[str, int]:  # HTML, bytes of pictures
     "One experiment."
     claims, words = report.of(r.id), (r.table or {}).get("title") or name_of(r.id)
     pictures, used = html_pictures(report, r, room)
-    parts = [element("h2", escape(words)), element("p", symbols(caption_of(r.id)), class_="caption") if caption_of(r.id) else "", html_problem(r)]
+    parts = [
+        element("h2", escape(words)),
+        element("p", symbols(caption_of(r.id)), class_="caption") if caption_of(r.id) else "",
+        html_problem(r),
+    ]
     if (r.cells or r.id in TABLES) and not r.findings:
         table = layout_table(layout_of(r, report), words)
         parts.append(table if r.cells else folded("The paper's table", table))
     told = claim_list(claims)
-    if claims: parts.append(element("h3", "What the paper says of it") + told if r.here and report.judged else folded(f"What the paper says of it: {len(claims)} claims", told))
+    if claims:
+        parts.append(
+            element("h3", "What the paper says of it") + told
+            if r.here and report.judged
+            else folded(f"What the paper says of it: {len(claims)} claims", told)
+        )
     parts += [html_findings(r.findings), pictures]
-    if (r.folder / f"{r.id}.ipynb").is_file(): parts.append(element("p", element("a", "The executed notebook", href=f"{r.id}/{r.id}.ipynb")))
+    if (r.folder / f"{r.id}.ipynb").is_file():
+        parts.append(
+            element("p", element("a", "The executed notebook", href=f"{r.id}/{r.id}.ipynb"))
+        )
     notes = "".join(element("li", escape(n)) for n in origin_notes(r.provenance))
-    if notes: parts.append(folded("Provenance and cost", element("ul", notes)))
+    if notes:
+        parts.append(folded("Provenance and cost", element("ul", notes)))
     return element("section", "\n".join(filter(None, parts)), id=r.id), used
 
 # %% ../../nbs/report/02_report.ipynb #e6c7c142
@@ -367,50 +783,129 @@ def html_head(report: Report) -> str:
     first, *others = headline(report)
     foreign = NOT_THEIRS if report.judged else MADE_UP
     clips = foreign if report.foreign else "The paper's clips and training details."
-    cards = "".join(card(r.id, name_of(r.id), s.state, s.words) for r in report.results for s in [status_of(r)])
+    cards = "".join(
+        card(r.id, name_of(r.id), s.state, s.words) for r in report.results for s in [status_of(r)]
+    )
     told = [t for t in others if t not in (NOT_THEIRS, MADE_UP, TEST)]
-    others = " · ".join(element("a", name, href=f"#{id}") for id, name in (("claims", "all claims"), ("provenance", "provenance"), ("cost", "cost")))
-    return element("header", "".join([
-        element("h1", escape(report.title)), paragraphs([first]), element("p", escape(clips), class_="warning" if report.foreign else "caption"), verdict_bar(verdicts(report), report.judged), paragraphs([TEST] * report.judged, class_="caption"),
-        paragraphs([t for t in told if "claims:" not in t])])) + element("nav", element("ul", cards, class_="grid") + element("p", others), aria_label="progress")
+    others = " · ".join(
+        element("a", name, href=f"#{id}")
+        for id, name in (("claims", "all claims"), ("provenance", "provenance"), ("cost", "cost"))
+    )
+    return element(
+        "header",
+        "".join(
+            [
+                element("h1", escape(report.title)),
+                paragraphs([first]),
+                element("p", escape(clips), class_="warning" if report.foreign else "caption"),
+                verdict_bar(verdicts(report), report.judged),
+                paragraphs([TEST] * report.judged, class_="caption"),
+                paragraphs([t for t in told if "claims:" not in t]),
+            ]
+        ),
+    ) + element(
+        "nav", element("ul", cards, class_="grid") + element("p", others), aria_label="progress"
+    )
 
 # %% ../../nbs/report/02_report.ipynb #504970ab
 def to_html(report: Report) -> str:
     "The page as one HTML file that needs no other."
     sections, used = [], 0
-    for r in sorted(report.results, key=lambda r: bool(r.findings)): # the audit stands behind the claims
-        if r.findings: sections.append(all_claims(report))
+    for r in sorted(
+        report.results, key=lambda r: bool(r.findings)
+    ):  # the audit stands behind the claims
+        if r.findings:
+            sections.append(all_claims(report))
         text, size = html_section(report, r, PAGE_LIMIT - used)
-        sections.append(text); used += size
-    if not any(r.findings for r in report.results): sections.append(all_claims(report))
-    origin = "".join(element("h3", escape(name)) + element("ul", "".join(element("li", escape(v)) for v in values)) for name, values in provenance_lines(report) if values)
-    sections.append(element("section", element("h2", "Provenance") + (element("details", element("summary", "Code, packages, devices, data, runs") + origin) if origin else paragraphs(["Nothing was run."])), id="provenance"))
-    sections.append(element("section", element("h2", "Cost") + paragraphs(["Training time of the runs behind each table; runs that several tables share count in each of them, and once in the last line."], class_="caption") + word_table(COST_HEADER, cost_rows(report), tuple(COST_HEADER[1:])), id="cost"))
+        sections.append(text)
+        used += size
+    if not any(r.findings for r in report.results):
+        sections.append(all_claims(report))
+    origin = "".join(
+        element("h3", escape(name))
+        + element("ul", "".join(element("li", escape(v)) for v in values))
+        for name, values in provenance_lines(report)
+        if values
+    )
+    sections.append(
+        element(
+            "section",
+            element("h2", "Provenance")
+            + (
+                element(
+                    "details", element("summary", "Code, packages, devices, data, runs") + origin
+                )
+                if origin
+                else paragraphs(["Nothing was run."])
+            ),
+            id="provenance",
+        )
+    )
+    sections.append(
+        element(
+            "section",
+            element("h2", "Cost")
+            + paragraphs(
+                [
+                    "Training time of the runs behind each table; runs that several tables share count in each of them, and once in the last line."
+                ],
+                class_="caption",
+            )
+            + word_table(COST_HEADER, cost_rows(report), tuple(COST_HEADER[1:])),
+            id="cost",
+        )
+    )
     return page(report.title, "\n".join([html_head(report), *sections]))
 
 # %% ../../nbs/report/02_report.ipynb #fb6ac652
 def all_claims(report: Report) -> str:
     "All claims in one place."
-    header, kinds, links = claims_header(report)[:-1], [c["verdict"].replace(" ", "-") for c in report.claims], [f"#claim-{c['id']}" for c in report.claims] # the words stand with each table
-    rows = word_table(header, [row[:-1] for row in claims_rows(report)], ("Verdict", "Runs", "Measured difference", "p", "p (Holm)"), kinds, links)
+    header, kinds, links = (
+        claims_header(report)[:-1],
+        [c["verdict"].replace(" ", "-") for c in report.claims],
+        [f"#claim-{c['id']}" for c in report.claims],
+    )  # the words stand with each table
+    rows = word_table(
+        header,
+        [row[:-1] for row in claims_rows(report)],
+        ("Verdict", "Runs", "Measured difference", "p", "p (Holm)"),
+        kinds,
+        links,
+    )
     others = untested(report)
-    left = folded(f"{len(others)} sentences that compare and that no cell can test", word_table(["Section", "Sentence", "Why"], others)) if others else ""
+    left = (
+        folded(
+            f"{len(others)} sentences that compare and that no cell can test",
+            word_table(["Section", "Sentence", "Why"], others),
+        )
+        if others
+        else ""
+    )
     link = element("p", element("a", "The claims section by section", href="claims.md"))
-    return element("section", element("h2", "All claims") + paragraphs([*([TEST] * report.judged), chance_line(report)], class_="caption") + rows + left + link, id="claims")
+    return element(
+        "section",
+        element("h2", "All claims")
+        + paragraphs([*([TEST] * report.judged), chance_line(report)], class_="caption")
+        + rows
+        + left
+        + link,
+        id="claims",
+    )
 
 # %% ../../nbs/report/02_report.ipynb #bee5e6d8
 def write_report(
-    results_root: str | Path = "results", # relative to the project
+    results_root: str | Path = "results",  # relative to the project
     profile: str = "smoke",
-) -> Path: # the HTML file
+) -> Path:  # the HTML file
     "Write results_root/profile/index.md and index.html, and the records of the runs behind them."
-    get_profile(profile) # an unknown name is refused before a folder is made
+    get_profile(profile)  # an unknown name is refused before a folder is made
     folder = project_root() / results_root / profile
     folder.mkdir(parents=True, exist_ok=True)
     write_claims(project_root() / results_root, profile)
     report = read_report(folder, profile, of_profile(profile, experiments()))
     write_atomic(folder / "index.md", to_markdown(report))
     write_atomic(folder / "index.html", to_html(report))
-    for run in sorted(report.runs): # what a number on the page rests on lies beside it
-        if (source := folder.parent / "runs" / run).is_dir(): save_record(source, folder / "records")
+    for run in sorted(report.runs):  # what a number on the page rests on lies beside it
+        if (source := folder.parent / "runs" / run).is_dir():
+            save_record(source, folder / "records")
     return folder / "index.html"

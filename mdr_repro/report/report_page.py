@@ -15,65 +15,95 @@ import base64
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from ..study.verdicts import in_short, measured_difference, p_text, paper_difference
-from ..study.measure import FEWEST_SEEDS, WIDEST, seeds_text
 from ..paper.tables import PaperTable, printed_value
+from ..study.measure import FEWEST_SEEDS, WIDEST, seeds_text
+from ..study.verdicts import in_short, measured_difference, p_text, paper_difference
 
 # %% ../../nbs/report/01_report_page.ipynb #1c6e33bc
-def number(value: float) -> str: return f"{value:.2f}"
+def number(value: float) -> str:
+    return f"{value:.2f}"
+
 
 def shown_interval(
-    measured: dict | None, # {"mean", "low", "high", "n"}
-    widest: float = WIDEST, # in the unit of the values
+    measured: dict | None,  # {"mean", "low", "high", "n"}
+    widest: float = WIDEST,  # in the unit of the values
 ) -> dict | None:
     "The same, without an interval that says nothing: of fewer than three seeds, of equal seeds, or wider than `widest`."
-    if measured is None or measured["low"] is None: return measured
+    if measured is None or measured["low"] is None:
+        return measured
     tells = measured["n"] >= FEWEST_SEEDS and 0 < measured["high"] - measured["low"] <= widest
     return measured if tells else {**measured, "low": None, "high": None}
 
-def spread(measured: dict, counted: bool = False) -> str: # {"mean", "low", "high", "n"}
+
+def spread(measured: dict, counted: bool = False) -> str:  # {"mean", "low", "high", "n"}
     "± half width of the interval (number of seeds); nothing for a thing that is counted, which has neither."
     half = [] if measured["low"] is None else [f"± {(measured['high'] - measured['low']) / 2:.2f}"]
     seeds = [] if counted and measured["n"] == 1 else [seeds_text(measured["n"])]
     return " ".join([*half, *seeds])
 
-def centre(measured: dict, values=()) -> str: # values: one a seed
+
+def centre(measured: dict, values=()) -> str:  # values: one a seed
     "The mean; of two seeds both numbers."
-    return ", ".join(map(number, values)) if measured["n"] == len(values) == 2 else number(measured["mean"])
+    return (
+        ", ".join(map(number, values))
+        if measured["n"] == len(values) == 2
+        else number(measured["mean"])
+    )
+
 
 def interval(measured: dict | None, counted: bool = False, values=()) -> str:
     "mean ± half width (number of seeds), or both seeds."
-    return "" if measured is None else f"{centre(measured, values)} {spread(measured, counted)}".strip()
+    return (
+        ""
+        if measured is None
+        else f"{centre(measured, values)} {spread(measured, counted)}".strip()
+    )
 
 # %% ../../nbs/report/01_report_page.ipynb #65d03c1e
-def element(name: str, content: str = "", **attributes) -> str: # content is HTML, attributes are text; a trailing underscore of a name is dropped, empty ones are left out
+def element(
+    name: str, content: str = "", **attributes
+) -> str:  # content is HTML, attributes are text; a trailing underscore of a name is dropped, empty ones are left out
     "<name ...>content</name>."
-    given = "".join(f' {k.rstrip("_").replace("_", "-")}="{escape(str(v))}"' for k, v in attributes.items() if v not in ("", None))
+    given = "".join(
+        f' {k.rstrip("_").replace("_", "-")}="{escape(str(v))}"'
+        for k, v in attributes.items()
+        if v not in ("", None)
+    )
     return f"<{name}{given}>{content}</{name}>"
 
-def symbols(text: str) -> str: # HTML
+
+def symbols(text: str) -> str:  # HTML
     "L_Ain and C^in/16 as they are printed."
-    return re.sub(r"\b([A-Z])([_^])([A-Za-z]+)", lambda m: m[1] + element({"_": "sub", "^": "sup"}[m[2]], m[3]), escape(text))
+    return re.sub(
+        r"\b([A-Z])([_^])([A-Za-z]+)",
+        lambda m: m[1] + element({"_": "sub", "^": "sup"}[m[2]], m[3]),
+        escape(text),
+    )
 
 # %% ../../nbs/report/01_report_page.ipynb #7a1d3f8f
 @dataclass(frozen=True)
 class Column:
     "A result column."
+
     name: str
-    ours: bool # not in the paper
-    counted: bool # no run behind it, as with parameters
-    paper: "Axis | None" # scales of the drawings
+    ours: bool  # not in the paper
+    counted: bool  # no run behind it, as with parameters
+    paper: "Axis | None"  # scales of the drawings
     measured: "Axis | None"
-    trained: str = "" # how long the runs behind it were trained
-    stacked: bool = False # the drawing below the number: where nothing is printed and room is short
+    trained: str = ""  # how long the runs behind it were trained
+    stacked: bool = (
+        False  # the drawing below the number: where nothing is printed and room is short
+    )
+
 
 @dataclass(frozen=True)
 class Row:
     "A row: its settings and a cell of table.json for every result column, None where there is none."
+
     name: str
     settings: tuple[str, ...]
     ours: bool
@@ -83,35 +113,74 @@ class Row:
 @dataclass(frozen=True)
 class Layout:
     "A table as it is shown."
+
     settings: tuple[str, ...]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    notes: tuple[str, ...] # what the footnotes say
-    shared: bool # the paper's and the measured values on one scale
+    notes: tuple[str, ...]  # what the footnotes say
+    shared: bool  # the paper's and the measured values on one scale
 
 # %% ../../nbs/report/01_report_page.ipynb #2a1de278
-def _same(column: str, name: str) -> bool: return name == column or name.startswith(f"{column} (") # Params, Params (M)
+def _same(column: str, name: str) -> bool:
+    return name == column or name.startswith(f"{column} (")  # Params, Params (M)
 
-def result_columns(cells: list[dict], printed: PaperTable | None) -> list[tuple[str, bool]]: # name, whether it is ours
+
+def result_columns(
+    cells: list[dict], printed: PaperTable | None
+) -> list[tuple[str, bool]]:  # name, whether it is ours
     "The paper's columns in its order, then ours."
-    measured, paper = list(dict.fromkeys(c["column"] for c in cells)), printed.columns if printed else ()
+    measured, paper = (
+        list(dict.fromkeys(c["column"] for c in cells)),
+        printed.columns if printed else (),
+    )
     first = [next((m for m in measured if _same(column, m)), column) for column in paper]
-    return [*((name, False) for name in first), *((name, printed is not None) for name in measured if name not in first)]
+    return [
+        *((name, False) for name in first),
+        *((name, printed is not None) for name in measured if name not in first),
+    ]
 
-def _printed_cell(text: str) -> dict: # of a table that measures nothing there
-    return {"printed": text, "paper": printed_value(text), "values": {}, "measured": None, "runs": [], "note": ""}
 
-def table_rows(cells: list[dict], printed: PaperTable | None, columns: list[str]) -> tuple[tuple[str, ...], list[Row]]:
+def _printed_cell(text: str) -> dict:  # of a table that measures nothing there
+    return {
+        "printed": text,
+        "paper": printed_value(text),
+        "values": {},
+        "measured": None,
+        "runs": [],
+        "note": "",
+    }
+
+
+def table_rows(
+    cells: list[dict], printed: PaperTable | None, columns: list[str]
+) -> tuple[tuple[str, ...], list[Row]]:
     "Names of the setting columns, and the paper's rows in its order, then ours."
     found, rows = {(c["row"], c["column"]): c for c in cells}, []
     paper = {r.name: r for r in printed.rows} if printed else {}
     named = bool(paper) and any(r.name not in r.settings.values() for r in paper.values())
-    settings = (*(["Row"] if named else [] if printed else ["Setting"]), *(printed.setting_columns if printed else ()))
+    settings = (
+        *(["Row"] if named else [] if printed else ["Setting"]),
+        *(printed.setting_columns if printed else ()),
+    )
     for name in [*paper, *dict.fromkeys(c["row"] for c in cells if c["row"] not in paper)]:
         r = paper.get(name)
-        own = (*([name] if named else []), *r.settings.values()) if r else (name, *[""] * (len(settings) - 1))
-        text = {column: next((t for p, t in r.results.items() if _same(p, column)), None) for column in columns} if r else {}
-        got = tuple(found.get((name, c)) or (_printed_cell(text[c]) if text.get(c) else None) for c in columns)
+        own = (
+            (*([name] if named else []), *r.settings.values())
+            if r
+            else (name, *[""] * (len(settings) - 1))
+        )
+        text = (
+            {
+                column: next((t for p, t in r.results.items() if _same(p, column)), None)
+                for column in columns
+            }
+            if r
+            else {}
+        )
+        got = tuple(
+            found.get((name, c)) or (_printed_cell(text[c]) if text.get(c) else None)
+            for c in columns
+        )
         rows.append(Row(name, own, r is None and printed is not None, got))
     return settings, rows
 
@@ -119,40 +188,67 @@ def table_rows(cells: list[dict], printed: PaperTable | None, columns: list[str]
 @dataclass(frozen=True)
 class Axis:
     "A scale of a drawing."
+
     low: float
     high: float
 
-    def at(self, value: float) -> float: return (value - self.low) / (self.high - self.low) # 0 at its left end, 1 at its right
-    def within(self, floor: float, ceiling: float) -> "Axis": # of the same length, moved inward
+    def at(self, value: float) -> float:
+        return (value - self.low) / (self.high - self.low)  # 0 at its left end, 1 at its right
+
+    def within(self, floor: float, ceiling: float) -> "Axis":  # of the same length, moved inward
         over, under = max(self.high - ceiling, 0.0), max(floor - self.low, 0.0)
         return self if over and under else Axis(self.low - over + under, self.high - over + under)
+
     def text(self) -> str:
         "From where to where."
         decimals = max(0, 1 - math.floor(math.log10((self.high - self.low) / 10)))
         return f"{self.low:.{decimals}f} to {self.high:.{decimals}f}"
+
     def ticks(self, most: int = 4) -> list[float]:
         "Round numbers on it."
         rough = (self.high - self.low) / most
         ten = 10.0 ** math.floor(math.log10(rough))
         step = next(s * ten for s in (1, 2, 5, 10) if s * ten >= rough * (1 - 1e-9))
-        return [i * step for i in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)]
+        return [
+            i * step
+            for i in range(
+                math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1
+            )
+        ]
 
 # %% ../../nbs/report/01_report_page.ipynb #a8183739
 def reach(values: list[float], ends: list[float] = ()) -> tuple[float, float] | None:
     "Lowest and highest to be seen: all values, and ends of intervals up to as far again."
-    if not values: return None
+    if not values:
+        return None
     low, high = min(values), max(values)
     room = max(high - low, 0.02 * max(map(abs, values)), 1e-6)
-    return min([low, *(max(e, low - room) for e in ends)]), max([high, *(min(e, high + room) for e in ends)])
+    return min([low, *(max(e, low - room) for e in ends)]), max(
+        [high, *(min(e, high + room) for e in ends)]
+    )
 
-def scales(paper: tuple | None, measured: tuple | None, shared: bool) -> tuple[Axis | None, Axis | None]: # two of `reach`
+
+def scales(
+    paper: tuple | None, measured: tuple | None, shared: bool
+) -> tuple[Axis | None, Axis | None]:  # two of `reach`
     "Scales for the paper's and the measured values: one for both, or two of equal length."
     given = [r for r in (paper, measured) if r]
-    if not given: return None, None
-    if shared: given = [(min(r[0] for r in given), max(r[1] for r in given))]
-    length = 1.16 * max(max(high - low, 0.02 * max(abs(low), abs(high)), 1e-6) for low, high in given)
-    def axis(r): return r and Axis((r[0] + r[1] - length) / 2, (r[0] + r[1] + length) / 2)
-    return (axis(given[0]) if paper else None, axis(given[0]) if measured else None) if shared else (axis(paper), axis(measured))
+    if not given:
+        return None, None
+    if shared:
+        given = [(min(r[0] for r in given), max(r[1] for r in given))]
+    length = 1.16 * max(
+        max(high - low, 0.02 * max(abs(low), abs(high)), 1e-6) for low, high in given
+    )
+
+    def axis(r):
+        return r and Axis((r[0] + r[1] - length) / 2, (r[0] + r[1] + length) / 2)
+
+    return (
+        (axis(given[0]) if paper else None, axis(given[0]) if measured else None)
+        if shared
+        else (axis(paper), axis(measured))
+    )
 
 # %% ../../nbs/report/01_report_page.ipynb #ab5e4cf8
 def _axes(name: str, cells: list[dict], shared: bool) -> tuple[Axis | None, Axis | None]:
@@ -161,8 +257,14 @@ def _axes(name: str, cells: list[dict], shared: bool) -> tuple[Axis | None, Axis
     values = [v for c in done for v in (c["measured"]["mean"], *c["values"].values())]
     ends = [e for c in done for e in (c["measured"]["low"], c["measured"]["high"]) if e is not None]
     printed = [c["paper"] for c in cells if c["paper"] is not None]
-    floor, ceiling = (0.0, 100.0) if "%)" in name else (0.0 if min([*values, *printed], default=-1) >= 0 else -math.inf, math.inf)
-    return tuple(a and a.within(floor, ceiling) for a in scales(reach(printed), reach(values, ends), shared))
+    floor, ceiling = (
+        (0.0, 100.0)
+        if "%)" in name
+        else (0.0 if min([*values, *printed], default=-1) >= 0 else -math.inf, math.inf)
+    )
+    return tuple(
+        a and a.within(floor, ceiling) for a in scales(reach(printed), reach(values, ends), shared)
+    )
 
 # %% ../../nbs/report/01_report_page.ipynb #449037f9
 def is_counted(cells: list[dict]) -> bool:
@@ -170,49 +272,93 @@ def is_counted(cells: list[dict]) -> bool:
     done = [c for c in cells if c["measured"]]
     return bool(done) and all(not c["runs"] and c["measured"]["n"] == 1 for c in done)
 
-def trained_text(cells: list[dict], lengths: dict[str, tuple[float, int]]) -> str: # lengths: run -> passes, steps
+
+def trained_text(
+    cells: list[dict], lengths: dict[str, tuple[float, int]]
+) -> str:  # lengths: run -> passes, steps
     "Passes over the training clips and steps of the optimizer behind the measured cells of a column."
     known = [lengths[run] for c in cells if c["measured"] for run in c["runs"] if run in lengths]
-    def between(values): return f"{min(values):.4g}" + (f"–{max(values):.4g}" if max(values) > min(values) else "")
-    return f"{between([k[0] for k in known])} passes, {between([k[1] for k in known])} steps" if known else ""
+
+    def between(values):
+        return f"{min(values):.4g}" + (f"–{max(values):.4g}" if max(values) > min(values) else "")
+
+    return (
+        f"{between([k[0] for k in known])} passes, {between([k[1] for k in known])} steps"
+        if known
+        else ""
+    )
 
 # %% ../../nbs/report/01_report_page.ipynb #8d2f10d3
 def paper_layout(
-    cells: list[dict], # of table.json; none where nothing was run
-    printed: PaperTable | None, # the paper's table; None for our own
-    shared: bool, # whether the clips are the paper's
-    lengths: dict[str, tuple[float, int]] | None = None, # run -> passes, steps
+    cells: list[dict],  # of table.json; none where nothing was run
+    printed: PaperTable | None,  # the paper's table; None for our own
+    shared: bool,  # whether the clips are the paper's
+    lengths: dict[str, tuple[float, int]] | None = None,  # run -> passes, steps
 ) -> Layout:
     "The table as the paper sets it."
-    cells = [{**c, "measured": shown_interval(c["measured"], WIDEST if "%" in c["column"] else math.inf)} for c in cells]
+    cells = [
+        {**c, "measured": shown_interval(c["measured"], WIDEST if "%" in c["column"] else math.inf)}
+        for c in cells
+    ]
     names = result_columns(cells, printed)
     settings, rows = table_rows(cells, printed, [name for name, _ in names])
     own, columns = [[r.cells[i] for r in rows if r.cells[i]] for i in range(len(names))], []
     for (name, ours), found in zip(names, own):
         paper, measured = _axes(name, found, shared or is_counted(found))
-        columns.append(Column(name, ours, is_counted(found), paper, measured, trained_text(found, lengths or {}), paper is None and (ours or len(names) > 3)))
+        columns.append(
+            Column(
+                name,
+                ours,
+                is_counted(found),
+                paper,
+                measured,
+                trained_text(found, lengths or {}),
+                paper is None and (ours or len(names) > 3),
+            )
+        )
     notes = dict.fromkeys(c["note"] for found in own for c in found if c["note"])
     return Layout(settings, tuple(columns), tuple(rows), tuple(notes), shared)
 
 # %% ../../nbs/report/01_report_page.ipynb #2505af98
-LANE = 20 # pixels a line of text and of a drawing
+LANE = 20  # pixels a line of text and of a drawing
 
-def _diamond(x: float, y: float) -> str: return f'<path class="p" d="M{x - 5:.1f} {y}l5-5 5 5-5 5z"/>'
 
-def _interval(low: float, high: float, y: float, width: float) -> str: # pixels
+def _diamond(x: float, y: float) -> str:
+    return f'<path class="p" d="M{x - 5:.1f} {y}l5-5 5 5-5 5z"/>'
+
+
+def _interval(low: float, high: float, y: float, width: float) -> str:  # pixels
     "A line with end strokes; an arrow where it leaves the drawing."
     a, b = max(low, 1.0), min(high, width - 1.0)
     left = f"M{a:.1f} {y - 4}v8" if low >= 1 else f"M6 {y - 4}L1 {y}l5 4"
-    right = f"M{b:.1f} {y - 4}v8" if high <= width - 1 else f"M{width - 6:.1f} {y - 4}L{width - 1:.1f} {y}l-5 4"
+    right = (
+        f"M{b:.1f} {y - 4}v8"
+        if high <= width - 1
+        else f"M{width - 6:.1f} {y - 4}L{width - 1:.1f} {y}l-5 4"
+    )
     return f'<path class="i" d="M{a:.1f} {y}H{b:.1f}{left}{right}"/>'
+
 
 def _measured(measured: dict, values, axis: Axis, y: float, width: float) -> str:
     "Seeds, interval and mean; two seeds are two dots."
-    def x(value): return min(max(width * axis.at(value), 0.0), width)
-    if measured["n"] == len(values) == 2: return "".join(f'<circle class="m" cx="{x(v):.1f}" cy="{y}" r="4"/>' for v in values)
+
+    def x(value):
+        return min(max(width * axis.at(value), 0.0), width)
+
+    if measured["n"] == len(values) == 2:
+        return "".join(f'<circle class="m" cx="{x(v):.1f}" cy="{y}" r="4"/>' for v in values)
     seeds = "".join(f"M{x(v):.1f} {y - 7}v14" for v in values) if measured["n"] > 1 else ""
-    line = _interval(width * axis.at(measured["low"]), width * axis.at(measured["high"]), y, width) if measured["low"] is not None else ""
-    return (f'<path class="s" d="{seeds}"/>' if seeds else "") + line + f'<circle class="m" cx="{x(measured["mean"]):.1f}" cy="{y}" r="4"/>'
+    line = (
+        _interval(width * axis.at(measured["low"]), width * axis.at(measured["high"]), y, width)
+        if measured["low"] is not None
+        else ""
+    )
+    return (
+        (f'<path class="s" d="{seeds}"/>' if seeds else "")
+        + line
+        + f'<circle class="m" cx="{x(measured["mean"]):.1f}" cy="{y}" r="4"/>'
+    )
+
 
 def drawing(body: str, words: str, width: float, height: float) -> str:
     "An SVG with its words."
@@ -223,7 +369,11 @@ def in_words(name: str, cell: dict, counted: bool = False) -> str:
     "What a drawing shows."
     m, values = cell["measured"], list(cell["values"].values())
     single = f", seeds {', '.join(map(number, values))}" if m and m["n"] > 2 else ""
-    ours = "not measured" if m is None else f"{'counted' if counted else 'measured'} {interval(m, counted, values)}{single}"
+    ours = (
+        "not measured"
+        if m is None
+        else f"{'counted' if counted else 'measured'} {interval(m, counted, values)}{single}"
+    )
     return f"{name}: {'' if cell['paper'] is None else 'paper ' + cell['printed'] + '; '}{ours}"
 
 # %% ../../nbs/report/01_report_page.ipynb #d1e5cfa8
@@ -231,11 +381,26 @@ def dot_plot(name: str, cell: dict, column: Column, width: int) -> str:
     "The paper's value above, the measured one below; one line where the column has no printed value."
     axes, body = [a for a in (column.paper, column.measured) if a], []
     for i, axis in enumerate(axes):
-        y, ticks = LANE * i + LANE // 2, "".join(f"M{width * axis.at(t):.1f} {LANE * i + 5}v{LANE - 10}" for t in axis.ticks())
+        y, ticks = (
+            LANE * i + LANE // 2,
+            "".join(f"M{width * axis.at(t):.1f} {LANE * i + 5}v{LANE - 10}" for t in axis.ticks()),
+        )
         body.append(f'<path class="l" d="M0 {y}H{width}{ticks}"/>')
-        if axis is column.paper and not i and cell["paper"] is not None: body.append(_diamond(width * axis.at(cell["paper"]), y))
-    if cell["measured"]: body.append(_measured(cell["measured"], list(cell["values"].values()), column.measured, LANE * len(axes) - LANE // 2, width))
-    return drawing("".join(body), in_words(name, cell, column.counted), width, LANE * max(len(axes), 1))
+        if axis is column.paper and not i and cell["paper"] is not None:
+            body.append(_diamond(width * axis.at(cell["paper"]), y))
+    if cell["measured"]:
+        body.append(
+            _measured(
+                cell["measured"],
+                list(cell["values"].values()),
+                column.measured,
+                LANE * len(axes) - LANE // 2,
+                width,
+            )
+        )
+    return drawing(
+        "".join(body), in_words(name, cell, column.counted), width, LANE * max(len(axes), 1)
+    )
 
 # %% ../../nbs/report/01_report_page.ipynb #c135bdfd
 def scale_drawing(column: Column, width: int) -> str:
@@ -245,118 +410,314 @@ def scale_drawing(column: Column, width: int) -> str:
         for t in axis.ticks(5 if width >= 180 else 3):
             x = width * axis.at(t)
             anchor = "start" if x < 14 else "end" if x > width - 14 else "middle"
-            body.append(f'<path class="a" d="M{x:.1f} {LANE * i}v4"/><text x="{x:.1f}" y="{LANE * i + 15}" text-anchor="{anchor}">{t:.6g}</text>')
+            body.append(
+                f'<path class="a" d="M{x:.1f} {LANE * i}v4"/><text x="{x:.1f}" y="{LANE * i + 15}" text-anchor="{anchor}">{t:.6g}</text>'
+            )
         body.append(f'<path class="a" d="M0 {LANE * i}H{width}"/>')
-    return drawing("".join(body), "; ".join(f"scale from {a.text()}" for a in axes), width, LANE * max(len(axes), 1))
+    return drawing(
+        "".join(body),
+        "; ".join(f"scale from {a.text()}" for a in axes),
+        width,
+        LANE * max(len(axes), 1),
+    )
 
 # %% ../../nbs/report/01_report_page.ipynb #9be2cef0
 def _padded(text: str) -> str:
     "A printed number with as much room behind it as two decimals take, so that points stand below each other."
     whole, point, decimals = text.partition(".")
-    return text + "\u2007" * (2 - len(decimals)) if point and decimals.isdigit() and len(decimals) < 2 else text
+    return (
+        text + "\u2007" * (2 - len(decimals))
+        if point and decimals.isdigit() and len(decimals) < 2
+        else text
+    )
 
-def note_sign(layout: Layout, cell: dict) -> str: return f"[{layout.notes.index(cell['note']) + 1}]" if cell["note"] else ""
 
-def result_cell(row: Row, cell: dict | None, column: Column, layout: Layout, width: int) -> str: # three <td>, one where it is stacked
+def note_sign(layout: Layout, cell: dict) -> str:
+    return f"[{layout.notes.index(cell['note']) + 1}]" if cell["note"] else ""
+
+
+def result_cell(
+    row: Row, cell: dict | None, column: Column, layout: Layout, width: int
+) -> str:  # three <td>, one where it is stacked
     "The numbers, the paper's above the measured; the interval; the drawing."
-    if cell is None: return "<td></td>" * (1 if column.stacked else 3)
+    if cell is None:
+        return "<td></td>" * (1 if column.stacked else 3)
     m, sign = cell["measured"], note_sign(layout, cell)
     ours = element("div", centre(m, cell["values"].values()) if m else "–", class_="m")
-    half = element("div", (escape(spread(m, column.counted)) if m else "not run" if sign or cell["paper"] is not None else "") + (element("sup", sign, title=cell["note"]) if sign else "") or "&#8203;")
+    half = element(
+        "div",
+        (
+            escape(spread(m, column.counted))
+            if m
+            else "not run"
+            if sign or cell["paper"] is not None
+            else ""
+        )
+        + (element("sup", sign, title=cell["note"]) if sign else "")
+        or "&#8203;",
+    )
     plot = dot_plot(f"{row.name}, {column.name}", cell, column, width) if column.measured else ""
-    if column.stacked: return element("td", element("div", ours + half, class_="line") + plot, class_="stacked")
-    printed = element("div", "&#8203;" if row.ours else _padded(escape(cell["printed"])), class_="p") if column.paper else ""
-    return element("td", printed + ours, class_="num") + element("td", element("div", "&#8203;") * bool(printed) + half, class_="half") + element("td", plot, class_="plot")
+    if column.stacked:
+        return element("td", element("div", ours + half, class_="line") + plot, class_="stacked")
+    printed = (
+        element("div", "&#8203;" if row.ours else _padded(escape(cell["printed"])), class_="p")
+        if column.paper
+        else ""
+    )
+    return (
+        element("td", printed + ours, class_="num")
+        + element("td", element("div", "&#8203;") * bool(printed) + half, class_="half")
+        + element("td", plot, class_="plot")
+    )
 
 # %% ../../nbs/report/01_report_page.ipynb #a6ece4cd
-def _trained_line(layout: Layout) -> list[str]: # the cells of a line, none where it is not known
+def _trained_line(layout: Layout) -> list[str]:  # the cells of a line, none where it is not known
     "How long the runs of each column were trained."
-    if not any(c.trained for c in layout.columns): return []
-    first = element("th", "trained", scope="row") + element("td", "", class_="set") * (len(layout.settings) - 1)
-    return [first + "".join(element("td", escape(c.trained), class_="trained", colspan=None if c.stacked else 3) for c in layout.columns)]
+    if not any(c.trained for c in layout.columns):
+        return []
+    first = element("th", "trained", scope="row") + element("td", "", class_="set") * (
+        len(layout.settings) - 1
+    )
+    return [
+        first
+        + "".join(
+            element("td", escape(c.trained), class_="trained", colspan=None if c.stacked else 3)
+            for c in layout.columns
+        )
+    ]
 
-def _scale_cells(column: Column, width: int) -> str: # three <td>, one where it is stacked
+
+def _scale_cells(column: Column, width: int) -> str:  # three <td>, one where it is stacked
     "Which scale is whose, and from where to where."
     axes = [(s, a) for s, a in (("◇", column.paper), ("●", column.measured)) if a]
-    if len(axes) == 2 and axes[0][1] == axes[1][1]: axes = [("◇ ●", axes[0][1])]
+    if len(axes) == 2 and axes[0][1] == axes[1][1]:
+        axes = [("◇ ●", axes[0][1])]
     words = "".join(element("div", f"{sign} {a.text()}") for sign, a in axes)
-    if not column.measured: return "<td></td>" * 3
-    if column.stacked: return element("td", scale_drawing(column, width) + words, class_="stacked")
-    return element("td", words, class_="range", colspan=2) + element("td", scale_drawing(column, width), class_="plot")
+    if not column.measured:
+        return "<td></td>" * 3
+    if column.stacked:
+        return element("td", scale_drawing(column, width) + words, class_="stacked")
+    return element("td", words, class_="range", colspan=2) + element(
+        "td", scale_drawing(column, width), class_="plot"
+    )
 
 # %% ../../nbs/report/01_report_page.ipynb #8e4c15c7
 def _legend(layout: Layout) -> str:
     "What the marks are, for those that occur."
-    paper, measured = (any(getattr(c, side) for c in layout.columns) for side in ("paper", "measured"))
-    several = any(c["measured"] and c["measured"]["low"] is not None for r in layout.rows for c in r.cells if c)
-    pairs = any(c["measured"] and c["measured"]["n"] == 2 for r in layout.rows for c in r.cells if c)
-    ours = "measured, the mean over seeds; line: its 95 % interval; strokes: single seeds" if several else "measured, a dot a seed" if pairs else "measured"
+    paper, measured = (
+        any(getattr(c, side) for c in layout.columns) for side in ("paper", "measured")
+    )
+    several = any(
+        c["measured"] and c["measured"]["low"] is not None
+        for r in layout.rows
+        for c in r.cells
+        if c
+    )
+    pairs = any(
+        c["measured"] and c["measured"]["n"] == 2 for r in layout.rows for c in r.cells if c
+    )
+    ours = (
+        "measured, the mean over seeds; line: its 95 % interval; strokes: single seeds"
+        if several
+        else "measured, a dot a seed"
+        if pairs
+        else "measured"
+    )
     marks = [*(["◇ the paper"] if paper else []), *([f"● {ours}"] if measured else [])]
-    apart = paper and measured and not layout.shared and not all(c.counted for c in layout.columns if c.paper and c.measured)
-    foreign = "Other clips than the paper's: two scales of equal length; compare differences between rows, not levels." if apart else ""
-    return element("p", escape(". ".join([*([" ".join(["; ".join(marks)])] if marks else []), *([foreign] if foreign else [])])), class_="legend") if measured else ""
+    apart = (
+        paper
+        and measured
+        and not layout.shared
+        and not all(c.counted for c in layout.columns if c.paper and c.measured)
+    )
+    foreign = (
+        "Other clips than the paper's: two scales of equal length; compare differences between rows, not levels."
+        if apart
+        else ""
+    )
+    return (
+        element(
+            "p",
+            escape(
+                ". ".join(
+                    [
+                        *([" ".join(["; ".join(marks)])] if marks else []),
+                        *([foreign] if foreign else []),
+                    ]
+                )
+            ),
+            class_="legend",
+        )
+        if measured
+        else ""
+    )
 
 # %% ../../nbs/report/01_report_page.ipynb #6f6ea1e0
-def layout_table(layout: Layout, words: str) -> str: # HTML; words: its caption, for those who cannot see it
+def layout_table(
+    layout: Layout, words: str
+) -> str:  # HTML; words: its caption, for those who cannot see it
     "The table, its scales below, its footnotes."
-    width, many = {1: 260, 2: 190, 3: 130}.get(len(layout.columns), 110), "results" + " many" * (len(layout.columns) > 5) + " named" * (layout.settings[0] == "Row") + " one" * (len(layout.columns) == 1)
-    head = "".join(element("th", symbols(s), scope="col", class_="set" if i else "") for i, s in enumerate(layout.settings))
-    for c in layout.columns: head += element("th", symbols(c.name) + (" <small>ours</small>" if c.ours else ""), scope="colgroup", colspan=None if c.stacked else 3, class_="" if c.stacked else "group")
+    width, many = (
+        {1: 260, 2: 190, 3: 130}.get(len(layout.columns), 110),
+        "results"
+        + " many" * (len(layout.columns) > 5)
+        + " named" * (layout.settings[0] == "Row")
+        + " one" * (len(layout.columns) == 1),
+    )
+    head = "".join(
+        element("th", symbols(s), scope="col", class_="set" if i else "")
+        for i, s in enumerate(layout.settings)
+    )
+    for c in layout.columns:
+        head += element(
+            "th",
+            symbols(c.name) + (" <small>ours</small>" if c.ours else ""),
+            scope="colgroup",
+            colspan=None if c.stacked else 3,
+            class_="" if c.stacked else "group",
+        )
     body = []
     for row in layout.rows:
         first, *others = (symbols(s) for s in row.settings)
-        line = element("th", first + (" <small>ours</small>" if row.ours else ""), scope="row") + "".join(element("td", o, class_="set") for o in others)
-        body.append(element("tr", line + "".join(result_cell(row, cell, c, layout, width) for cell, c in zip(row.cells, layout.columns))))
-    scale = element("th", "scale", scope="row") + element("td", "", class_="set") * (len(layout.settings) - 1)
-    lines = [scale + "".join(_scale_cells(c, width) for c in layout.columns), *_trained_line(layout)]
-    foot = element("tfoot", "".join(element("tr", line) for line in lines)) if any(c.measured for c in layout.columns) else ""
-    table = element("table", element("thead", element("tr", head)) + element("tbody", "\n".join(body)) + foot, class_=many, aria_label=words)
+        line = element(
+            "th", first + (" <small>ours</small>" if row.ours else ""), scope="row"
+        ) + "".join(element("td", o, class_="set") for o in others)
+        body.append(
+            element(
+                "tr",
+                line
+                + "".join(
+                    result_cell(row, cell, c, layout, width)
+                    for cell, c in zip(row.cells, layout.columns)
+                ),
+            )
+        )
+    scale = element("th", "scale", scope="row") + element("td", "", class_="set") * (
+        len(layout.settings) - 1
+    )
+    lines = [
+        scale + "".join(_scale_cells(c, width) for c in layout.columns),
+        *_trained_line(layout),
+    ]
+    foot = (
+        element("tfoot", "".join(element("tr", line) for line in lines))
+        if any(c.measured for c in layout.columns)
+        else ""
+    )
+    table = element(
+        "table",
+        element("thead", element("tr", head)) + element("tbody", "\n".join(body)) + foot,
+        class_=many,
+        aria_label=words,
+    )
     notes = "".join(element("li", escape(n)) for n in layout.notes)
-    return element("div", table, class_="wide", tabindex="0", role="region", aria_label=words) + _legend(layout) + (element("ol", notes, class_="notes") if notes else "")
+    return (
+        element("div", table, class_="wide", tabindex="0", role="region", aria_label=words)
+        + _legend(layout)
+        + (element("ol", notes, class_="notes") if notes else "")
+    )
 
 # %% ../../nbs/report/01_report_page.ipynb #5e705659
-VERDICTS = {"holds": "✓ holds", "fails": "✗ fails", "undecided": "? undecided", "under-trained": "△ under-trained", "works": "✓ works", "not run": "– not run"}
-JUDGED = ("holds", "fails", "undecided", "under-trained", "not run") # where clips are real
-RUN = ("works", "not run") # where they are made up: nothing is judged
+VERDICTS = {
+    "holds": "✓ holds",
+    "fails": "✗ fails",
+    "undecided": "? undecided",
+    "under-trained": "△ under-trained",
+    "works": "✓ works",
+    "not run": "– not run",
+}
+JUDGED = ("holds", "fails", "undecided", "under-trained", "not run")  # where clips are real
+RUN = ("works", "not run")  # where they are made up: nothing is judged
 
-def printed_difference(claim: dict) -> float | None: return claim["computed"] if claim["printed"] is None else claim["printed"]
 
-def effect_text(claim: dict) -> str: # nothing where nothing was run
-    return measured_difference({**claim, "effect": shown_interval(claim["effect"])}) if claim["effect"] else ""
+def printed_difference(claim: dict) -> float | None:
+    return claim["computed"] if claim["printed"] is None else claim["printed"]
+
+
+def effect_text(claim: dict) -> str:  # nothing where nothing was run
+    return (
+        measured_difference({**claim, "effect": shown_interval(claim["effect"])})
+        if claim["effect"]
+        else ""
+    )
+
 
 def claim_axis(claims: list[dict]) -> Axis | None:
     "A scale for differences, with zero on it."
-    effects, printed = [shown_interval(c["effect"]) for c in claims if c["effect"]], [d for c in claims if (d := printed_difference(c)) is not None]
+    effects, printed = (
+        [shown_interval(c["effect"]) for c in claims if c["effect"]],
+        [d for c in claims if (d := printed_difference(c)) is not None],
+    )
     ends = [e for m in effects for e in (m["low"], m["high"]) if e is not None]
-    return scales(None, reach([0.0, *printed, *(m["mean"] for m in effects)], ends), False)[1] if effects else None
+    return (
+        scales(None, reach([0.0, *printed, *(m["mean"] for m in effects)], ends), False)[1]
+        if effects
+        else None
+    )
+
 
 def effect_plot(claim: dict, axis: Axis, width: int = 160) -> str:
     "The measured difference with its interval, and the paper's; broken lines at zero and at the margin that a claim allows."
     paper, y, margin = printed_difference(claim), LANE // 2, claim["margin"] or 0
     lines = {"close": [0, -margin], "similar": [-margin, 0, margin]}.get(claim["kind"], [0])
     body = f'<path class="l" d="M0 {y}H{width}"/><path class="z" d="{"".join(f"M{width * axis.at(v):.1f} 1V{LANE - 1}" for v in lines if axis.low <= v <= axis.high)}"/>'
-    if claim["effect"]: body += _measured(shown_interval(claim["effect"]), (), axis, y, width)
-    if paper is not None: body += _diamond(width * axis.at(paper), y) # hollow: what lies under it shows
-    return drawing(body, f"{in_short(claim)}: measured {effect_text(claim) or 'nothing'}; paper {paper_difference(claim) or 'no number'}", width, LANE)
+    if claim["effect"]:
+        body += _measured(shown_interval(claim["effect"]), (), axis, y, width)
+    if paper is not None:
+        body += _diamond(width * axis.at(paper), y)  # hollow: what lies under it shows
+    return drawing(
+        body,
+        f"{in_short(claim)}: measured {effect_text(claim) or 'nothing'}; paper {paper_difference(claim) or 'no number'}",
+        width,
+        LANE,
+    )
 
 # %% ../../nbs/report/01_report_page.ipynb #0f50e6ba
-def claim_line(claim: dict, axis: Axis | None) -> str: # <li>
+def claim_line(claim: dict, axis: Axis | None) -> str:  # <li>
     "One verdict."
     judged, paper = claim["verdict"] != "works", paper_difference(claim)
     effect = effect_text(claim) if judged else ""
     p = "" if claim["p"] is None else f"; p = {p_text(claim['p'])}".replace("= <", "<")
-    told = [*([element("div", element("b", escape(effect)) + escape(p))] if effect else []), *([element("div", f"paper {escape(paper)}", class_="p")] if paper else [])]
-    parts = [element("span", VERDICTS[claim["verdict"]], class_="verdict"), element("span", symbols(in_short(claim)), class_="what")]
+    told = [
+        *([element("div", element("b", escape(effect)) + escape(p))] if effect else []),
+        *([element("div", f"paper {escape(paper)}", class_="p")] if paper else []),
+    ]
+    parts = [
+        element("span", VERDICTS[claim["verdict"]], class_="verdict"),
+        element("span", symbols(in_short(claim)), class_="what"),
+    ]
     css = claim["verdict"].replace(" ", "-")
-    return element("li", "".join([*parts, element("span", effect_plot(claim, axis) if axis and judged else "", class_="plot"), element("span", "".join(told), class_="told")]), class_=css, id=f"claim-{claim['id']}")
+    return element(
+        "li",
+        "".join(
+            [
+                *parts,
+                element("span", effect_plot(claim, axis) if axis and judged else "", class_="plot"),
+                element("span", "".join(told), class_="told"),
+            ]
+        ),
+        class_=css,
+        id=f"claim-{claim['id']}",
+    )
+
 
 def claim_list(claims: list[dict]) -> str:
     "Verdict lines below the sentence they rest on; a scale for each quantity."
-    axes = {column: claim_axis([c for c in claims if c["better"][0][1] == column]) for column in {c["better"][0][1] for c in claims}}
+    axes = {
+        column: claim_axis([c for c in claims if c["better"][0][1] == column])
+        for column in {c["better"][0][1] for c in claims}
+    }
     parts = []
     for text in dict.fromkeys(c["text"] for c in claims):
         lines = "".join(claim_line(c, axes[c["better"][0][1]]) for c in claims if c["text"] == text)
-        parts.append(element("div", element("p", escape(f"“{text}”"), class_="quote") + element("ul", lines, class_="claims"), class_="claim"))
+        parts.append(
+            element(
+                "div",
+                element("p", escape(f"“{text}”"), class_="quote")
+                + element("ul", lines, class_="claims"),
+                class_="claim",
+            )
+        )
     return "\n".join(parts)
 
 # %% ../../nbs/report/01_report_page.ipynb #e41328f2
@@ -368,50 +729,121 @@ def verdict_bar(counts: Counter, judged: bool = True) -> str:
     for verdict in verdicts:
         w = 400 * counts[verdict] / total
         css = [verdict.replace(" ", "-"), *(["hatched"] if verdict == "fails" else [])]
-        if w: body += "".join(f'<rect class="{c}" x="{x:.1f}" y="1" width="{w:.1f}" height="20"/>' for c in css)
+        if w:
+            body += "".join(
+                f'<rect class="{c}" x="{x:.1f}" y="1" width="{w:.1f}" height="20"/>' for c in css
+            )
         x += w
-    legend = "".join(element("li", f"<i></i>{element('b', counts[v])} {VERDICTS[v].partition(' ')[2]}", class_=v.replace(" ", "-")) for v in verdicts)
-    said = "can be tested:" if judged else "can be tested. Here only those whose runs went through are counted:"
+    legend = "".join(
+        element(
+            "li",
+            f"<i></i>{element('b', counts[v])} {VERDICTS[v].partition(' ')[2]}",
+            class_=v.replace(" ", "-"),
+        )
+        for v in verdicts
+    )
+    said = (
+        "can be tested:"
+        if judged
+        else "can be tested. Here only those whose runs went through are counted:"
+    )
     head = element("p", f"The paper makes {sum(counts.values())} comparisons that {said}")
-    return element("div", head + drawing(body, "claims: " + ", ".join(f"{counts[v]} {v}" for v in verdicts), 400, 22) + element("ul", legend), class_="bar")
+    return element(
+        "div",
+        head
+        + drawing(body, "claims: " + ", ".join(f"{counts[v]} {v}" for v in verdicts), 400, 22)
+        + element("ul", legend),
+        class_="bar",
+    )
 
 # %% ../../nbs/report/01_report_page.ipynb #cc2d8617
 STATES = {"done": "✓ done", "partly": "◐ partly", "failed": "✗ failed", "missing": "– missing"}
 
-def short(text: str, most: int = 90) -> str: return text if len(text) <= most else text[:most - 1].rstrip() + "…"
+
+def short(text: str, most: int = 90) -> str:
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
 
 def card(id: str, name: str, state: str, words: str) -> str:
     "A square of the progress grid; leads to its section."
-    inside = element("b", escape(name)) + element("span", STATES[state], class_="state") + element("span", escape(short(words)), class_="why", title=words)
+    inside = (
+        element("b", escape(name))
+        + element("span", STATES[state], class_="state")
+        + element("span", escape(short(words)), class_="why", title=words)
+    )
     return element("li", element("a", inside, href=f"#{id}"), class_=state)
 
-def word_table(header: list[str], rows: list[list[str]], numbers: tuple[str, ...] = (), kinds: list[str] = (), links: list[str] = ()) -> str: # numbers: columns that are not broken; kinds, links: one a row, of its first cell
+
+def word_table(
+    header: list[str],
+    rows: list[list[str]],
+    numbers: tuple[str, ...] = (),
+    kinds: list[str] = (),
+    links: list[str] = (),
+) -> str:  # numbers: columns that are not broken; kinds, links: one a row, of its first cell
     "A table of text that scrolls sideways by itself on a narrow screen."
     css = ["n" if h in numbers else "" for h in header]
-    head = element("thead", element("tr", "".join(element("th", escape(h), scope="col", class_=c) for h, c in zip(header, css))))
-    def first(i, text): return element("a", escape(text), href=links[i]) if links else escape(text)
-    lines = [element("tr", element("th", first(i, row[0]), scope="row") + "".join(element("td", escape(str(v)), class_=c) for v, c in zip(row[1:], css[1:])), class_=kinds[i] if kinds else "") for i, row in enumerate(rows)]
-    return element("div", element("table", head + element("tbody", "\n".join(lines)), class_="words"), class_="wide", tabindex="0", role="region", aria_label=", ".join(header))
+    head = element(
+        "thead",
+        element(
+            "tr",
+            "".join(element("th", escape(h), scope="col", class_=c) for h, c in zip(header, css)),
+        ),
+    )
 
-def folded(summary: str, content: str, shown: bool = False) -> str: # content is HTML
+    def first(i, text):
+        return element("a", escape(text), href=links[i]) if links else escape(text)
+
+    lines = [
+        element(
+            "tr",
+            element("th", first(i, row[0]), scope="row")
+            + "".join(element("td", escape(str(v)), class_=c) for v, c in zip(row[1:], css[1:])),
+            class_=kinds[i] if kinds else "",
+        )
+        for i, row in enumerate(rows)
+    ]
+    return element(
+        "div",
+        element("table", head + element("tbody", "\n".join(lines)), class_="words"),
+        class_="wide",
+        tabindex="0",
+        role="region",
+        aria_label=", ".join(header),
+    )
+
+
+def folded(summary: str, content: str, shown: bool = False) -> str:  # content is HTML
     return f"<details{' open' if shown else ''}><summary>{escape(summary)}</summary>{content}</details>"
 
 # %% ../../nbs/report/01_report_page.ipynb #8efc1e09
-PICTURE_LIMIT = 600_000 # bytes: a larger drawing is shown as pixels
-ANIMATION_LIMIT = 1_500_000 # bytes: a larger animation is a link
+PICTURE_LIMIT = 600_000  # bytes: a larger drawing is shown as pixels
+ANIMATION_LIMIT = 1_500_000  # bytes: a larger animation is a link
+
 
 def picture_address(path: Path) -> str:
     "The picture itself as an address: the drawing, or the pixels where the drawing is large or missing."
     drawn = path.with_name(path.name + ".svg")
-    kind, file = ("svg+xml", drawn) if drawn.is_file() and drawn.stat().st_size <= PICTURE_LIMIT else ("png", path.with_name(path.name + ".png"))
-    if path.suffix == ".gif": kind, file = "gif", path
+    kind, file = (
+        ("svg+xml", drawn)
+        if drawn.is_file() and drawn.stat().st_size <= PICTURE_LIMIT
+        else ("png", path.with_name(path.name + ".png"))
+    )
+    if path.suffix == ".gif":
+        kind, file = "gif", path
     return f"data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
-def picture(caption: str, path: Path, link: str, room: int) -> tuple[str, int]: # HTML and bytes; link: relative address of the same file; room: bytes that are left
+
+def picture(
+    caption: str, path: Path, link: str, room: int
+) -> tuple[
+    str, int
+]:  # HTML and bytes; link: relative address of the same file; room: bytes that are left
     "A picture inside the page; a link where it is too large for what is left."
     big = path.suffix == ".gif" and path.stat().st_size > ANIMATION_LIMIT
     address = "" if big else picture_address(path)
-    if big or len(address) > room: return element("p", element("a", escape(caption), href=link)), 0
+    if big or len(address) > room:
+        return element("p", element("a", escape(caption), href=link)), 0
     image = f'<img alt="{escape(caption)}" src="{address}">'
     return element("figure", image + element("figcaption", escape(caption))), len(address)
 
@@ -470,7 +902,20 @@ table.one th:first-child,table.one th[scope=row]{width:6.6rem;max-width:none;min
 thead{display:table-header-group}tfoot{display:table-row-group}details::details-content{content-visibility:visible;block-size:auto}a{text-decoration:none}.claims li{grid-template-columns:6.2rem 1fr 160px 17rem;font-size:9.5pt}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 
-def page(title: str, body: str) -> str: # body is HTML
+
+def page(title: str, body: str) -> str:  # body is HTML
     "A whole HTML file that needs no other."
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">' + element("title", escape(title)) + element("style", STYLE)
-    return "\n".join(["<!DOCTYPE html>", f'<html lang="en"><head>{head}</head><body>', body, "</body></html>", ""])
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        + element("title", escape(title))
+        + element("style", STYLE)
+    )
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            f'<html lang="en"><head>{head}</head><body>',
+            body,
+            "</body></html>",
+            "",
+        ]
+    )

@@ -17,10 +17,17 @@ from ..study.results import project_root
 
 # %% ../../nbs/report/03_results_folders.ipynb #0b484592
 NUMBER = int | float
-PLACE = [str, str] # row, column
+PLACE = [str, str]  # row, column
 TABLE = {
-    "cells": [{"row": str, "column": str, "values": {...: NUMBER}, "runs": [str],
-               "measured": (None, {"mean": NUMBER, "n": int})}],
+    "cells": [
+        {
+            "row": str,
+            "column": str,
+            "values": {...: NUMBER},
+            "runs": [str],
+            "measured": (None, {"mean": NUMBER, "n": int}),
+        }
+    ],
     "claims": [{"id": str, "verdict": str, "better": [PLACE], "worse": [PLACE]}],
     "provenance": dict,
 }
@@ -28,36 +35,57 @@ PICTURES = {...: {"data": dict, "provenance": dict}}
 SPEC, RESULT = {"schedule": dict, "sampling": dict, "seed": int}, {"id": str}
 CLAIMS_FILE = {"sentences": [{"section": str, "text": str, "verdict": str}]}
 
+
 def fits(value, form) -> bool:
     "Whether a JSON value has this form: types, [form] for any number, {...: form} for any keys."
-    if form is None: return value is None
-    if isinstance(form, tuple): return any(fits(value, f) for f in form)
-    if isinstance(form, list) and len(form) > 1: # as many as there are forms
+    if form is None:
+        return value is None
+    if isinstance(form, tuple):
+        return any(fits(value, f) for f in form)
+    if isinstance(form, list) and len(form) > 1:  # as many as there are forms
         return isinstance(value, list) and len(value) == len(form) and all(map(fits, value, form))
-    if isinstance(form, list): return isinstance(value, list) and all(fits(v, form[0]) for v in value)
-    if not isinstance(form, dict): return isinstance(value, form)
-    if not isinstance(value, dict): return False
-    if ... in form: return all(fits(v, form[...]) for v in value.values())
+    if isinstance(form, list):
+        return isinstance(value, list) and all(fits(v, form[0]) for v in value)
+    if not isinstance(form, dict):
+        return isinstance(value, form)
+    if not isinstance(value, dict):
+        return False
+    if ... in form:
+        return all(fits(v, form[...]) for v in value.values())
     return all(key in value and fits(value[key], f) for key, f in form.items())
 
 # %% ../../nbs/report/03_results_folders.ipynb #f785e316
-LARGEST = 1e150 # a number whose square is still one
+LARGEST = 1e150  # a number whose square is still one
+
 
 def read_json(
     path: Path,
-    form, # what it has to hold
-    damaged: list[Path], # this path is added where it does not
-) -> dict: # empty where there is no such file
+    form,  # what it has to hold
+    damaged: list[Path],  # this path is added where it does not
+) -> dict:  # empty where there is no such file
     "One JSON file; NaN, infinity and what is as large as that are no numbers."
+
     def number(text, kind=float):
-        if not abs(float(text)) < LARGEST: raise ValueError(text)
+        if not abs(float(text)) < LARGEST:
+            raise ValueError(text)
         return kind(text)
-    def whole(text): return number(text, int)
-    if not path.is_file(): return {}
-    try: value = json.loads(path.read_text(encoding="utf-8"), parse_constant=number,
-                            parse_float=number, parse_int=whole)
-    except (ValueError, RecursionError, OSError): value = None
-    if fits(value, form): return value
+
+    def whole(text):
+        return number(text, int)
+
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_constant=number,
+            parse_float=number,
+            parse_int=whole,
+        )
+    except (ValueError, RecursionError, OSError):
+        value = None
+    if fits(value, form):
+        return value
     damaged.append(path)
     return {}
 
@@ -65,53 +93,72 @@ def read_json(
 @dataclass(frozen=True)
 class ResultsFolder:
     "What a results folder holds."
+
     folder: Path
-    tables: dict[str, dict] # experiment -> table.json
-    pictures: dict[str, dict] # experiment -> figure.json
-    sentences: dict[tuple, str] # section, text -> verdict, of claims.json
-    records: dict[str, dict[str, tuple]] # run -> folder of its record -> spec, result
-    failed: frozenset[str] # experiments whose last notebook failed
+    tables: dict[str, dict]  # experiment -> table.json
+    pictures: dict[str, dict]  # experiment -> figure.json
+    sentences: dict[tuple, str]  # section, text -> verdict, of claims.json
+    records: dict[str, dict[str, tuple]]  # run -> folder of its record -> spec, result
+    failed: frozenset[str]  # experiments whose last notebook failed
 
     @property
-    def experiments(self) -> set[str]: return {*self.tables, *self.pictures}
+    def experiments(self) -> set[str]:
+        return {*self.tables, *self.pictures}
+
     @property
-    def runs(self) -> set[str]: # with a record, or named by a table
+    def runs(self) -> set[str]:  # with a record, or named by a table
         return {*self.records, *(run for t in self.tables.values() for run in table_runs(t))}
+
     @property
-    def profile(self) -> str: # of the tables
+    def profile(self) -> str:  # of the tables
         return ", ".join(sorted({str(t.get("profile")) for t in self.tables.values()}))
-    def spec(self, run: str) -> dict: # empty where there is no record
+
+    def spec(self, run: str) -> dict:  # empty where there is no record
         return next((spec for spec, _ in self.records.get(run, {}).values() if spec), {})
-    def origin(self, id: str) -> dict: # of an experiment's table, else of its first picture
+
+    def origin(self, id: str) -> dict:  # of an experiment's table, else of its first picture
         first = self.tables.get(id) or next(iter(self.pictures.get(id, {}).values()), {})
         return first.get("provenance", {})
 
 # %% ../../nbs/report/03_results_folders.ipynb #03c90faa
-def table_runs(table: dict) -> list[str]: return [run for c in table["cells"] for run in c["runs"]]
+def table_runs(table: dict) -> list[str]:
+    return [run for c in table["cells"] for run in c["runs"]]
+
 
 def read_records(
-    folder: Path, # results/<profile>
-    runs: set[str], # behind its tables
+    folder: Path,  # results/<profile>
+    runs: set[str],  # behind its tables
     damaged: list[Path],
-) -> dict[str, dict[str, tuple]]: # run -> folder -> spec, result
+) -> dict[str, dict[str, tuple]]:  # run -> folder -> spec, result
     "All records of a folder, and of the runs that have none there those in runs/ beside it."
-    def record(at): return tuple(read_json(at / f"{name}.json", form, damaged)
-                                 for name, form in (("spec", SPEC), ("result", RESULT)))
+
+    def record(at):
+        return tuple(
+            read_json(at / f"{name}.json", form, damaged)
+            for name, form in (("spec", SPEC), ("result", RESULT))
+        )
+
     found = defaultdict(dict)
     places = {p.parent for name in ("spec", "result") for p in folder.rglob(f"{name}.json")}
-    for at in sorted(places): found[at.name][at.relative_to(folder).as_posix()] = record(at)
+    for at in sorted(places):
+        found[at.name][at.relative_to(folder).as_posix()] = record(at)
     for run in sorted(runs - set(found)):
         at = folder.parent / "runs" / run
-        if re.fullmatch("[0-9a-f]+", run) and at.is_dir(): found[run]["runs"] = record(at)
+        if re.fullmatch("[0-9a-f]+", run) and at.is_dir():
+            found[run]["runs"] = record(at)
     return dict(found)
 
 # %% ../../nbs/report/03_results_folders.ipynb #13a59597
 def read_results(folder: str | Path) -> ResultsFolder:
     "Everything that is compared; ValueError names all damaged files at once."
     folder, damaged = Path(folder), []
+
     def of_experiments(name, form):
-        found = {p.parent.name: read_json(p, form, damaged) for p in sorted(folder.glob(f"*/{name}"))}
+        found = {
+            p.parent.name: read_json(p, form, damaged) for p in sorted(folder.glob(f"*/{name}"))
+        }
         return {id: value for id, value in found.items() if value}
+
     tables = of_experiments("table.json", TABLE)
     pictures = of_experiments("figure.json", PICTURES)
     runs = {run for t in tables.values() for run in table_runs(t)}
@@ -122,32 +169,49 @@ def read_results(folder: str | Path) -> ResultsFolder:
     if damaged:
         names = ", ".join(p.relative_to(folder.parent).as_posix() for p in damaged)
         count = f"{len(damaged)} damaged file{'s' * (len(damaged) > 1)}"
-        raise ValueError(f"{folder}: {count}: {names}; take an earlier state from git, or delete "
-                         "what is damaged and run its experiment again")
+        raise ValueError(
+            f"{folder}: {count}: {names}; take an earlier state from git, or delete "
+            "what is damaged and run its experiment again"
+        )
     return ResultsFolder(folder, tables, pictures, sentences, records, failed)
 
 # %% ../../nbs/report/03_results_folders.ipynb #fb5faa51
 def results_below(
-    path: str | Path, # results/<profile>, or results where a profile is named
+    path: str | Path,  # results/<profile>, or results where a profile is named
     profile: str = "",
-) -> Path: # the profile's folder
+) -> Path:  # the profile's folder
     "Where the tables are; a relative path counts from here, else from the project."
     path = Path(path) if Path(path).exists() else project_root() / path
-    if not path.is_dir(): raise ValueError(f"{path}: there is no such folder; check the path")
+    if not path.is_dir():
+        raise ValueError(f"{path}: there is no such folder; check the path")
     folder = path / profile if profile and (path / profile).is_dir() else path
-    def holds(p): return any(next(p.glob(pattern), None) for pattern in
-                             ("*/table.json", "*/figure.json", "records/*/spec.json"))
-    if holds(folder) and (not profile or folder != path or path.name == profile): return folder
+
+    def holds(p):
+        return any(
+            next(p.glob(pattern), None)
+            for pattern in ("*/table.json", "*/figure.json", "records/*/spec.json")
+        )
+
+    if holds(folder) and (not profile or folder != path or path.name == profile):
+        return folder
     below = sorted(p.name for p in path.iterdir() if p.is_dir() and holds(p))
-    if profile: raise ValueError(f"{path}: no results of profile {profile!r} in it; "
-                                 + (f"it has {', '.join(below)}" if below else "check the path"))
-    if below: raise ValueError(f"{path} holds the profiles {', '.join(below)}: name one with "
-                               f"--profile, or give {path / below[0]}")
-    raise ValueError(f"{path}: no results in it; give a folder as results/smoke, with an "
-                     "experiment's table.json in a folder below")
+    if profile:
+        raise ValueError(
+            f"{path}: no results of profile {profile!r} in it; "
+            + (f"it has {', '.join(below)}" if below else "check the path")
+        )
+    if below:
+        raise ValueError(
+            f"{path} holds the profiles {', '.join(below)}: name one with "
+            f"--profile, or give {path / below[0]}"
+        )
+    raise ValueError(
+        f"{path}: no results in it; give a folder as results/smoke, with an "
+        "experiment's table.json in a folder below"
+    )
 
 # %% ../../nbs/report/03_results_folders.ipynb #00665cda
-def cells_of(table: dict) -> dict[tuple, dict]: # row, column, which of those of the same name
+def cells_of(table: dict) -> dict[tuple, dict]:  # row, column, which of those of the same name
     "A table's cells by name."
     seen, found = Counter(), {}
     for cell in table["cells"]:
@@ -156,9 +220,11 @@ def cells_of(table: dict) -> dict[tuple, dict]: # row, column, which of those of
         seen[name] += 1
     return found
 
-def seed_runs(cell: dict) -> list[tuple[str, list[str]]]: # seed, its runs: one a stream
+
+def seed_runs(cell: dict) -> list[tuple[str, list[str]]]:  # seed, its runs: one a stream
     "A cell's runs by seed; empty where runs and seeds do not fit together."
     seeds, runs = list(cell["values"]), cell["runs"]
     streams = len(runs) // len(seeds) if seeds else 0
-    if streams * len(seeds) != len(runs): return []
-    return [(seed, runs[k * streams:(k + 1) * streams]) for k, seed in enumerate(seeds)]
+    if streams * len(seeds) != len(runs):
+        return []
+    return [(seed, runs[k * streams : (k + 1) * streams]) for k, seed in enumerate(seeds)]

@@ -29,33 +29,52 @@ from scipy import stats
 from torch import Tensor
 
 # %% ../../nbs/study/08_audit.ipynb #044bd462
+from ..measuring.efficiency import count_macs, count_parameters
+from ..measuring.statistics import binomial_interval, two_proportions
 from ..models import build_backbone
+from mdr_repro.paper.tables import (
+    CLAIMS,
+    MISSING,
+    NUMERALS,
+    SAME_SETTING,
+    TABLES,
+    Claim,
+    PaperTable,
+    printed_value,
+)
 from ..rdl import inter_angle_loss, intra_angle_loss, norm, norm_loss, unit
 from ..recognizer import softmax_loss
+from ..skeleton import get_skeleton
 from .measure import markdown
-from ..paper.tables import CLAIMS, MISSING, NUMERALS, SAME_SETTING, TABLES, Claim, PaperTable, printed_value
 from .profiles import SLOTS
 from .results import provenance
-from ..skeleton import get_skeleton
-from ..measuring.efficiency import count_macs, count_parameters
 from ..training.run_spec import write_atomic
-from ..measuring.statistics import binomial_interval, two_proportions
 
 # %% ../../nbs/study/08_audit.ipynb #b34927ad
 @dataclass(frozen=True)
 class Finding:
     "One thing the paper's numbers, text or equations say about each other."
+
     id: str
-    where: str # table, section, equation
-    says: str # what is printed
-    found: str # what comes out of it
-    how_sure: str # certain, very likely, likely, open; and why
-    evidence: dict = field(default_factory=dict) # the numbers behind it, plain JSON values
+    where: str  # table, section, equation
+    says: str  # what is printed
+    found: str  # what comes out of it
+    how_sure: str  # certain, very likely, likely, open; and why
+    evidence: dict = field(default_factory=dict)  # the numbers behind it, plain JSON values
 
-SURE = {"arithmetic": "certain: arithmetic on printed numbers", "float64": "certain: computed in float64", "counted": "certain as a count of our networks; which inputs and networks were meant is not printed"}
 
-def _place(table: str) -> str: return f"Table {NUMERALS[TABLES[table].number - 1]}"
-def _tables(places) -> str: # "Tables I, II" of "Table I", "Table II", "Table I"
+SURE = {
+    "arithmetic": "certain: arithmetic on printed numbers",
+    "float64": "certain: computed in float64",
+    "counted": "certain as a count of our networks; which inputs and networks were meant is not printed",
+}
+
+
+def _place(table: str) -> str:
+    return f"Table {NUMERALS[TABLES[table].number - 1]}"
+
+
+def _tables(places) -> str:  # "Tables I, II" of "Table I", "Table II", "Table I"
     names = list(dict.fromkeys(p.removeprefix("Table ") for p in places))
     return f"Table{'s' * (len(names) > 1)} {', '.join(names)}"
 
@@ -66,7 +85,8 @@ QUOTES = {
     "pose": "We conduct experiments using 3D-pose extracted the same as Pyskl [53]",
     "ntu60": "NTU RGB+D [55] is a large-scale human action recognition dataset that contains 56800 clips of actions",
     "ntu60_xsub": "the dataset is of 40320 training samples and 16560 testing samples",
-    "xview_train": "The training set of X-view obtains 37920 samples", "xview_test": "which consists of 18960 samples",
+    "xview_train": "The training set of X-view obtains 37920 samples",
+    "xview_test": "which consists of 18960 samples",
     "sections": "256 non-zero frames, and 48 batch size is set in Sec 4.3, Sec 4.4, all frames and 8 batch size are utilized to show the complete performance in Sec 4.5, Sec 4.6",
     "fused": "On NTU RGB+D and FineGym99 dataset, our performance is fused by the results of multiple skeletal modalities as the mainstream methods",
     "bounds": r"the boundaries of $\mathcal{L}_{A_{in}}$ and $\mathcal{L}_{A_{out}}$ are $(0, 4)$ and $(0, 2)$, respectively",
@@ -74,45 +94,69 @@ QUOTES = {
     "eq_18": r"According to Eq.8, $\mathcal{L}_{A_{out}}$ can be written as",
     "eq_19": r"The gradients of $\mathcal{L}_{A_{out}}$ with respect to x_i are formulated as",
     "alike": "For a fair comparison, we use the C8 configuration of Table II in the rest experiments of this paper",
-    "dc_gcn": "DC-GCN+ADG [58]", "msin": "MSIN [58]", "dc_gcn_text": "DC-GCN [40] sets individually parameterized topologies",
-    **{n: f'[{n}] K. Cheng, Y. Zhang, C. Cao, L. Shi, J. Cheng, and H. Lu, "Decoupling gcn with dropgraph module for skeleton-based action recognition,"' for n in ("40", "58")},
+    "dc_gcn": "DC-GCN+ADG [58]",
+    "msin": "MSIN [58]",
+    "dc_gcn_text": "DC-GCN [40] sets individually parameterized topologies",
+    **{
+        n: f'[{n}] K. Cheng, Y. Zhang, C. Cao, L. Shi, J. Cheng, and H. Lu, "Decoupling gcn with dropgraph module for skeleton-based action recognition,"'
+        for n in ("40", "58")
+    },
 }
 
-def numbers(quote: str) -> list[int]: # 29k and [55] are none
+
+def numbers(quote: str) -> list[int]:  # 29k and [55] are none
     "Whole numbers of a quotation, without references, names and section numbers."
     return [int(n) for n in re.findall(r"(?<![\[\d.+-])\b\d+\b(?![\].\d])", quote)]
 
-def readable(quote: str) -> str: # L_Ain for its LaTeX
-    return re.sub(r"\\mathcal\{L\}_\{A_\{(\w+)\}\}", r"L_A\1", quote).replace("$", "").replace(r" \times ", "x")
+
+def readable(quote: str) -> str:  # L_Ain for its LaTeX
+    return (
+        re.sub(r"\\mathcal\{L\}_\{A_\{(\w+)\}\}", r"L_A\1", quote)
+        .replace("$", "")
+        .replace(r" \times ", "x")
+    )
 
 # %% ../../nbs/study/08_audit.ipynb #e1a75b97
 def attain(
-    text: str, # a percentage as printed
-    n: int, # clips tested
-) -> tuple[str, int]: # rounded, cut or none; the k meant, the nearest one where there is none
+    text: str,  # a percentage as printed
+    n: int,  # clips tested
+) -> tuple[str, int]:  # rounded, cut or none; the k meant, the nearest one where there is none
     "Whether a printed percentage is 100 k / n for some k."
-    if n < 1: raise ValueError(f"attain: a test set of {n} clips has no accuracy")
-    if not re.fullmatch(r"\d+(\.\d+)?", text): raise ValueError(f"attain: {text!r} is not a printed percentage")
-    printed, whole = int(text.replace(".", "")), 100 * 10 ** len(text.partition(".")[2]) # in units of the last digit
+    if n < 1:
+        raise ValueError(f"attain: a test set of {n} clips has no accuracy")
+    if not re.fullmatch(r"\d+(\.\d+)?", text):
+        raise ValueError(f"attain: {text!r} is not a printed percentage")
+    printed, whole = (
+        int(text.replace(".", "")),
+        100 * 10 ** len(text.partition(".")[2]),
+    )  # in units of the last digit
     k, above = min(round(Fraction(printed * n, whole)), n), -(-printed * n // whole)
-    if 2 * abs(whole * k - printed * n) <= n: return "rounded", k
-    if above <= n and whole * above - printed * n < n: return "cut", above
+    if 2 * abs(whole * k - printed * n) <= n:
+        return "rounded", k
+    if above <= n and whole * above - printed * n < n:
+        return "cut", above
     return "none", k
 
+
 def accuracies(
-    slot: str, # fsd10, ...
+    slot: str,  # fsd10, ...
     tables: dict[str, PaperTable] = TABLES,
-) -> pd.DataFrame: # a line a cell: table, row, column, printed
+) -> pd.DataFrame:  # a line a cell: table, row, column, printed
     "Every accuracy printed for a data slot."
-    rows = [(t.id, r.name, column, r.results[column]) for t in tables.values() for r in t.rows for column in t.columns
-            if t.slots[column] == slot and "%" in column and r.results[column] not in MISSING]
+    rows = [
+        (t.id, r.name, column, r.results[column])
+        for t in tables.values()
+        for r in t.rows
+        for column in t.columns
+        if t.slots[column] == slot and "%" in column and r.results[column] not in MISSING
+    ]
     return pd.DataFrame(rows, columns=["table", "row", "column", "printed"])
 
 # %% ../../nbs/study/08_audit.ipynb #5939faa6
 def size_scores(
-    printed, # percentages as printed
-    largest: int, # the whole data set: no test set is larger
-) -> pd.DataFrame: # index n: attained, by_chance (of all values), log10_odds, probability
+    printed,  # percentages as printed
+    largest: int,  # the whole data set: no test set is larger
+) -> pd.DataFrame:  # index n: attained, by_chance (of all values), log10_odds, probability
     "How well each test size explains the printed percentages."
     printed = list(printed)
     distinct, errors = sorted(set(printed)), np.linspace(0.005, 0.995, 100)
@@ -121,34 +165,50 @@ def size_scores(
         hit = {t: attain(t, n)[0] == "rounded" for t in distinct}
         share = {t: min(1, n / (100 * 10 ** len(t.partition(".")[2]))) for t in distinct}
         log = sum(np.log((1 - errors) / share[t] * hit[t] + errors) for t in distinct)
-        rows.append((n, sum(hit[t] for t in printed), sum(share[t] for t in printed), float(np.logaddexp.reduce(log) - math.log(len(errors)))))
+        rows.append(
+            (
+                n,
+                sum(hit[t] for t in printed),
+                sum(share[t] for t in printed),
+                float(np.logaddexp.reduce(log) - math.log(len(errors))),
+            )
+        )
     frame = pd.DataFrame(rows, columns=["n", "attained", "by_chance", "log10_odds"]).set_index("n")
     weights = np.exp(frame["log10_odds"] - frame["log10_odds"].max())
-    return frame.assign(log10_odds=frame["log10_odds"] / math.log(10), probability=weights / weights.sum())
+    return frame.assign(
+        log10_odds=frame["log10_odds"] / math.log(10), probability=weights / weights.sum()
+    )
 
 # %% ../../nbs/study/08_audit.ipynb #cde098d2
 FSD10_CLIPS = numbers(QUOTES["fsd10"])[-1]
 
-def clips_tested(tables: dict[str, PaperTable] = TABLES) -> dict[str, int]: # slot -> clips
+
+def clips_tested(tables: dict[str, PaperTable] = TABLES) -> dict[str, int]:  # slot -> clips
     "Test sizes: estimated for FSD-10, printed for NTU; FineGym99's is neither."
     scores = size_scores(accuracies("fsd10", tables)["printed"], FSD10_CLIPS)
-    return {"fsd10": int(scores["probability"].idxmax()), "ntu60_xsub": numbers(QUOTES["ntu60_xsub"])[1], "ntu60_xview": numbers(QUOTES["xview_test"])[0]}
+    return {
+        "fsd10": int(scores["probability"].idxmax()),
+        "ntu60_xsub": numbers(QUOTES["ntu60_xsub"])[1],
+        "ntu60_xview": numbers(QUOTES["xview_test"])[0],
+    }
+
 
 def grid(
-    n: int,
-    slot: str = "fsd10",
-    tables: dict[str, PaperTable] = TABLES,
-) -> pd.DataFrame: # a line a cell: table, row, column, printed, how, clips, exact, off, low, high
+    n: int, slot: str = "fsd10", tables: dict[str, PaperTable] = TABLES
+) -> pd.DataFrame:  # a line a cell: table, row, column, printed, how, clips, exact, off, low, high
     "Every accuracy of a slot as k of n, with its distance from 100 k / n and Wilson's 95 % interval."
     frame = accuracies(slot, tables)
     frame[["how", "clips"]] = [attain(t, n) for t in frame["printed"]]
     frame["exact"] = 100 * frame["clips"] / n
     frame["off"] = frame["printed"].astype(float) - frame["exact"]
     intervals = [binomial_interval(k, n) for k in frame["clips"]]
-    return frame.assign(low=[100 * i.low for i in intervals], high=[100 * i.high for i in intervals])
+    return frame.assign(
+        low=[100 * i.low for i in intervals], high=[100 * i.high for i in intervals]
+    )
 
 # %% ../../nbs/study/08_audit.ipynb #02aaed54
-PrintedCell = tuple[str, str, str] # table, row, column
+PrintedCell = tuple[str, str, str]  # table, row, column
+
 
 def same_system(tables: dict[str, PaperTable] = TABLES) -> dict[str, tuple[PrintedCell, ...]]:
     "System and data -> cells of rows that name it, without any further switch, on clips as they are."
@@ -157,178 +217,382 @@ def same_system(tables: dict[str, PaperTable] = TABLES) -> dict[str, tuple[Print
         for r in t.rows:
             system = r.settings.get("Models") or r.settings.get("Methods")
             for column in t.columns:
-                plain = "%" in column and not re.match(r"(?!0%).*noise", column) and "✓" not in r.settings.values()
-                if system and plain and r.results[column] not in MISSING: found.setdefault(f"{system}, {SLOTS[t.slots[column]]}", []).append((t.id, r.name, column))
+                plain = (
+                    "%" in column
+                    and not re.match(r"(?!0%).*noise", column)
+                    and "✓" not in r.settings.values()
+                )
+                if system and plain and r.results[column] not in MISSING:
+                    found.setdefault(f"{system}, {SLOTS[t.slots[column]]}", []).append(
+                        (t.id, r.name, column)
+                    )
     return {name: tuple(cells) for name, cells in found.items() if len({c[0] for c in cells}) > 1}
+
 
 def settings(tables=TABLES, same_setting=SAME_SETTING) -> dict[str, tuple[PrintedCell, ...]]:
     "Both lists; a system whose cells are in the first already is not repeated."
     known = [set(cells) for cells in same_setting.values()]
-    return {**same_setting, **{name: cells for name, cells in same_system(tables).items() if not any(set(cells) <= k for k in known)}}
+    return {
+        **same_setting,
+        **{
+            name: cells
+            for name, cells in same_system(tables).items()
+            if not any(set(cells) <= k for k in known)
+        },
+    }
 
 # %% ../../nbs/study/08_audit.ipynb #6a09d842
 def explanation(
     cells: tuple[PrintedCell, ...],
     tables: dict[str, PaperTable],
-    sizes: dict[str, int], # slot -> test size
+    sizes: dict[str, int],  # slot -> test size
 ) -> str:
     "What the text offers for unequal numbers of one setting."
     first = tables[cells[0][0]]
     slot, texts = first.slots[cells[0][2]], {c: tables[c[0]].text(*c[1:]) for c in cells}
     ways = [attain(t, sizes[slot]) for t in texts.values()] if slot in sizes else []
-    if ways and "none" not in dict(ways) and len({k for _, k in ways}) == 1: return "rounded and cut"
-    def lent(t, name, _): return next(("Attentions" in r.settings and r.settings["Models"] != "MDR-GCN") for r in tables[t].rows if r.name == name)
-    if any(lent(*c) for c in cells): return "another network" # Table III: the attention of a system inside MDR-GCN
+    if ways and "none" not in dict(ways) and len({k for _, k in ways}) == 1:
+        return "rounded and cut"
+
+    def lent(t, name, _):
+        return next(
+            ("Attentions" in r.settings and r.settings["Models"] != "MDR-GCN")
+            for r in tables[t].rows
+            if r.name == name
+        )
+
+    if any(lent(*c) for c in cells):
+        return "another network"  # Table III: the attention of a system inside MDR-GCN
     kept = {texts[c] for c in cells if tables[c[0]].section != "IV.G"}
-    later = {"fsd10": "longer clips in IV.G?", "finegym99": "fused in IV.G"}.get(slot) if set(texts.values()) - kept else None
+    later = (
+        {"fsd10": "longer clips in IV.G?", "finegym99": "fused in IV.G"}.get(slot)
+        if set(texts.values()) - kept
+        else None
+    )
     return "; ".join(filter(None, ["none"] * (len(kept) > 1 or later is None) + [later]))
 
-def unequal_settings(tables=TABLES, groups=None, sizes=None) -> pd.DataFrame: # a line a setting: cells, spread (points), explanation
+
+def unequal_settings(
+    tables=TABLES, groups=None, sizes=None
+) -> pd.DataFrame:  # a line a setting: cells, spread (points), explanation
     "Settings whose printed numbers differ."
     groups, rows = settings(tables) if groups is None else groups, []
     for name, cells in groups.items():
-        texts = [(tables[t].text(row, column), NUMERALS[tables[t].number - 1]) for t, row, column in cells]
+        texts = [
+            (tables[t].text(row, column), NUMERALS[tables[t].number - 1])
+            for t, row, column in cells
+        ]
         values = [printed_value(text) for text, _ in texts]
-        if len(set(values)) > 1: rows.append((name, ", ".join(f"{v} (Table {k})" for v, k in texts), round(max(values) - min(values), 2), explanation(cells, tables, sizes or {})))
-    return pd.DataFrame(rows, columns=["setting", "cells", "spread", "explanation"]).set_index("setting")
+        if len(set(values)) > 1:
+            rows.append(
+                (
+                    name,
+                    ", ".join(f"{v} (Table {k})" for v, k in texts),
+                    round(max(values) - min(values), 2),
+                    explanation(cells, tables, sizes or {}),
+                )
+            )
+    return pd.DataFrame(rows, columns=["setting", "cells", "spread", "explanation"]).set_index(
+        "setting"
+    )
 
 # %% ../../nbs/study/08_audit.ipynb #b052b197
 def claimed(claim: Claim, tables: dict[str, PaperTable] = TABLES) -> float:
     "The claimed advantage from the printed cells, in the claimed direction."
     value = tables[claim.table].value
-    return round(claim.sign * (sum(value(*c) for c in claim.better) - sum(value(*c) for c in claim.worse)), 6)
+    return round(
+        claim.sign * (sum(value(*c) for c in claim.better) - sum(value(*c) for c in claim.worse)), 6
+    )
 
-def text_against_tables(claims=CLAIMS, tables=TABLES) -> pd.DataFrame: # a line a claim that does not hold on paper: text, tables, kind
+
+def text_against_tables(
+    claims=CLAIMS, tables=TABLES
+) -> pd.DataFrame:  # a line a claim that does not hold on paper: text, tables, kind
     "Claims whose number or sign is not that of the printed cells."
-    rows = [(c.id, c.difference, claimed(c, tables)) for c in claims if c.table in tables and c.kind == "better" and all(p.column in tables[c.table].columns for p in (*c.better, *c.worse))]
-    off = [(*r, "sign" if r[2] <= 0 else "number") for r in rows if r[2] <= 0 or (r[1] is not None and abs(r[1] - r[2]) > 1e-9)]
+    rows = [
+        (c.id, c.difference, claimed(c, tables))
+        for c in claims
+        if c.table in tables
+        and c.kind == "better"
+        and all(p.column in tables[c.table].columns for p in (*c.better, *c.worse))
+    ]
+    off = [
+        (*r, "sign" if r[2] <= 0 else "number")
+        for r in rows
+        if r[2] <= 0 or (r[1] is not None and abs(r[1] - r[2]) > 1e-9)
+    ]
     return pd.DataFrame(off, columns=["claim", "text", "tables", "kind"]).set_index("claim")
 
-def other_sources(claim: Claim, tables=TABLES, groups=None) -> list[str]: # as differences of printed numbers
+
+def other_sources(
+    claim: Claim, tables=TABLES, groups=None
+) -> list[str]:  # as differences of printed numbers
     "Differences of other cells of the same settings that give the number in the text."
     groups, found = settings(tables) if groups is None else groups, set()
-    def twins(place): return {tables[t].text(r, c) for g in groups.values() if (claim.table, *place) in g for t, r, c in g} | {tables[claim.table].text(*place)}
+
+    def twins(place):
+        return {
+            tables[t].text(r, c)
+            for g in groups.values()
+            if (claim.table, *place) in g
+            for t, r, c in g
+        } | {tables[claim.table].text(*place)}
+
     for texts in product(*(twins(p) for p in (*claim.better, *claim.worse))):
-        better, worse = texts[:len(claim.better)], texts[len(claim.better):]
-        if abs(sum(map(printed_value, better)) - sum(map(printed_value, worse)) - (claim.difference or 0)) < 1e-9: found.add(f"{' + '.join(better)} - {' - '.join(worse)}")
+        better, worse = texts[: len(claim.better)], texts[len(claim.better) :]
+        if (
+            abs(
+                sum(map(printed_value, better))
+                - sum(map(printed_value, worse))
+                - (claim.difference or 0)
+            )
+            < 1e-9
+        ):
+            found.add(f"{' + '.join(better)} - {' - '.join(worse)}")
     return sorted(found)
 
 # %% ../../nbs/study/08_audit.ipynb #7a193078
-def fair_test(better: list[int], worse: list[int], n: int) -> tuple[float, float, float]: # low, high of the gain in points, p
+def fair_test(
+    better: list[int], worse: list[int], n: int
+) -> tuple[float, float, float]:  # low, high of the gain in points, p
     "Test of sum(better) - sum(worse), clips out of n, on clips of their own."
     if len(better) == 1:
         gain, p = two_proportions(better[0], n, worse[0], n)
         return 100 * gain.low, 100 * gain.high, p
-    d, error = (sum(better) - sum(worse)) / n, math.sqrt(sum(k / n * (1 - k / n) / n for k in (*better, *worse)))
+    d, error = (
+        (sum(better) - sum(worse)) / n,
+        math.sqrt(sum(k / n * (1 - k / n) / n for k in (*better, *worse))),
+    )
     z = stats.norm.ppf(0.975)
     return 100 * (d - z * error), 100 * (d + z * error), float(2 * stats.norm.sf(abs(d) / error))
 
-def clips_needed(better: float, worse: float) -> int: # of each system
+
+def clips_needed(better: float, worse: float) -> int:  # of each system
     "Smallest test set (clips of its own for each system) on which two accuracies in % differ at the 5 % level."
     middle = (better + worse) / 200
-    return math.ceil(2 * middle * (1 - middle) * (stats.norm.ppf(0.975) * 100 / (better - worse)) ** 2)
+    return math.ceil(
+        2 * middle * (1 - middle) * (stats.norm.ppf(0.975) * 100 / (better - worse)) ** 2
+    )
 
 # %% ../../nbs/study/08_audit.ipynb #b5da18d3
-def best_p(d: int) -> float: # the smallest p that a gain of d clips can have
+def best_p(d: int) -> float:  # the smallest p that a gain of d clips can have
     "Exact sign test if all clips that differ speak for the better system."
     return min(1.0, 2.0 ** (1 - d)) if d > 0 else 1.0
 
-def gains(claims=CLAIMS, tables=TABLES, sizes=None) -> pd.DataFrame: # a line a claim about accuracies
+
+def gains(
+    claims=CLAIMS, tables=TABLES, sizes=None
+) -> pd.DataFrame:  # a line a claim about accuracies
     "Every claimed gain in clips, with its interval, and whether the test set can show it."
     rows, sizes = [], clips_tested(tables) if sizes is None else sizes
-    for c in (c for c in claims if c.table in tables and c.kind == "better" and "%" in c.better[0].column):
+    for c in (
+        c for c in claims if c.table in tables and c.kind == "better" and "%" in c.better[0].column
+    ):
         table = tables[c.table]
-        slot, texts = table.slots[c.better[0].column], [[table.text(*p) for p in side] for side in (c.better, c.worse)]
+        slot, texts = (
+            table.slots[c.better[0].column],
+            [[table.text(*p) for p in side] for side in (c.better, c.worse)],
+        )
         row = {"claim": c.id, "slot": slot, "gain": claimed(c, tables), "needed": None}
-        if len(c.better) == 1 and row["gain"] > 0: row["needed"] = clips_needed(*(float(t[0]) for t in texts))
+        if len(c.better) == 1 and row["gain"] > 0:
+            row["needed"] = clips_needed(*(float(t[0]) for t in texts))
         if slot in sizes:
             better, worse = ([attain(t, sizes[slot])[1] for t in side] for side in texts)
             d, (low, high, p) = sum(better) - sum(worse), fair_test(better, worse, sizes[slot])
-            row |= {"n": sizes[slot], "clips": d, "low": low, "high": high, "p": p, "best_p": best_p(d), "verdict": _size_of(d, p)}
+            row |= {
+                "n": sizes[slot],
+                "clips": d,
+                "low": low,
+                "high": high,
+                "p": p,
+                "best_p": best_p(d),
+                "verdict": _size_of(d, p),
+            }
         rows.append(row)
-    columns = ["claim", "slot", "n", "gain", "clips", "low", "high", "p", "best_p", "needed", "verdict"]
-    return pd.DataFrame(rows).reindex(columns=columns).set_index("claim").astype(dict.fromkeys(("n", "clips", "needed"), "Int64"))
+    columns = [
+        "claim",
+        "slot",
+        "n",
+        "gain",
+        "clips",
+        "low",
+        "high",
+        "p",
+        "best_p",
+        "needed",
+        "verdict",
+    ]
+    return (
+        pd.DataFrame(rows)
+        .reindex(columns=columns)
+        .set_index("claim")
+        .astype(dict.fromkeys(("n", "clips", "needed"), "Int64"))
+    )
+
 
 def _size_of(d: int, p: float) -> str:
-    return "no gain" if d <= 0 else "larger than the noise" if p < 0.05 else "too small" if best_p(d) >= 0.05 else "depends on the pairing"
+    return (
+        "no gain"
+        if d <= 0
+        else "larger than the noise"
+        if p < 0.05
+        else "too small"
+        if best_p(d) >= 0.05
+        else "depends on the pairing"
+    )
 
 # %% ../../nbs/study/08_audit.ipynb #f47570e5
-def across(v: Tensor, u: Tensor) -> Tensor: # [..., D], [..., D] -> [..., D]
+def across(v: Tensor, u: Tensor) -> Tensor:  # [..., D], [..., D] -> [..., D]
     "(v v^T / ||v||^3 - I / ||v||) u, the bracket of Eq. 17 and 19."
     return v * (v * u).sum(-1, keepdim=True) / norm(v) ** 3 - u / norm(v)
 
-def not_own(y: Tensor, M: int) -> Tensor: # [N, M, 1], one where k != y_i
+
+def not_own(y: Tensor, M: int) -> Tensor:  # [N, M, 1], one where k != y_i
     "The classes that Eq. 8, 18 and 19 sum over."
     return 1 - torch.nn.functional.one_hot(y, M).double()[..., None]
 
-def eq_18(x: Tensor, c: Tensor, y: Tensor) -> Tensor: # scalar
+
+def eq_18(x: Tensor, c: Tensor, y: Tensor) -> Tensor:  # scalar
     "L_Aout as Section III-D writes it."
-    far = 1 - (unit(x)[:, None] * unit(c)).sum(-1, keepdim=True) # [N, M, 1]
+    far = 1 - (unit(x)[:, None] * unit(c)).sum(-1, keepdim=True)  # [N, M, 1]
     return -(1 - (not_own(y, len(c)) * far).sum((1, 2)) / (len(c) - 1)).mean()
 
-def printed_gradients(x: Tensor, c: Tensor, y: Tensor, eps: float) -> dict[str, Tensor]: # on x_i [N, D], Eq. 22 on c_k [M, D]
+
+def printed_gradients(
+    x: Tensor, c: Tensor, y: Tensor, eps: float
+) -> dict[str, Tensor]:  # on x_i [N, D], Eq. 22 on c_k [M, D]
     "Right-hand sides of Eq. 17, 19, 21 and 22 for one sample or class: sums over other samples left out."
     N, M, own = len(x), len(c), c[y]
     reach, beta = norm(own) + eps, norm(x) / (norm(own) + eps)
-    each = 2 / N * (1 - beta) * norm(x) * own / (norm(own) * reach ** 2)
-    return {"17": 2 / N * (1 - (unit(x) * unit(own)).sum(-1, keepdim=True)) * across(x, unit(own)),
-            "19": (not_own(y, M) * across(x[:, None], unit(c)[None])).sum(1) / (N * (M - 1)),
-            "21": 2 / N * (beta - 1) * x / (norm(x) * reach), "22": torch.zeros_like(c).index_add(0, y, each)}
+    each = 2 / N * (1 - beta) * norm(x) * own / (norm(own) * reach**2)
+    return {
+        "17": 2 / N * (1 - (unit(x) * unit(own)).sum(-1, keepdim=True)) * across(x, unit(own)),
+        "19": (not_own(y, M) * across(x[:, None], unit(c)[None])).sum(1) / (N * (M - 1)),
+        "21": 2 / N * (beta - 1) * x / (norm(x) * reach),
+        "22": torch.zeros_like(c).index_add(0, y, each),
+    }
 
 # %% ../../nbs/study/08_audit.ipynb #f8ca3a26
-def equation_errors(N: int = 8, M: int = 5, D: int = 16, seed: int = 0, eps: float = 0.1) -> pd.DataFrame: # a line an equation: printed, mended, mend
+def equation_errors(
+    N: int = 8, M: int = 5, D: int = 16, seed: int = 0, eps: float = 0.1
+) -> pd.DataFrame:  # a line an equation: printed, mended, mend
     "Largest difference between each printed formula and autograd of the equation it is derived from, as printed and mended."
     g = torch.Generator().manual_seed(seed)
     x, c = (torch.randn(k, D, generator=g).double().requires_grad_() for k in (N, M))
-    y = torch.arange(N) % (M - 1) # several samples a class, and a class that is absent
-    def slope(loss, of): return torch.autograd.grad(loss, of)[0]
-    def far(a, b): return float((a - b).detach().abs().max())
-    auto = {"17": slope(intra_angle_loss(x, c, y), x), "19": slope(inter_angle_loss(x, c, y), x),
-            "21": slope(norm_loss(x, c, y, eps), x), "22": slope(norm_loss(x, c, y, eps), c)}
+    y = torch.arange(N) % (M - 1)  # several samples a class, and a class that is absent
+
+    def slope(loss, of):
+        return torch.autograd.grad(loss, of)[0]
+
+    def far(a, b):
+        return float((a - b).detach().abs().max())
+
+    auto = {
+        "17": slope(intra_angle_loss(x, c, y), x),
+        "19": slope(inter_angle_loss(x, c, y), x),
+        "21": slope(norm_loss(x, c, y, eps), x),
+        "22": slope(norm_loss(x, c, y, eps), c),
+    }
     hand = {k: v.detach() for k, v in printed_gradients(x, c, y, eps).items()}
-    whole = {k: hand[k].sum(0).expand_as(hand[k]) for k in hand} # the printed sum over i goes to every sample, or class
-    rows = [("17", far(whole["17"], auto["17"]), far(hand["17"], auto["17"]), "no sum over i"),
-            ("18", far(eq_18(x, c, y), inter_angle_loss(x, c, y)), far(-1 - eq_18(x, c, y), inter_angle_loss(x, c, y)), "cos instead of 1 - cos"),
-            ("19", far(hand["19"], auto["19"]), far(-hand["19"], auto["19"]), "the other sign"),
-            ("19 from 18", far(hand["19"], slope(eq_18(x, c, y), x)), far(hand["19"], slope(eq_18(x, c, y), x)), ""),
-            ("21", far(whole["21"], auto["21"]), far(hand["21"], auto["21"]), "no sum over i"),
-            ("22", far(whole["22"], auto["22"]), far(hand["22"], auto["22"]), "sum over the samples of the class")]
-    return pd.DataFrame(rows, columns=["equation", "printed", "mended", "mend"]).set_index("equation")
+    whole = {
+        k: hand[k].sum(0).expand_as(hand[k]) for k in hand
+    }  # the printed sum over i goes to every sample, or class
+    rows = [
+        ("17", far(whole["17"], auto["17"]), far(hand["17"], auto["17"]), "no sum over i"),
+        (
+            "18",
+            far(eq_18(x, c, y), inter_angle_loss(x, c, y)),
+            far(-1 - eq_18(x, c, y), inter_angle_loss(x, c, y)),
+            "cos instead of 1 - cos",
+        ),
+        ("19", far(hand["19"], auto["19"]), far(-hand["19"], auto["19"]), "the other sign"),
+        (
+            "19 from 18",
+            far(hand["19"], slope(eq_18(x, c, y), x)),
+            far(hand["19"], slope(eq_18(x, c, y), x)),
+            "",
+        ),
+        ("21", far(whole["21"], auto["21"]), far(hand["21"], auto["21"]), "no sum over i"),
+        (
+            "22",
+            far(whole["22"], auto["22"]),
+            far(hand["22"], auto["22"]),
+            "sum over the samples of the class",
+        ),
+    ]
+    return pd.DataFrame(rows, columns=["equation", "printed", "mended", "mend"]).set_index(
+        "equation"
+    )
 
 # %% ../../nbs/study/08_audit.ipynb #e5ecbdca
 def loss_ranges(M: int = 4) -> dict[str, tuple[float, float]]:
     "Smallest and largest L_Ain (Eq. 7) and L_Aout (Eq. 8) of one feature, over centers that point with it or against it."
-    x, y, along = torch.ones(1, 2).double(), torch.tensor([0]), torch.tensor(list(product((-1., 1.), repeat=M))).double()
-    found = {name: [float(f(x, way[:, None] * x, y)) for way in along] for name, f in (("L_Ain", intra_angle_loss), ("L_Aout", inter_angle_loss))}
-    return {name: (round(min(v), 9) + 0., round(max(v), 9) + 0.) for name, v in found.items()}
+    x, y, along = (
+        torch.ones(1, 2).double(),
+        torch.tensor([0]),
+        torch.tensor(list(product((-1.0, 1.0), repeat=M))).double(),
+    )
+    found = {
+        name: [float(f(x, way[:, None] * x, y)) for way in along]
+        for name, f in (("L_Ain", intra_angle_loss), ("L_Aout", inter_angle_loss))
+    }
+    return {name: (round(min(v), 9) + 0.0, round(max(v), 9) + 0.0) for name, v in found.items()}
 
-def batch_balance(N: int = 8, M: int = 5, seed: int = 0) -> dict[str, float]: # term -> its value for the batch twice over its value for the batch once
+
+def batch_balance(
+    N: int = 8, M: int = 5, seed: int = 0
+) -> dict[str, float]:  # term -> its value for the batch twice over its value for the batch once
     "How the softmax loss of Eq. 12 and the terms of RDL grow with the batch."
     g = torch.Generator().manual_seed(seed)
-    x, c, scores, y = torch.randn(N, 16, generator=g).double(), torch.randn(M, 16, generator=g).double(), torch.randn(N, M, generator=g).double(), torch.arange(N) % M
-    def twice(v): return torch.cat([v, v])
-    terms = {"L_S": lambda x, y, s: softmax_loss(s, y, sum_over_batch=True), "L_Ain": lambda x, y, s: intra_angle_loss(x, c, y),
-             "L_Aout": lambda x, y, s: inter_angle_loss(x, c, y), "L_l": lambda x, y, s: norm_loss(x, c, y)}
-    return {name: round(float(f(twice(x), twice(y), twice(scores)) / f(x, y, scores)), 9) for name, f in terms.items()}
+    x, c, scores, y = (
+        torch.randn(N, 16, generator=g).double(),
+        torch.randn(M, 16, generator=g).double(),
+        torch.randn(N, M, generator=g).double(),
+        torch.arange(N) % M,
+    )
+
+    def twice(v):
+        return torch.cat([v, v])
+
+    terms = {
+        "L_S": lambda x, y, s: softmax_loss(s, y, sum_over_batch=True),
+        "L_Ain": lambda x, y, s: intra_angle_loss(x, c, y),
+        "L_Aout": lambda x, y, s: inter_angle_loss(x, c, y),
+        "L_l": lambda x, y, s: norm_loss(x, c, y),
+    }
+    return {
+        name: round(float(f(twice(x), twice(y), twice(scores)) / f(x, y, scores)), 9)
+        for name, f in terms.items()
+    }
 
 # %% ../../nbs/study/08_audit.ipynb #f07ec6d0
-def printed_range(text: str) -> tuple[float, float]: # 1.3M -> 1.25e6, 1.35e6
+def printed_range(text: str) -> tuple[float, float]:  # 1.3M -> 1.25e6, 1.35e6
     "What a printed number may have been before rounding."
     digits = text.rstrip("MG")
-    half = 0.5 * 10 ** -len(digits.partition(".")[2]) * printed_value("1" + text[len(digits):])
+    half = 0.5 * 10 ** -len(digits.partition(".")[2]) * printed_value("1" + text[len(digits) :])
     return printed_value(text) - half, printed_value(text) + half
+
 
 def ratio_range(above: str, below: str) -> tuple[float, float]:
     "What the ratio of two printed numbers may be."
     (a, b), (c, d) = printed_range(above), printed_range(below)
     return a / d, b / c
 
-COUNTED = { # name -> row of Table VII, backbone, options
-    "MS-G3D": ("MS-G3D", "ms_g3d", {}), "CTR-GCN": ("CTR-GCN", "ctr_gcn", {}), "PoseC3D": ("PoseC3D", "posec3d", {}),
-    "MDR-GCN, k = 2": ("MDR-GCN", "mdr_gcn", {}), "MDR-GCN, k = 2, released": ("MDR-GCN", "mdr_gcn", {"form": "released"}),
+
+COUNTED = {  # name -> row of Table VII, backbone, options
+    "MS-G3D": ("MS-G3D", "ms_g3d", {}),
+    "CTR-GCN": ("CTR-GCN", "ctr_gcn", {}),
+    "PoseC3D": ("PoseC3D", "posec3d", {}),
+    "MDR-GCN, k = 2": ("MDR-GCN", "mdr_gcn", {}),
+    "MDR-GCN, k = 2, released": ("MDR-GCN", "mdr_gcn", {"form": "released"}),
     "MDR-GCN, k = 2 as branches": ("MDR-GCN", "mdr_gcn", {"temporal": "branches"}),
-    "MDR-GCN, k = 2 as branches, released": ("MDR-GCN", "mdr_gcn", {"form": "released", "temporal": "branches"}),
-    "MDR-GCN, k = 1": ("MDR-GCN", "mdr_gcn", {"temporal_kernels": 1}), "MDR-GCN, k = 1, released": ("MDR-GCN", "mdr_gcn", {"form": "released", "temporal_kernels": 1}),
+    "MDR-GCN, k = 2 as branches, released": (
+        "MDR-GCN",
+        "mdr_gcn",
+        {"form": "released", "temporal": "branches"},
+    ),
+    "MDR-GCN, k = 1": ("MDR-GCN", "mdr_gcn", {"temporal_kernels": 1}),
+    "MDR-GCN, k = 1, released": ("MDR-GCN", "mdr_gcn", {"form": "released", "temporal_kernels": 1}),
 }
 
 # %% ../../nbs/study/08_audit.ipynb #aff03055
@@ -337,49 +601,112 @@ def _count(name: str, joints: int, persons: int, frames: int | None) -> tuple[in
     heat_frames, size, _, channels, graph_frames, _ = numbers(QUOTES["shapes"])
     (_, backbone, options), K = COUNTED[name], numbers(QUOTES["finegym99"])[-1]
     heat = backbone == "posec3d"
-    net = build_backbone(backbone, get_skeleton({17: "coco17", 25: "ntu25"}[joints]), channels, persons, **options, **({"size": size} if heat else {}))
+    net = build_backbone(
+        backbone,
+        get_skeleton({17: "coco17", 25: "ntu25"}[joints]),
+        channels,
+        persons,
+        **options,
+        **({"size": size} if heat else {}),
+    )
     shape = (1, channels, frames or (heat_frames if heat else graph_frames), joints, persons)
     return count_parameters(net) + K * (net.embedding_dim + 1), count_macs(net, shape, K)
 
+
 def network_counts(
     names=tuple(COUNTED),
-    joints: int = 17, # COCO's, or 25 for NTU's
+    joints: int = 17,  # COCO's, or 25 for NTU's
     persons: int = 1,
-    frames: int | None = None, # None: as the paper prints it
-) -> pd.DataFrame: # a line a network: row, parameters, macs
+    frames: int | None = None,  # None: as the paper prints it
+) -> pd.DataFrame:  # a line a network: row, parameters, macs
     "Parameters and multiply-accumulates of one clip, classifier for FineGym99 included."
     rows = [(name, COUNTED[name][0], *_count(name, joints, persons, frames)) for name in names]
     return pd.DataFrame(rows, columns=["network", "row", "parameters", "macs"]).set_index("network")
 
 # %% ../../nbs/study/08_audit.ipynb #8a345db0
-def _listed(frame: pd.DataFrame, text) -> str: return ", ".join(dict.fromkeys(text(r) for r in frame.itertuples()))
+def _listed(frame: pd.DataFrame, text) -> str:
+    return ", ".join(dict.fromkeys(text(r) for r in frame.itertuples()))
+
 
 def size_findings(scores: pd.DataFrame, cells: pd.DataFrame, n: int) -> list[Finding]:
     "Test size of FSD-10, cut values, values off the grid, worth of a clip."
     rivals, count = scores[scores.index % n != 0]["attained"], cells["how"].value_counts()
     where = _tables(map(_place, cells["table"]))
     top = scores.sort_values("probability", ascending=False)["probability"].head(3)
-    size = Finding("fsd10-test-size", where, QUOTES["fsd10"] + "; the size of the test set is not printed",
+    size = Finding(
+        "fsd10-test-size",
+        where,
+        QUOTES["fsd10"] + "; the size of the test set is not printed",
         f"{count['rounded']} of {len(cells)} printed accuracies are k/{n} rounded; by chance {scores.loc[n, 'by_chance']:.1f}; no size below {FSD10_CLIPS} but its multiples attains more than {rivals.max()}",
         f"very likely: every size equally likely before, 1 - P({n}) = {1 - top[n]:.0e}; a share of two decimals, not the clips themselves, is what is seen",
-        {"n": n, "probability": {str(k): float(v) for k, v in top.items()}, "attained": int(count["rounded"]), "printed": len(cells), "best_other": int(rivals.max())})
-    def off(how): return cells.query("how == @how")
-    def text(r): return f"{r.printed} ({_place(r.table)}, {r.row}; {r.clips}/{n} is {r.exact:.3f})"
+        {
+            "n": n,
+            "probability": {str(k): float(v) for k, v in top.items()},
+            "attained": int(count["rounded"]),
+            "printed": len(cells),
+            "best_other": int(rivals.max()),
+        },
+    )
+
+    def off(how):
+        return cells.query("how == @how")
+
+    def text(r):
+        return f"{r.printed} ({_place(r.table)}, {r.row}; {r.clips}/{n} is {r.exact:.3f})"
+
     given = "very likely, as the test size is"
-    return [size,
-        Finding("fsd10-one-clip", where, "accuracies with two decimals", f"one clip of {n} is {100 / n:.3f} points; accuracies differ in steps of it", given, {"points": 100 / n}),
-        Finding("fsd10-cut", _tables(map(_place, off("cut")["table"])), "accuracies", f"cut instead of rounded: {_listed(off('cut'), text)}", given, {"cells": off("cut").to_dict("records")}),
-        Finding("fsd10-off-grid", _tables(map(_place, off("none")["table"])), "accuracies", f"no k/{n}, rounded or cut: {_listed(off('none'), text)}",
-                given + "; printing errors, another test set, or a mean over runs", {"cells": off("none").to_dict("records")})]
+    return [
+        size,
+        Finding(
+            "fsd10-one-clip",
+            where,
+            "accuracies with two decimals",
+            f"one clip of {n} is {100 / n:.3f} points; accuracies differ in steps of it",
+            given,
+            {"points": 100 / n},
+        ),
+        Finding(
+            "fsd10-cut",
+            _tables(map(_place, off("cut")["table"])),
+            "accuracies",
+            f"cut instead of rounded: {_listed(off('cut'), text)}",
+            given,
+            {"cells": off("cut").to_dict("records")},
+        ),
+        Finding(
+            "fsd10-off-grid",
+            _tables(map(_place, off("none")["table"])),
+            "accuracies",
+            f"no k/{n}, rounded or cut: {_listed(off('none'), text)}",
+            given + "; printing errors, another test set, or a mean over runs",
+            {"cells": off("none").to_dict("records")},
+        ),
+    ]
 
 # %% ../../nbs/study/08_audit.ipynb #6aedabfe
 WHY = {
-    "none": ("nothing in the text tells these cells apart", "certain that the numbers differ; open why"),
-    "rounded and cut": ("one number, rounded in one table and cut in the other", "very likely, as the test size is"),
-    "another network": ("Table III may mean the attention of this system inside MDR-GCN", "certain that the numbers differ; likely that they are two networks"),
-    "fused in IV.G": ("Section IV.G fuses modalities, the other tables may not", "certain that the numbers differ; likely explained by fusion"),
-    "longer clips in IV.G?": ("Section IV.B trains with all frames and batch 8 in \"Sec 4.5, Sec 4.6\", which may mean IV.G", "certain that the numbers differ; the explanation is a guess"),
+    "none": (
+        "nothing in the text tells these cells apart",
+        "certain that the numbers differ; open why",
+    ),
+    "rounded and cut": (
+        "one number, rounded in one table and cut in the other",
+        "very likely, as the test size is",
+    ),
+    "another network": (
+        "Table III may mean the attention of this system inside MDR-GCN",
+        "certain that the numbers differ; likely that they are two networks",
+    ),
+    "fused in IV.G": (
+        "Section IV.G fuses modalities, the other tables may not",
+        "certain that the numbers differ; likely explained by fusion",
+    ),
+    "longer clips in IV.G?": (
+        'Section IV.B trains with all frames and batch 8 in "Sec 4.5, Sec 4.6", which may mean IV.G',
+        "certain that the numbers differ; the explanation is a guess",
+    ),
 }
+
 
 def setting_findings(unequal: pd.DataFrame) -> list[Finding]:
     "One setting, several numbers."
@@ -387,10 +714,23 @@ def setting_findings(unequal: pd.DataFrame) -> list[Finding]:
     for name, r in unequal.iterrows():
         whys = [WHY[part] for part in r["explanation"].split("; ")]
         places = re.findall(r"Table [IVX]+", r["cells"])
-        note = [f"\"{QUOTES['alike']}\"; {', '.join(validated)} alone is captioned validation accuracy"] if set(validated) & set(places) else []
+        note = (
+            [f'"{QUOTES["alike"]}"; {", ".join(validated)} alone is captioned validation accuracy']
+            if set(validated) & set(places)
+            else []
+        )
         id = "several-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         text = "; ".join([why for why, _ in whys] + note)
-        found.append(Finding(id, _tables(places), f"{name}: {r['cells']}", f"{r['spread']:.2f} points between equal settings: {text}", whys[0][1], r.to_dict()))
+        found.append(
+            Finding(
+                id,
+                _tables(places),
+                f"{name}: {r['cells']}",
+                f"{r['spread']:.2f} points between equal settings: {text}",
+                whys[0][1],
+                r.to_dict(),
+            )
+        )
     return found
 
 # %% ../../nbs/study/08_audit.ipynb #24ce4e7b
@@ -402,10 +742,24 @@ def claim_findings(claims=CLAIMS, tables=TABLES) -> list[Finding]:
         sides = [" + ".join(tables[c.table].text(*p) for p in side) for side in (c.better, c.worse)]
         cells = " - ".join(f"({side})" if "+" in side else side for side in sides)
         other = other_sources(c, tables) if r["kind"] == "number" else []
-        says = f"\"{c.text}\"" + (f": {r['text']:.2f}" if r["kind"] == "number" else "")
-        result = f"{cells} = {r['tables']:.2f}" + (f"; {r['text']:.2f} is {', '.join(other)}, with a cell of another table" if other else "")
-        found.append(Finding(f"text-{id}", f"Section {c.section} and {_place(c.table)}", says, result, SURE["arithmetic"], {"text": c.difference, "tables": r["tables"], "other": other}))
+        says = f'"{c.text}"' + (f": {r['text']:.2f}" if r["kind"] == "number" else "")
+        result = f"{cells} = {r['tables']:.2f}" + (
+            f"; {r['text']:.2f} is {', '.join(other)}, with a cell of another table"
+            if other
+            else ""
+        )
+        found.append(
+            Finding(
+                f"text-{id}",
+                f"Section {c.section} and {_place(c.table)}",
+                says,
+                result,
+                SURE["arithmetic"],
+                {"text": c.difference, "tables": r["tables"], "other": other},
+            )
+        )
     return found
+
 
 def baseline_finding() -> Finding:
     "Table VIII: the gain over the center loss is the gain over no loss at all."
@@ -413,102 +767,305 @@ def baseline_finding() -> Finding:
     (place,), (other,) = c.worse, [name for name in ("Baseline",)]
     plain, center = t.value(other, place.column), t.value(*place)
     gym = t.value(place.row, "FineGym99(%)") - t.value(other, "FineGym99(%)")
-    return Finding("center-is-baseline", _place("table_08"), f"\"{c.text}\"",
+    return Finding(
+        "center-is-baseline",
+        _place("table_08"),
+        f'"{c.text}"',
         f"the center loss prints {t.text(*place)}, the baseline {t.text(other, place.column)}: {claimed(c):.2f} is also the whole gain over softmax, and the center loss gains {center - plain:.2f} here, {gym:.2f} on FineGym99",
-        SURE["arithmetic"], {"center": center, "baseline": plain, "gain_finegym99": round(gym, 2)})
+        SURE["arithmetic"],
+        {"center": center, "baseline": plain, "gain_finegym99": round(gym, 2)},
+    )
 
 # %% ../../nbs/study/08_audit.ipynb #0dabdc4d
-MEANING = {"larger than the noise": "larger than the noise", "depends on the pairing": "undecided without knowing which clips were recognised",
-           "too small": "too small to be told from noise, whichever clips were recognised", "no gain": "no gain"}
+MEANING = {
+    "larger than the noise": "larger than the noise",
+    "depends on the pairing": "undecided without knowing which clips were recognised",
+    "too small": "too small to be told from noise, whichever clips were recognised",
+    "no gain": "no gain",
+}
 
-def gain_findings(table: pd.DataFrame) -> list[Finding]: # of `gains`
+
+def gain_findings(table: pd.DataFrame) -> list[Finding]:  # of `gains`
     "Claimed gains against the test set's noise, one finding a data set."
     found = []
     for slot, part in table.groupby("slot", sort=False):
-        where, says = _tables(id.split(".")[0] for id in part.index), f"{len(part)} claimed gains on {SLOTS[slot]}"
+        where, says = (
+            _tables(id.split(".")[0] for id in part.index),
+            f"{len(part)} claimed gains on {SLOTS[slot]}",
+        )
         if part["verdict"].isna().all():
-            videos, needed = 1000 * int(re.search(r"(\d+)k videos", QUOTES["finegym99"])[1]), part["needed"].dropna().astype(int)
+            videos, needed = (
+                1000 * int(re.search(r"(\d+)k videos", QUOTES["finegym99"])[1]),
+                part["needed"].dropna().astype(int),
+            )
             few = list(needed.index[needed > videos])
             result = f"the test size is not printed; clips that would tell the gain from noise: {', '.join(f'{n} for {id} (+{part.gain[id]:.2f})' for id, n in needed.items())}. The whole set has {videos}, fewer than {', '.join(few) or 'none'} would take"
-            found.append(Finding(f"gains-{slot}", where, says, result, "certain for systems tested on clips of their own; on the same clips fewer may do", {"needed": needed.to_dict(), "videos": videos, "too_small": few}))
+            found.append(
+                Finding(
+                    f"gains-{slot}",
+                    where,
+                    says,
+                    result,
+                    "certain for systems tested on clips of their own; on the same clips fewer may do",
+                    {"needed": needed.to_dict(), "videos": videos, "too_small": few},
+                )
+            )
             continue
-        def those(verdict, rows): return f"{len(rows)} {verdict}: {', '.join(f'{r.Index} ({r.clips:.0f})' for r in rows.itertuples())}"
-        result = f"clips gained, of {part['n'].iloc[0]:.0f}; " + "; ".join(those(MEANING[v], part[part["verdict"] == v]) for v in MEANING if (part["verdict"] == v).any())
-        sure = "very likely, as the test size is" if slot == "fsd10" else "certain up to the rounding of one decimal"
-        found.append(Finding(f"gains-{slot}", where, says, result, sure + "; noise of the test set alone, seeds come on top", {"claims": json.loads(part.to_json(orient="index"))}))
+
+        def those(verdict, rows):
+            return f"{len(rows)} {verdict}: {', '.join(f'{r.Index} ({r.clips:.0f})' for r in rows.itertuples())}"
+
+        result = f"clips gained, of {part['n'].iloc[0]:.0f}; " + "; ".join(
+            those(MEANING[v], part[part["verdict"] == v])
+            for v in MEANING
+            if (part["verdict"] == v).any()
+        )
+        sure = (
+            "very likely, as the test size is"
+            if slot == "fsd10"
+            else "certain up to the rounding of one decimal"
+        )
+        found.append(
+            Finding(
+                f"gains-{slot}",
+                where,
+                says,
+                result,
+                sure + "; noise of the test set alone, seeds come on top",
+                {"claims": json.loads(part.to_json(orient="index"))},
+            )
+        )
     return found
 
 # %% ../../nbs/study/08_audit.ipynb #7116e624
 def text_findings() -> list[Finding]:
     "Split sizes and section numbers."
-    total, parts = numbers(QUOTES["ntu60"])[0], {"X-sub": numbers(QUOTES["ntu60_xsub"]), "X-view": numbers(QUOTES["xview_train"]) + numbers(QUOTES["xview_test"])}
+    total, parts = (
+        numbers(QUOTES["ntu60"])[0],
+        {
+            "X-sub": numbers(QUOTES["ntu60_xsub"]),
+            "X-view": numbers(QUOTES["xview_train"]) + numbers(QUOTES["xview_test"]),
+        },
+    )
     sums = {k: sum(v) for k, v in parts.items()}
     named = [f"IV.{'ABCDEFG'[int(n) - 1]}" for n in re.findall(r"Sec 4\.(\d)", QUOTES["sections"])]
     tabled = sorted({t.section for t in TABLES.values() if "fsd10" in t.slots.values()})
-    missing, empty = (", ".join(sorted(set(a) - set(b))) for a, b in ((tabled, named), (named, tabled)))
+    missing, empty = (
+        ", ".join(sorted(set(a) - set(b))) for a, b in ((tabled, named), (named, tabled))
+    )
     return [
-        Finding("ntu-total", "Section IV.A", QUOTES["ntu60"], "; ".join(f"{k}: {' + '.join(map(str, v))} = {sums[k]}" for k, v in parts.items()) + f", not {total}", SURE["arithmetic"], {"total": total, "sums": sums}),
-        Finding("training-sections", "Section IV.B", QUOTES["sections"], f"accuracies on FSD-10 stand in {', '.join(tabled)}; the sections named are {', '.join(named)}: {missing} has no stated setting, and {empty} print no accuracy",
-                "certain if 4.1 is IV.A; the numbering may be one of an earlier version", {"named": named, "tables": tabled})]
+        Finding(
+            "ntu-total",
+            "Section IV.A",
+            QUOTES["ntu60"],
+            "; ".join(f"{k}: {' + '.join(map(str, v))} = {sums[k]}" for k, v in parts.items())
+            + f", not {total}",
+            SURE["arithmetic"],
+            {"total": total, "sums": sums},
+        ),
+        Finding(
+            "training-sections",
+            "Section IV.B",
+            QUOTES["sections"],
+            f"accuracies on FSD-10 stand in {', '.join(tabled)}; the sections named are {', '.join(named)}: {missing} has no stated setting, and {empty} print no accuracy",
+            "certain if 4.1 is IV.A; the numbering may be one of an earlier version",
+            {"named": named, "tables": tabled},
+        ),
+    ]
+
 
 def fusion_finding() -> Finding:
     "Tables VII and IX: who is fused."
-    both = {r.name: [TABLES[t].text(r.name, "Accuracy(%)") for t in ("table_07", "table_09")] for r in TABLES["table_07"].rows}
-    same, more = ([name for name, (a, b) in both.items() if (a == b) is equal] for equal in (True, False))
+    both = {
+        r.name: [TABLES[t].text(r.name, "Accuracy(%)") for t in ("table_07", "table_09")]
+        for r in TABLES["table_07"].rows
+    }
+    same, more = (
+        [name for name, (a, b) in both.items() if (a == b) is equal] for equal in (True, False)
+    )
     found = f"{', '.join(more)} print more in Table IX than in Table VII ({', '.join(' and '.join(both[n]) for n in more)}), {', '.join(same)} the same ({', '.join(both[n][0] for n in same)}): fused systems stand beside unfused ones"
-    return Finding("fused-and-not", "Tables VII, IX", QUOTES["fused"], found, "certain that the numbers are equal; likely that the rivals are not fused", {"printed": both})
+    return Finding(
+        "fused-and-not",
+        "Tables VII, IX",
+        QUOTES["fused"],
+        found,
+        "certain that the numbers are equal; likely that the rivals are not fused",
+        {"printed": both},
+    )
 
 # %% ../../nbs/study/08_audit.ipynb #00f5601d
 def reference_finding() -> Finding:
     "Table XI: two systems, one reference."
     first, second = (re.search(r'"(.*),"', QUOTES[k])[1] for k in ("58", "40"))
-    found = f"both cite one reference, \"{first}\", which is DC-GCN's" + (" and stands in the list twice, as [40] and [58]" if first == second else "") + ": MSIN's own is missing"
-    return Finding("references", "Table XI and references", f"{QUOTES['dc_gcn']}; {QUOTES['msin']}", found, "certain: read in the paper", {"title_58": first, "title_40": second})
+    found = (
+        f'both cite one reference, "{first}", which is DC-GCN\'s'
+        + (" and stands in the list twice, as [40] and [58]" if first == second else "")
+        + ": MSIN's own is missing"
+    )
+    return Finding(
+        "references",
+        "Table XI and references",
+        f"{QUOTES['dc_gcn']}; {QUOTES['msin']}",
+        found,
+        "certain: read in the paper",
+        {"title_58": first, "title_40": second},
+    )
+
 
 def source_findings() -> list[Finding]:
     "Statements of the compared systems' own pages."
     note = "PYSKL, configs/posec3d/README (github.com/kennymckormick/pyskl)"
     row = TABLES["table_09"].text("PoseC3D", "Accuracy(%)")
     return [
-        Finding("mixed-metrics", "Table IX", f"PoseC3D {row}, MDR-GCN {TABLES['table_09'].text('MDR-GCN', 'Accuracy(%)')}, one column Accuracy(%)", "PoseC3D's authors report mean class accuracy on FineGym99, not top-1; with unequal classes the two differ. MDR-GCN's metric is not stated",
-                "likely: a statement of the source, not computed here; open for the other rows", {"source": note + ': "For FineGYM, we report the mean class Top-1 accuracy instead of the Top-1 accuracy."'}),
-        Finding("pose-2d", "Section IV.A", QUOTES["pose"], "PYSKL's poses of FineGym99 are two-dimensional with a score, from HRNet: the third channel of 3x64x17 is no depth", "very likely: a statement of the source, not computed here", {"source": note + ": annotation column HRNet 2D Pose"})]
+        Finding(
+            "mixed-metrics",
+            "Table IX",
+            f"PoseC3D {row}, MDR-GCN {TABLES['table_09'].text('MDR-GCN', 'Accuracy(%)')}, one column Accuracy(%)",
+            "PoseC3D's authors report mean class accuracy on FineGym99, not top-1; with unequal classes the two differ. MDR-GCN's metric is not stated",
+            "likely: a statement of the source, not computed here; open for the other rows",
+            {
+                "source": note
+                + ': "For FineGYM, we report the mean class Top-1 accuracy instead of the Top-1 accuracy."'
+            },
+        ),
+        Finding(
+            "pose-2d",
+            "Section IV.A",
+            QUOTES["pose"],
+            "PYSKL's poses of FineGym99 are two-dimensional with a score, from HRNet: the third channel of 3x64x17 is no depth",
+            "very likely: a statement of the source, not computed here",
+            {"source": note + ": annotation column HRNet 2D Pose"},
+        ),
+    ]
 
 # %% ../../nbs/study/08_audit.ipynb #590de4c3
 def equation_findings() -> list[Finding]:
     "Section III against itself."
     e, ranges, balance = equation_errors(), loss_ranges(), batch_balance()
     low, high = ranges["L_Aout"]
-    def row(name): return {k: float(e.loc[name, k]) for k in ("printed", "mended")}
-    def small(v): return f"{v:.0e}"
+
+    def row(name):
+        return {k: float(e.loc[name, k]) for k in ("printed", "mended")}
+
+    def small(v):
+        return f"{v:.0e}"
+
     sums = {k: row(k) for k in ("17", "21", "22")}
     return [
-        Finding("eq-18", "Eq. 8, 18", readable(QUOTES["eq_18"]) + " Eq. 18", f"Eq. 18 has 1 - cos where Eq. 8 has cos: the two add up to -1 for every batch, so one falls where the other rises", SURE["float64"], row("18")),
-        Finding("eq-19", "Eq. 8, 19", readable(QUOTES["eq_19"]) + " Eq. 19", f"it is the gradient of Eq. 18 (largest difference {small(row('19 from 18')['printed'])}) and minus the gradient of Eq. 8 (as printed {small(row('19')['printed'])} off, with the other sign {small(row('19')['mended'])}): descending it draws features to the other classes' centers", SURE["float64"], row("19") | {"from_18": row("19 from 18")["printed"]}),
-        Finding("eq-17-21-22", "Eq. 17, 21, 22", "gradients on x_i and c_{y_i} with a sum over all i", "right without the sum over i (17, 21), and with the samples of the class alone (22): differences " + ", ".join(f"{k}: {small(v['mended'])}, as printed {small(v['printed'])}" for k, v in sums.items()), SURE["float64"], sums),
-        Finding("ranges", "Section III.C", readable(QUOTES["bounds"]), f"L_Ain lies in [{ranges['L_Ain'][0]:g}, {ranges['L_Ain'][1]:g}]; L_Aout of Eq. 8 in [{low:g}, {high:g}]", SURE["float64"], {k: list(v) for k, v in ranges.items()}),
-        Finding("eq-12", "Eq. 7-10, 12", "L_S with a sum over the batch, L_R with means", f"the same batch twice: L_S times {balance['L_S']:g}, the terms of L_R times {balance['L_Ain']:g}: their balance depends on the batch size", SURE["float64"] + "; open whether the experiments added up or averaged", balance)]
+        Finding(
+            "eq-18",
+            "Eq. 8, 18",
+            readable(QUOTES["eq_18"]) + " Eq. 18",
+            "Eq. 18 has 1 - cos where Eq. 8 has cos: the two add up to -1 for every batch, so one falls where the other rises",
+            SURE["float64"],
+            row("18"),
+        ),
+        Finding(
+            "eq-19",
+            "Eq. 8, 19",
+            readable(QUOTES["eq_19"]) + " Eq. 19",
+            f"it is the gradient of Eq. 18 (largest difference {small(row('19 from 18')['printed'])}) and minus the gradient of Eq. 8 (as printed {small(row('19')['printed'])} off, with the other sign {small(row('19')['mended'])}): descending it draws features to the other classes' centers",
+            SURE["float64"],
+            row("19") | {"from_18": row("19 from 18")["printed"]},
+        ),
+        Finding(
+            "eq-17-21-22",
+            "Eq. 17, 21, 22",
+            "gradients on x_i and c_{y_i} with a sum over all i",
+            "right without the sum over i (17, 21), and with the samples of the class alone (22): differences "
+            + ", ".join(
+                f"{k}: {small(v['mended'])}, as printed {small(v['printed'])}"
+                for k, v in sums.items()
+            ),
+            SURE["float64"],
+            sums,
+        ),
+        Finding(
+            "ranges",
+            "Section III.C",
+            readable(QUOTES["bounds"]),
+            f"L_Ain lies in [{ranges['L_Ain'][0]:g}, {ranges['L_Ain'][1]:g}]; L_Aout of Eq. 8 in [{low:g}, {high:g}]",
+            SURE["float64"],
+            {k: list(v) for k, v in ranges.items()},
+        ),
+        Finding(
+            "eq-12",
+            "Eq. 7-10, 12",
+            "L_S with a sum over the batch, L_R with means",
+            f"the same batch twice: L_S times {balance['L_S']:g}, the terms of L_R times {balance['L_Ain']:g}: their balance depends on the batch size",
+            SURE["float64"] + "; open whether the experiments added up or averaged",
+            balance,
+        ),
+    ]
 
 # %% ../../nbs/study/08_audit.ipynb #9f869509
-def table_07_findings(counts: pd.DataFrame | None = None, other: pd.DataFrame | None = None) -> list[Finding]:
+def table_07_findings(
+    counts: pd.DataFrame | None = None, other: pd.DataFrame | None = None
+) -> list[Finding]:
     "Printed parameters and FLOPs against counts."
     t, counts = TABLES["table_07"], network_counts() if counts is None else counts
     other = network_counts(("MS-G3D", "CTR-GCN"), 25, 2, 300) if other is None else other
-    def printed(column): return ", ".join(f"{r.name} {t.text(r.name, column)}" for r in t.rows)
-    def inside(v, bounds): return bounds[0] <= v <= bounds[1]
-    graph = {name: t.value(r.row, "FLOPs") / r.macs for name, r in zip(counts.index, counts.itertuples()) if r.row != "PoseC3D"}
+
+    def printed(column):
+        return ", ".join(f"{r.name} {t.text(r.name, column)}" for r in t.rows)
+
+    def inside(v, bounds):
+        return bounds[0] <= v <= bounds[1]
+
+    graph = {
+        name: t.value(r.row, "FLOPs") / r.macs
+        for name, r in zip(counts.index, counts.itertuples())
+        if r.row != "PoseC3D"
+    }
     pair = [c.loc["MS-G3D", "macs"] / c.loc["CTR-GCN", "macs"] for c in (counts, other)]
     ratio = ratio_range(t.text("MS-G3D", "FLOPs"), t.text("CTR-GCN", "FLOPs"))
-    ours, sizes = {}, {name: (r.parameters, inside(r.parameters, printed_range(t.text(r.row, "Params")))) for name, r in zip(counts.index, counts.itertuples())}
-    for name in counts.index[counts["row"] == "MDR-GCN"]: ours[name] = [float(counts.loc[name, k] / counts.loc["CTR-GCN", k]) for k in ("macs", "parameters")]
+    ours, sizes = (
+        {},
+        {
+            name: (r.parameters, inside(r.parameters, printed_range(t.text(r.row, "Params"))))
+            for name, r in zip(counts.index, counts.itertuples())
+        },
+    )
+    for name in counts.index[counts["row"] == "MDR-GCN"]:
+        ours[name] = [
+            float(counts.loc[name, k] / counts.loc["CTR-GCN", k]) for k in ("macs", "parameters")
+        ]
     bounds = [ratio_range(t.text("MDR-GCN", k), t.text("CTR-GCN", k)) for k in ("FLOPs", "Params")]
     fits = [name for name, v in ours.items() if all(map(inside, v, bounds))]
     posec3d, single = counts.loc["PoseC3D", "macs"], {k: f"{v:.1f}" for k, v in graph.items()}
     return [
-        Finding("table-07-flops", "Table VII", f"FLOPs {printed('FLOPs')}; {readable(QUOTES['shapes'])}", f"counted multiply-accumulates of PoseC3D are {posec3d / 1e9:.1f}G; of the graph networks the printed numbers are {', '.join(f'{v} times ({k})' for k, v in single.items())}: no one factor, so no one input and convention. MS-G3D over CTR-GCN is printed as {ratio[0]:.2f} to {ratio[1]:.2f}, counted as {pair[0]:.2f} at this input and {pair[1]:.2f} at 300 frames of two persons",
-                SURE["counted"], {"factors": graph, "ms_g3d_over_ctr_gcn": {"printed": list(ratio), "counted": pair}, "macs": counts["macs"].to_dict()}),
-        Finding("table-07-ratio", "Table VII", f"MDR-GCN {t.text('MDR-GCN', 'FLOPs')}, CTR-GCN {t.text('CTR-GCN', 'FLOPs')}, with k = 2 in the text", f"printed ratio {bounds[0][0]:.3f} to {bounds[0][1]:.3f}; counted {', '.join(f'{v[0]:.3f} ({k})' for k, v in ours.items())}. In FLOPs and parameters fits: {', '.join(fits) or 'none'}", "likely that Table VII measured the variant that fits; a ratio is no proof", {"printed": [list(b) for b in bounds], "counted": ours, "fits": fits}),
-        Finding("table-07-params", "Table VII", f"Params {printed('Params')}", f"counted {', '.join(f'{v / 1e6:.2f}M ({k})' for k, (v, _) in sizes.items())}. Rounded as printed: {', '.join(k for k, (_, ok) in sizes.items() if ok) or 'none'}", SURE["counted"], {"parameters": {k: v for k, (v, _) in sizes.items()}, "fits": {k: bool(ok) for k, (_, ok) in sizes.items()}})]
+        Finding(
+            "table-07-flops",
+            "Table VII",
+            f"FLOPs {printed('FLOPs')}; {readable(QUOTES['shapes'])}",
+            f"counted multiply-accumulates of PoseC3D are {posec3d / 1e9:.1f}G; of the graph networks the printed numbers are {', '.join(f'{v} times ({k})' for k, v in single.items())}: no one factor, so no one input and convention. MS-G3D over CTR-GCN is printed as {ratio[0]:.2f} to {ratio[1]:.2f}, counted as {pair[0]:.2f} at this input and {pair[1]:.2f} at 300 frames of two persons",
+            SURE["counted"],
+            {
+                "factors": graph,
+                "ms_g3d_over_ctr_gcn": {"printed": list(ratio), "counted": pair},
+                "macs": counts["macs"].to_dict(),
+            },
+        ),
+        Finding(
+            "table-07-ratio",
+            "Table VII",
+            f"MDR-GCN {t.text('MDR-GCN', 'FLOPs')}, CTR-GCN {t.text('CTR-GCN', 'FLOPs')}, with k = 2 in the text",
+            f"printed ratio {bounds[0][0]:.3f} to {bounds[0][1]:.3f}; counted {', '.join(f'{v[0]:.3f} ({k})' for k, v in ours.items())}. In FLOPs and parameters fits: {', '.join(fits) or 'none'}",
+            "likely that Table VII measured the variant that fits; a ratio is no proof",
+            {"printed": [list(b) for b in bounds], "counted": ours, "fits": fits},
+        ),
+        Finding(
+            "table-07-params",
+            "Table VII",
+            f"Params {printed('Params')}",
+            f"counted {', '.join(f'{v / 1e6:.2f}M ({k})' for k, (v, _) in sizes.items())}. Rounded as printed: {', '.join(k for k, (_, ok) in sizes.items() if ok) or 'none'}",
+            SURE["counted"],
+            {
+                "parameters": {k: v for k, (v, _) in sizes.items()},
+                "fits": {k: bool(ok) for k, (_, ok) in sizes.items()},
+            },
+        ),
+    ]
 
 # %% ../../nbs/study/08_audit.ipynb #46e8b103
 def audit() -> list[Finding]:
@@ -516,20 +1073,74 @@ def audit() -> list[Finding]:
     sizes = clips_tested()
     n = sizes["fsd10"]
     scores = size_scores(accuracies("fsd10")["printed"], FSD10_CLIPS)
-    return [*size_findings(scores, grid(n), n), *setting_findings(unequal_settings(sizes=sizes)), *claim_findings(), baseline_finding(),
-            *gain_findings(gains(sizes=sizes)), *text_findings(), fusion_finding(), reference_finding(), *equation_findings(), *table_07_findings(), *source_findings()]
+    return [
+        *size_findings(scores, grid(n), n),
+        *setting_findings(unequal_settings(sizes=sizes)),
+        *claim_findings(),
+        baseline_finding(),
+        *gain_findings(gains(sizes=sizes)),
+        *text_findings(),
+        fusion_finding(),
+        reference_finding(),
+        *equation_findings(),
+        *table_07_findings(),
+        *source_findings(),
+    ]
 
-def findings_frame(findings: list[Finding]) -> pd.DataFrame: # a line a finding, without its evidence
-    return pd.DataFrame([{k: v for k, v in asdict(f).items() if k != "evidence"} for f in findings]).set_index("id")
+
+def findings_frame(
+    findings: list[Finding],
+) -> pd.DataFrame:  # a line a finding, without its evidence
+    return pd.DataFrame(
+        [{k: v for k, v in asdict(f).items() if k != "evidence"} for f in findings]
+    ).set_index("id")
+
 
 def save_findings(findings: list[Finding], folder: str | Path, profile: str) -> None:
     "table.json, table.csv and table.md: a row a finding; to the report each is a cell in which nothing is measured."
     folder, title = Path(folder), "The paper against itself: no data, no training"
-    cells = [{"row": f"{f.where}: {f.says}", "column": "Findings", "slot": "", "printed": "–", "paper": None, "values": {}, "measured": None, "difference": None, "runs": [],
-              "note": f"{f.found}. How sure: {f.how_sure}"} for f in findings]
+    cells = [
+        {
+            "row": f"{f.where}: {f.says}",
+            "column": "Findings",
+            "slot": "",
+            "printed": "–",
+            "paper": None,
+            "values": {},
+            "measured": None,
+            "difference": None,
+            "runs": [],
+            "note": f"{f.found}. How sure: {f.how_sure}",
+        }
+        for f in findings
+    ]
     origin = provenance()
-    document = {"id": "audit", "title": title, "profile": profile, "cells": cells, "claims": [], "findings": [asdict(f) for f in findings], "provenance": origin}
-    write_atomic(folder / "table.json", json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    document = {
+        "id": "audit",
+        "title": title,
+        "profile": profile,
+        "cells": cells,
+        "claims": [],
+        "findings": [asdict(f) for f in findings],
+        "provenance": origin,
+    }
+    write_atomic(
+        folder / "table.json",
+        json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+    )
     write_atomic(folder / "table.csv", findings_frame(findings).to_csv())
-    code = f"revision {origin['revision'] or 'unknown (no git)'}" + (" with changes" if origin["dirty"] else "")
-    write_atomic(folder / "table.md", "\n".join([f"# {title}\n", markdown(findings_frame(findings)), "## Provenance\n", f"- code: {code}; locked packages {origin['lock_sha256'] or 'unknown'}", ""]))
+    code = f"revision {origin['revision'] or 'unknown (no git)'}" + (
+        " with changes" if origin["dirty"] else ""
+    )
+    write_atomic(
+        folder / "table.md",
+        "\n".join(
+            [
+                f"# {title}\n",
+                markdown(findings_frame(findings)),
+                "## Provenance\n",
+                f"- code: {code}; locked packages {origin['lock_sha256'] or 'unknown'}",
+                "",
+            ]
+        ),
+    )

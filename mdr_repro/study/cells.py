@@ -16,143 +16,285 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from ..clips.sources import modified, read_modifiers
+from ..paper.settings import RELEASE_SETTINGS
 from ..paper.tables import CLAIMS, TABLES, printed_value
 from .profiles import SETTINGS, Profile, Slot, get_profile
 from .results import data_folder
-from ..paper.settings import RELEASE_SETTINGS
 from ..training.run_spec import RunSpec, Schedule
 
 # %% ../../nbs/study/03_cells.ipynb #fccbb6fc
 @dataclass(frozen=True)
 class Cell:
     "One number of a table: where it stands and which runs it needs."
+
     row: str
     column: str
     slot: str
-    changes: dict = field(default_factory=dict) # fields of RunSpec that differ from the paper's configuration
-    streams: tuple[dict, ...] = ({},) # further changes, one set for each of the streams that are fused
-    quantity: str = "accuracy" # what is measured, see QUANTITIES
-    missing: str = "" # why it cannot be run
-    comparison: bool = False # of systems, noise rates, code or precision: as many seeds as the profile gives these
-    once: bool = False # with seed 0 alone: settings are chosen by it, nothing is claimed
-    published: str = "" # a number that somebody else printed for it
-    fusion: dict[str, float] | None = None # modality -> weight of its scores; None: as the profile
+    changes: dict = field(
+        default_factory=dict
+    )  # fields of RunSpec that differ from the paper's configuration
+    streams: tuple[dict, ...] = (
+        {},
+    )  # further changes, one set for each of the streams that are fused
+    quantity: str = "accuracy"  # what is measured, see QUANTITIES
+    missing: str = ""  # why it cannot be run
+    comparison: bool = False  # of systems, noise rates, code or precision: as many seeds as the profile gives these
+    once: bool = False  # with seed 0 alone: settings are chosen by it, nothing is claimed
+    published: str = ""  # a number that somebody else printed for it
+    fusion: dict[str, float] | None = None  # modality -> weight of its scores; None: as the profile
 
-    def seeds(self, profile: Profile, asked: int = 0) -> range: # asked: 0 leaves it to the profile
+    def seeds(self, profile: Profile, asked: int = 0) -> range:  # asked: 0 leaves it to the profile
         "Seeds of its runs."
         if self.once:
             return range(1)
         return range(asked or (profile.comparison_seeds if self.comparison else profile.seeds))
-    def weights(self, profile: Profile) -> list[float]: # one a stream
+
+    def weights(self, profile: Profile) -> list[float]:  # one a stream
         "What each stream's scores are multiplied by; 1 unless the streams are modalities alone."
         by_modality = profile.fusion if self.fusion is None else self.fusion
-        if any(set(stream) != {"modality"} for stream in self.streams): return [1.0] * len(self.streams)
+        if any(set(stream) != {"modality"} for stream in self.streams):
+            return [1.0] * len(self.streams)
         return [by_modality.get(stream["modality"], 1.0) for stream in self.streams]
-    def printed(self, id: str) -> str: # of the experiment
+
+    def printed(self, id: str) -> str:  # of the experiment
         "As the paper's table prints it, or as published elsewhere; a dash for a row or a column of our own."
         rows = {r.name: r.results for r in TABLES[id].rows} if id in TABLES else {}
         return rows.get(self.row, {}).get(self.column) or self.published or "–"
 
 # %% ../../nbs/study/03_cells.ipynb #2b246d1f
-def as_profile(profile: str | Profile) -> Profile: return profile if isinstance(profile, Profile) else get_profile(profile)
+def as_profile(profile: str | Profile) -> Profile:
+    return profile if isinstance(profile, Profile) else get_profile(profile)
+
 
 def experiment_cells(
-    id: str, # table_02, figure_05, ...
+    id: str,  # table_02, figure_05, ...
     profile: str | Profile = "smoke",
 ) -> list[Cell]:
     "The cells of an experiment, row by row."
-    if id not in EXPERIMENTS: raise ValueError(f"no cells are declared for {id!r}; known: {', '.join(sorted(EXPERIMENTS))}")
+    if id not in EXPERIMENTS:
+        raise ValueError(
+            f"no cells are declared for {id!r}; known: {', '.join(sorted(EXPERIMENTS))}"
+        )
     profile = as_profile(profile)
     cells = EXPERIMENTS[id](profile)
-    for cell in cells: profile.slot(cell.slot)
+    for cell in cells:
+        profile.slot(cell.slot)
     return cells
+
 
 def joined(changes: dict, more: dict) -> dict:
     "Both sets of changes; options of one part are put together, not replaced."
-    return {k: {**a, **b} if isinstance(a := changes.get(k), dict) and isinstance(b := more.get(k, {}), dict) else more.get(k, a) for k in {**changes, **more}}
+    return {
+        k: {**a, **b}
+        if isinstance(a := changes.get(k), dict) and isinstance(b := more.get(k, {}), dict)
+        else more.get(k, a)
+        for k in {**changes, **more}
+    }
 
 # %% ../../nbs/study/03_cells.ipynb #25cd2e80
-def cell_specs(cell: Cell, profile: Profile, seed: int, data_root: str | None = None) -> list[RunSpec]: # one a stream
+def cell_specs(
+    cell: Cell, profile: Profile, seed: int, data_root: str | None = None
+) -> list[RunSpec]:  # one a stream
     "Specs behind one cell and seed."
-    if cell.missing: return []
-    return [profile.spec(cell.slot, seed, data_root, **joined(cell.changes, stream)) for stream in cell.streams]
+    if cell.missing:
+        return []
+    return [
+        profile.spec(cell.slot, seed, data_root, **joined(cell.changes, stream))
+        for stream in cell.streams
+    ]
+
 
 def experiment_specs(
     id: str,
     profile: str | Profile = "smoke",
-    seeds: int = 0, # runs a cell; 0: the profile's own number
+    seeds: int = 0,  # runs a cell; 0: the profile's own number
     data_root: str | None = None,
-) -> list[RunSpec]: # each once; all cells with seed 0, then with seed 1, ...: what time allows is spread over the cells; then those at half of the epochs
+) -> list[
+    RunSpec
+]:  # each once; all cells with seed 0, then with seed 1, ...: what time allows is spread over the cells; then those at half of the epochs
     "Every run that an experiment needs."
-    cells, profile, data_root = experiment_cells(id, profile), as_profile(profile), data_folder(data_root)
+    cells, profile, data_root = (
+        experiment_cells(id, profile),
+        as_profile(profile),
+        data_folder(data_root),
+    )
     most = max((len(c.seeds(profile, seeds)) for c in cells), default=0)
-    specs = [spec for seed in range(most) for c in cells if seed in c.seeds(profile, seeds) for spec in cell_specs(c, profile, seed, data_root)]
-    specs += [half for c in cells if is_checked(id, c, profile) for half in map(half_spec, cell_specs(c, profile, 0, data_root)) if half]
+    specs = [
+        spec
+        for seed in range(most)
+        for c in cells
+        if seed in c.seeds(profile, seeds)
+        for spec in cell_specs(c, profile, seed, data_root)
+    ]
+    specs += [
+        half
+        for c in cells
+        if is_checked(id, c, profile)
+        for half in map(half_spec, cell_specs(c, profile, 0, data_root))
+        if half
+    ]
     return list({spec.id: spec for spec in specs}.values())
 
 # %% ../../nbs/study/03_cells.ipynb #12a00002
 def half_spec(
     spec: RunSpec,
-) -> RunSpec | None: # None where there is nothing to halve: fewer than two epochs, or no more than the warm-up
+) -> (
+    RunSpec | None
+):  # None where there is nothing to halve: fewer than two epochs, or no more than the warm-up
     "The same run with half of the epochs and milestones."
     s = spec.schedule
     epochs, milestones = s.epochs // 2, tuple(dict.fromkeys(m // 2 for m in s.milestones if m >= 2))
-    if epochs < 1 or epochs <= s.warmup_epochs: return None
-    return replace(spec, schedule=replace(s, epochs=epochs, milestones=milestones, evaluate_every=min(s.evaluate_every, epochs)))
+    if epochs < 1 or epochs <= s.warmup_epochs:
+        return None
+    return replace(
+        spec,
+        schedule=replace(
+            s, epochs=epochs, milestones=milestones, evaluate_every=min(s.evaluate_every, epochs)
+        ),
+    )
+
 
 CLAIMED = frozenset((c.table, *place) for c in CLAIMS for place in (*c.better, *c.worse))
+
 
 def is_checked(id: str, cell: Cell, profile: Profile) -> bool:
     "Whether the cell's setting is trained for half of the epochs as well: a claim rests on it, and the profile judges claims."
     return profile.verdicts and (id, cell.row, cell.column) in CLAIMED
 
 # %% ../../nbs/study/03_cells.ipynb #f8ce1aae
-GATED = {f"{net} + CVSTA (gated, ours)": net for net in ("ST-GCN", "CTR-GCN")} # further rows of Table I -> network
+GATED = {
+    f"{net} + CVSTA (gated, ours)": net for net in ("ST-GCN", "CTR-GCN")
+}  # further rows of Table I -> network
+
 
 def _table_01(profile: Profile) -> list[Cell]:
     "CVSTA (as Eq. 4 defines it) and RDL, each on and off, in ST-GCN and CTR-GCN; and the gated CVSTA, which is ours."
+
     def changes(settings):
         options = {"backbone_options": {"cvsta": "literal"}} if settings["CVSTA"] == "✓" else {}
-        return {"backbone": SYSTEMS[settings["Models"]], "objective": "rdl" if settings["RDL"] == "✓" else "softmax", **options}
-    printed = [Cell(r.name, "Accuracy(%)", "fsd10", changes(r.settings)) for r in TABLES["table_01"].rows]
-    gated = {row: {"backbone": SYSTEMS[net], "objective": "softmax", "backbone_options": {"cvsta": True}} for row, net in GATED.items()}
+        return {
+            "backbone": SYSTEMS[settings["Models"]],
+            "objective": "rdl" if settings["RDL"] == "✓" else "softmax",
+            **options,
+        }
+
+    printed = [
+        Cell(r.name, "Accuracy(%)", "fsd10", changes(r.settings)) for r in TABLES["table_01"].rows
+    ]
+    gated = {
+        row: {"backbone": SYSTEMS[net], "objective": "softmax", "backbone_options": {"cvsta": True}}
+        for row, net in GATED.items()
+    }
     return printed + [Cell(row, "Accuracy(%)", "fsd10", changes) for row, changes in gated.items()]
+
 
 def _table_02(profile: Profile) -> list[Cell]:
     "C_mid: C_in / 4, 8, 16, or fixed."
-    def reduction(text): return "fixed" if text == "fixed" else int(text.removeprefix("C^in/"))
-    return [Cell(r.name, "Accuracy(%)", "fsd10", {"backbone_options": {"reduction": reduction(r.settings["C^mid"])}}) for r in TABLES["table_02"].rows]
+
+    def reduction(text):
+        return "fixed" if text == "fixed" else int(text.removeprefix("C^in/"))
+
+    return [
+        Cell(
+            r.name,
+            "Accuracy(%)",
+            "fsd10",
+            {"backbone_options": {"reduction": reduction(r.settings["C^mid"])}},
+        )
+        for r in TABLES["table_02"].rows
+    ]
+
 
 def _table_03(profile: Profile) -> list[Cell]:
     "The attention blocks of InfoGCN and EfficientGCN in MDR-GCN's place of CVSTA."
-    attention = {"SA-GC": "sa_gc", "ST-JointAtt": "st_joint_att", "CVTSA": "cvsta"} # CVSTA as printed in Table III
-    return [Cell(r.name, "Accuracy(%)", "finegym99", {"backbone_options": {"attention": attention[r.settings["Attentions"]]}}) for r in TABLES["table_03"].rows]
+    attention = {
+        "SA-GC": "sa_gc",
+        "ST-JointAtt": "st_joint_att",
+        "CVTSA": "cvsta",
+    }  # CVSTA as printed in Table III
+    return [
+        Cell(
+            r.name,
+            "Accuracy(%)",
+            "finegym99",
+            {"backbone_options": {"attention": attention[r.settings["Attentions"]]}},
+        )
+        for r in TABLES["table_03"].rows
+    ]
 
 # %% ../../nbs/study/03_cells.ipynb #1bba7932
 def _table_05(profile: Profile) -> list[Cell]:
     "Terms of RDL: a term without a check mark has weight 0; without any, softmax is left."
+
     def changes(marks):
-        weights = tuple(on if mark == "✓" else 0 for mark, on in zip(marks, (1, None, None), strict=True))
-        return {"objective": "rdl", "objective_options": {"weights": weights}} if "✓" in marks else {"objective": "softmax"}
-    return [Cell(r.name, "Accuracy(%)", "fsd10", changes(tuple(r.settings.values()))) for r in TABLES["table_05"].rows]
+        weights = tuple(
+            on if mark == "✓" else 0 for mark, on in zip(marks, (1, None, None), strict=True)
+        )
+        return (
+            {"objective": "rdl", "objective_options": {"weights": weights}}
+            if "✓" in marks
+            else {"objective": "softmax"}
+        )
+
+    return [
+        Cell(r.name, "Accuracy(%)", "fsd10", changes(tuple(r.settings.values())))
+        for r in TABLES["table_05"].rows
+    ]
+
 
 def _table_06(profile: Profile) -> list[Cell]:
     "Activation sigma and number of temporal kernels k, softmax only."
-    return [Cell(r.name, "Accuracy(%)", "fsd10", {"objective": "softmax", "backbone_options": {"activation": r.settings["σ"], "temporal_kernels": int(r.settings["k"])}})
-            for r in TABLES["table_06"].rows]
+    return [
+        Cell(
+            r.name,
+            "Accuracy(%)",
+            "fsd10",
+            {
+                "objective": "softmax",
+                "backbone_options": {
+                    "activation": r.settings["σ"],
+                    "temporal_kernels": int(r.settings["k"]),
+                },
+            },
+        )
+        for r in TABLES["table_06"].rows
+    ]
 
 # %% ../../nbs/study/03_cells.ipynb #b6031d47
-NOISY = {"CTR-GCN": {"backbone": "ctr_gcn", "objective": "softmax"}, "MDR-GCN (wo RDL)": {"objective": "softmax"}, "MDR-GCN": {}} # rows of Table IV
-RATES = (0, 1, 5, 10, 20, 30, 50) # % of the coordinates
+NOISY = {
+    "CTR-GCN": {"backbone": "ctr_gcn", "objective": "softmax"},
+    "MDR-GCN (wo RDL)": {"objective": "softmax"},
+    "MDR-GCN": {},
+}  # rows of Table IV
+RATES = (0, 1, 5, 10, 20, 30, 50)  # % of the coordinates
 
-def noise_rates(profile: Profile) -> tuple[int, ...]: # %
+
+def noise_rates(profile: Profile) -> tuple[int, ...]:  # %
     "Rates of the noise curve; made-up clips need only show that it can be drawn."
     return RATES if profile.verdicts else (0, 1, 10, 50)
-OTHER_NOISE = ("joints", "clips") # readings of Section IV.C beside "coordinates", which the printed columns are measured with
 
-def _noise_cells(columns: dict[str, float], comparison: bool, unit: str = "coordinates") -> list[Cell]: # column -> share
-    return [Cell(row, column, "fsd10", {**changes, "noise": rate, "noise_unit": unit}, comparison=comparison)
-            for row, changes in NOISY.items() for column, rate in columns.items()]
+
+OTHER_NOISE = (
+    "joints",
+    "clips",
+)  # readings of Section IV.C beside "coordinates", which the printed columns are measured with
+
+
+def _noise_cells(
+    columns: dict[str, float], comparison: bool, unit: str = "coordinates"
+) -> list[Cell]:  # column -> share
+    return [
+        Cell(
+            row,
+            column,
+            "fsd10",
+            {**changes, "noise": rate, "noise_unit": unit},
+            comparison=comparison,
+        )
+        for row, changes in NOISY.items()
+        for column, rate in columns.items()
+    ]
+
 
 def _table_04(profile: Profile) -> list[Cell]:
     "Three networks at the printed rates; the other readings of the sentence are further columns."
@@ -160,144 +302,334 @@ def _table_04(profile: Profile) -> list[Cell]:
     cells = _noise_cells(rates, comparison=False)
     damaging = [rate for rate in rates.values() if rate]
     for unit in OTHER_NOISE:
-        shown = damaging if profile.verdicts else damaging[-1:] # made-up clips need only show that it runs
-        cells += _noise_cells({f"{100 * rate:g}% of the {unit} (%)": rate for rate in shown}, True, unit)
+        shown = (
+            damaging if profile.verdicts else damaging[-1:]
+        )  # made-up clips need only show that it runs
+        cells += _noise_cells(
+            {f"{100 * rate:g}% of the {unit} (%)": rate for rate in shown}, True, unit
+        )
     return sorted(cells, key=lambda cell: tuple(NOISY).index(cell.row))
+
 
 def _noise_curve(profile: Profile) -> list[Cell]:
     "The same networks at more rates; no table of the paper."
-    return _noise_cells({f"{rate}% noise (%)": rate / 100 for rate in noise_rates(profile)}, comparison=True)
+    return _noise_cells(
+        {f"{rate}% noise (%)": rate / 100 for rate in noise_rates(profile)}, comparison=True
+    )
 
 # %% ../../nbs/study/03_cells.ipynb #b4e90ea4
-LOSSES = { # rows of Table VIII -> objective and its options
-    "Baseline": ("softmax", {}), "center loss": ("center", {}), "sphereFace": ("sphereface", {}), "LMCL": ("lmcl", {}), "arcFace": ("arcface", {}), "LACE": ("lace", {}),
-    "RDL without L_out": ("rdl", {"weights": (1, 0, None)}), "RDL": ("rdl", {}),
+LOSSES = {  # rows of Table VIII -> objective and its options
+    "Baseline": ("softmax", {}),
+    "center loss": ("center", {}),
+    "sphereFace": ("sphereface", {}),
+    "LMCL": ("lmcl", {}),
+    "arcFace": ("arcface", {}),
+    "LACE": ("lace", {}),
+    "RDL without L_out": ("rdl", {"weights": (1, 0, None)}),
+    "RDL": ("rdl", {}),
 }
+
 
 def _table_07(profile: Profile) -> list[Cell]:
     "The accuracies beside the sizes: one stream."
-    return [replace(c, column="Accuracy(%)") for c in _table_09(profile) if c.column == "One stream(%)" and c.row in {r.name for r in TABLES["table_07"].rows}]
+    return [
+        replace(c, column="Accuracy(%)")
+        for c in _table_09(profile)
+        if c.column == "One stream(%)" and c.row in {r.name for r in TABLES["table_07"].rows}
+    ]
+
 
 def _table_08(profile: Profile) -> list[Cell]:
     "Losses on two data slots; the cells that the paper prints."
     slots = {"FSD-10(%)": "fsd10", "FineGym99(%)": "finegym99"}
-    def changes(row): return dict(zip(("objective", "objective_options"), LOSSES[row]))
-    printed = [Cell(r.name, column, slot, changes(r.name)) for r in TABLES["table_08"].rows for column, slot in slots.items() if printed_value(r.results[column]) is not None]
-    return printed + [Cell(row, "Imbalance", "fsd10", changes(row), quantity="imbalance") for row in ("center loss", "RDL")]
+
+    def changes(row):
+        return dict(zip(("objective", "objective_options"), LOSSES[row]))
+
+    printed = [
+        Cell(r.name, column, slot, changes(r.name))
+        for r in TABLES["table_08"].rows
+        for column, slot in slots.items()
+        if printed_value(r.results[column]) is not None
+    ]
+    return printed + [
+        Cell(row, "Imbalance", "fsd10", changes(row), quantity="imbalance")
+        for row in ("center loss", "RDL")
+    ]
 
 # %% ../../nbs/study/03_cells.ipynb #f54796fe
-SYSTEMS = { # rows of Tables IX to XI -> backbone
-    "ST-GCN": "st_gcn", "2S-AGCN": "two_stream_agcn", "AS-GCN": "as_gcn", "Shift-GCN": "shift_gcn", "DC-GCN+ADG": "dc_gcn", "Dynamic GCN": "dynamic_gcn", "MSIN": "msin", "MS-G3D": "ms_g3d",
-    "MSG3D++": "ms_g3d_pp", "MST-GCN": "mst_gcn", "CTR-GCN": "ctr_gcn", "Efficient-GCN B4": "efficient_gcn_b4", "InfoGCN": "info_gcn", "PoseC3D": "posec3d", "MDR-GCN": "mdr_gcn",
+SYSTEMS = {  # rows of Tables IX to XI -> backbone
+    "ST-GCN": "st_gcn",
+    "2S-AGCN": "two_stream_agcn",
+    "AS-GCN": "as_gcn",
+    "Shift-GCN": "shift_gcn",
+    "DC-GCN+ADG": "dc_gcn",
+    "Dynamic GCN": "dynamic_gcn",
+    "MSIN": "msin",
+    "MS-G3D": "ms_g3d",
+    "MSG3D++": "ms_g3d_pp",
+    "MST-GCN": "mst_gcn",
+    "CTR-GCN": "ctr_gcn",
+    "Efficient-GCN B4": "efficient_gcn_b4",
+    "InfoGCN": "info_gcn",
+    "PoseC3D": "posec3d",
+    "MDR-GCN": "mdr_gcn",
 }
-OWN_LOSS = {"mdr_gcn": "rdl", "info_gcn": "information_bottleneck"} # the others: softmax
-ONE_NETWORK = ("efficient_gcn_b4", "msin") # several inputs within one network
-HEAT_FRAMES = 48 # of PoseC3D (Table VII)
+OWN_LOSS = {"mdr_gcn": "rdl", "info_gcn": "information_bottleneck"}  # the others: softmax
+ONE_NETWORK = ("efficient_gcn_b4", "msin")  # several inputs within one network
+HEAT_FRAMES = 48  # of PoseC3D (Table VII)
 
-def heat_sampling(slot: Slot) -> dict: # fields of Sampling
+
+def heat_sampling(slot: Slot) -> dict:  # fields of Sampling
     "PoseC3D's frames: 48, one out of each of 48 parts of the clip; three quarters of the slot's frames where those are fewer. Heat maps have a box of their own, and a joint at the origin counts as missing: no centring."
-    frames = min(HEAT_FRAMES, 3 * slot.sampling.num_frames // 4) # 48 of the 64 frames that graph networks see
-    return {"mode": "uniform", "num_frames": frames, "center": "none", "stride": 1, "speed": 0.0, "padding": "zero"}
+    frames = min(
+        HEAT_FRAMES, 3 * slot.sampling.num_frames // 4
+    )  # 48 of the 64 frames that graph networks see
+    return {
+        "mode": "uniform",
+        "num_frames": frames,
+        "center": "none",
+        "stride": 1,
+        "speed": 0.0,
+        "padding": "zero",
+    }
 
-def system_changes(row: str, slot: Slot) -> dict: # fields of RunSpec
+
+def system_changes(row: str, slot: Slot) -> dict:  # fields of RunSpec
     "What a row of Tables IX to XI changes: the network, the loss it is published with, and PoseC3D's frames."
-    backbone = SYSTEMS.get(row) or SYSTEMS[row.replace("-", "", 1)] # MS-G3D++ in Table IX, MSG3D++ in Table XI
-    changes = {"backbone": backbone, "objective": "softmax" if backbone in slot.softmax else OWN_LOSS.get(backbone, "softmax")}
+    backbone = (
+        SYSTEMS.get(row) or SYSTEMS[row.replace("-", "", 1)]
+    )  # MS-G3D++ in Table IX, MSG3D++ in Table XI
+    changes = {
+        "backbone": backbone,
+        "objective": "softmax" if backbone in slot.softmax else OWN_LOSS.get(backbone, "softmax"),
+    }
     return changes | {"sampling": heat_sampling(slot)} if backbone == "posec3d" else changes
 
 # %% ../../nbs/study/03_cells.ipynb #f54796ff
-def fused_streams(backbone: str, profile: Profile) -> tuple[dict, ...]: # one set of changes a stream
+def fused_streams(
+    backbone: str, profile: Profile
+) -> tuple[dict, ...]:  # one set of changes a stream
     "The streams whose scores are added."
-    if backbone in ONE_NETWORK: return ({},)
-    if backbone == "posec3d": return ({}, {"backbone_options": {"limbs": True}})
-    if backbone == "info_gcn": return _info_streams(profile.modalities)
-    if backbone == "two_stream_agcn": return tuple({"modality": m} for m in ("joint", "bone")) # as its name says
+    if backbone in ONE_NETWORK:
+        return ({},)
+    if backbone == "posec3d":
+        return ({}, {"backbone_options": {"limbs": True}})
+    if backbone == "info_gcn":
+        return _info_streams(profile.modalities)
+    if backbone == "two_stream_agcn":
+        return tuple({"modality": m} for m in ("joint", "bone"))  # as its name says
     return tuple({"modality": m} for m in profile.modalities)
+
 
 def _info_streams(modalities: tuple[str, ...]) -> tuple[dict, ...]:
     "InfoGCN's modes of joints: k = 1 and, as many as the profile has streams, the joints; with motions also k = 2, and all three of the motion."
-    modes = ({}, {"backbone_options": {"k": "joints"}}, {"backbone_options": {"k": 2}}) # k = 1 is the network's default
-    if not any(m.endswith("motion") for m in modalities): return modes[:min(len(modalities), 2)]
+    modes = (
+        {},
+        {"backbone_options": {"k": "joints"}},
+        {"backbone_options": {"k": 2}},
+    )  # k = 1 is the network's default
+    if not any(m.endswith("motion") for m in modalities):
+        return modes[: min(len(modalities), 2)]
     return tuple({"modality": m, **mode} for m in ("joint", "joint_motion") for mode in modes)
 
 # %% ../../nbs/study/03_cells.ipynb #cfad7405
-def _systems(id: str, profile: Profile, columns: dict[str, tuple[str, bool, str]]) -> list[Cell]: # column -> slot, fused?, quantity
+def _systems(
+    id: str, profile: Profile, columns: dict[str, tuple[str, bool, str]]
+) -> list[Cell]:  # column -> slot, fused?, quantity
     "Every row of a table of systems."
     found = []
     for row in TABLES[id].rows:
         for column, (slot, several, quantity) in columns.items():
             changes = system_changes(row.name, profile.slot(slot))
-            several |= id == "table_10" and changes["backbone"] == "two_stream_agcn" # its name: joint and bone
+            several |= (
+                id == "table_10" and changes["backbone"] == "two_stream_agcn"
+            )  # its name: joint and bone
             streams = fused_streams(changes["backbone"], profile) if several else ({},)
             found.append(Cell(row.name, column, slot, changes, streams, quantity, comparison=True))
     return found
 
+
 def _table_09(profile: Profile) -> list[Cell]:
     "FineGym99; the paper's column is fused."
-    return _systems("table_09", profile, {"Accuracy(%)": ("finegym99", True, "accuracy"), "One stream(%)": ("finegym99", False, "accuracy"),
-                                          "Mean class(%)": ("finegym99", True, "mean_class"), "One stream, mean class(%)": ("finegym99", False, "mean_class")})
+    return _systems(
+        "table_09",
+        profile,
+        {
+            "Accuracy(%)": ("finegym99", True, "accuracy"),
+            "One stream(%)": ("finegym99", False, "accuracy"),
+            "Mean class(%)": ("finegym99", True, "mean_class"),
+            "One stream, mean class(%)": ("finegym99", False, "mean_class"),
+        },
+    )
+
 
 def _table_10(profile: Profile) -> list[Cell]:
     "FSD-10, all frames; the paper's column is one stream, 2S-AGCN's two."
     slot = "fsd10_all_frames"
-    return _systems("table_10", profile, {"Accuracy(%)": (slot, False, "accuracy"), "Fused(%)": (slot, True, "accuracy"),
-                                          "Mean class(%)": (slot, False, "mean_class"), "Fused, mean class(%)": (slot, True, "mean_class")})
+    return _systems(
+        "table_10",
+        profile,
+        {
+            "Accuracy(%)": (slot, False, "accuracy"),
+            "Fused(%)": (slot, True, "accuracy"),
+            "Mean class(%)": (slot, False, "mean_class"),
+            "Fused, mean class(%)": (slot, True, "mean_class"),
+        },
+    )
+
 
 def _table_11(profile: Profile) -> list[Cell]:
     "NTU RGB+D, two splits; the paper's columns are fused."
-    kinds = {"(%)": (True, "accuracy"), ", one stream(%)": (False, "accuracy"), ", mean class(%)": (True, "mean_class"), ", one stream, mean class(%)": (False, "mean_class")}
-    return _systems("table_11", profile, {name + kind: (slot, *how) for name, slot in (("X-sub", "ntu60_xsub"), ("X-view", "ntu60_xview")) for kind, how in kinds.items()})
+    kinds = {
+        "(%)": (True, "accuracy"),
+        ", one stream(%)": (False, "accuracy"),
+        ", mean class(%)": (True, "mean_class"),
+        ", one stream, mean class(%)": (False, "mean_class"),
+    }
+    return _systems(
+        "table_11",
+        profile,
+        {
+            name + kind: (slot, *how)
+            for name, slot in (("X-sub", "ntu60_xsub"), ("X-view", "ntu60_xview"))
+            for kind, how in kinds.items()
+        },
+    )
 
 # %% ../../nbs/study/03_cells.ipynb #ed45f70d
 def _systems_short(profile: Profile) -> list[Cell]:
     "Every system under one short protocol."
-    columns = {"Accuracy(%)": "accuracy", "Mean class(%)": "mean_class", "Seconds an epoch": "epoch_seconds"}
-    rows = {"MSIN (rebuilt from its abstract)" if name == "MSIN" else name: backbone for name, backbone in SYSTEMS.items()}
-    return [Cell(row, column, "short", {"backbone": b, "objective": "softmax"}, quantity=q, comparison=True) for row, b in rows.items() for column, q in columns.items()]
+    columns = {
+        "Accuracy(%)": "accuracy",
+        "Mean class(%)": "mean_class",
+        "Seconds an epoch": "epoch_seconds",
+    }
+    rows = {
+        "MSIN (rebuilt from its abstract)" if name == "MSIN" else name: backbone
+        for name, backbone in SYSTEMS.items()
+    }
+    return [
+        Cell(
+            row,
+            column,
+            "short",
+            {"backbone": b, "objective": "softmax"},
+            quantity=q,
+            comparison=True,
+        )
+        for row, b in rows.items()
+        for column, q in columns.items()
+    ]
 
 # %% ../../nbs/study/03_cells.ipynb #6d91f87e
-PLANE_EPOCHS = 5 # times as many: two of FSD-10's ten classes make an epoch of a fifth of the steps
-MADE_UP_PLANE_EPOCHS = 3 # two of four classes: half of the steps
+PLANE_EPOCHS = 5  # times as many: two of FSD-10's ten classes make an epoch of a fifth of the steps
+MADE_UP_PLANE_EPOCHS = 3  # two of four classes: half of the steps
+
 
 def _longer(s: Schedule, times: int) -> Schedule:
     "The same schedule with every epoch repeated."
-    return replace(s, epochs=times * s.epochs, milestones=tuple(times * m for m in s.milestones), warmup_epochs=times * s.warmup_epochs, evaluate_every=times * s.evaluate_every)
+    return replace(
+        s,
+        epochs=times * s.epochs,
+        milestones=tuple(times * m for m in s.milestones),
+        warmup_epochs=times * s.warmup_epochs,
+        evaluate_every=times * s.evaluate_every,
+    )
+
 
 def _figure_01(profile: Profile) -> list[Cell]:
     "Two close classes in two features: ST-GCN with and without CVSTA, softmax and RDL; CVSTA as in Table I's printed rows."
-    slot, columns = profile.slot("fsd10"), {"Accuracy(%)": "accuracy", "Silhouette": "silhouette", "Spread(°)": "spread"}
-    rows = {"(a) GCN": (False, "softmax"), "(b) GCN + CVSTA": (True, "softmax"), "(c) GCN + RDL": (False, "rdl"), "(d) GCN + CVSTA + RDL": (True, "rdl")}
+    slot, columns = (
+        profile.slot("fsd10"),
+        {"Accuracy(%)": "accuracy", "Silhouette": "silhouette", "Spread(°)": "spread"},
+    )
+    rows = {
+        "(a) GCN": (False, "softmax"),
+        "(b) GCN + CVSTA": (True, "softmax"),
+        "(c) GCN + RDL": (False, "rdl"),
+        "(d) GCN + CVSTA + RDL": (True, "rdl"),
+    }
     times = PLANE_EPOCHS if profile.verdicts else MADE_UP_PLANE_EPOCHS
-    shared = {"data": slot.close_source, "schedule": _longer(slot.schedule, times), "backbone": "st_gcn"}
-    return [Cell(row, column, "fsd10", {**shared, "backbone_options": {"embedding_dim": 2, "cvsta": cvsta and "literal"}, "objective": objective}, quantity=quantity)
-            for row, (cvsta, objective) in rows.items() for column, quantity in columns.items()]
+    shared = {
+        "data": slot.close_source,
+        "schedule": _longer(slot.schedule, times),
+        "backbone": "st_gcn",
+    }
+    return [
+        Cell(
+            row,
+            column,
+            "fsd10",
+            {
+                **shared,
+                "backbone_options": {"embedding_dim": 2, "cvsta": cvsta and "literal"},
+                "objective": objective,
+            },
+            quantity=quantity,
+        )
+        for row, (cvsta, objective) in rows.items()
+        for column, quantity in columns.items()
+    ]
 
 # %% ../../nbs/study/03_cells.ipynb #7c1f0a04
 def _figure_04(profile: Profile) -> list[Cell]:
     "Where |f_TV| is large, with and without CVSTA; with all frames (Section IV.B). In two networks, and before and behind the gate of one."
-    columns = {"Accuracy(%)": "accuracy", "Joint correlation": "joint_correlation", "Frame correlation": "frame_correlation"}
-    cells = [Cell(row, column, "fsd10_all_frames", changes, quantity=quantity)
-             for row, changes in (("without CVSTA", {"backbone_options": {"attention": "none"}}), ("with CVSTA", {})) for column, quantity in columns.items()]
-    before = {"Joint correlation": "joint_correlation_before", "Frame correlation": "frame_correlation_before"}
-    cells += [Cell("before CVSTA, same network", column, "fsd10_all_frames", quantity=quantity) for column, quantity in before.items()]
+    columns = {
+        "Accuracy(%)": "accuracy",
+        "Joint correlation": "joint_correlation",
+        "Frame correlation": "frame_correlation",
+    }
+    cells = [
+        Cell(row, column, "fsd10_all_frames", changes, quantity=quantity)
+        for row, changes in (
+            ("without CVSTA", {"backbone_options": {"attention": "none"}}),
+            ("with CVSTA", {}),
+        )
+        for column, quantity in columns.items()
+    ]
+    before = {
+        "Joint correlation": "joint_correlation_before",
+        "Frame correlation": "frame_correlation_before",
+    }
+    cells += [
+        Cell("before CVSTA, same network", column, "fsd10_all_frames", quantity=quantity)
+        for column, quantity in before.items()
+    ]
     return cells + _knee_cells()
+
 
 def _knee_cells() -> list[Cell]:
     "How often the right knee is in focus, in the attention map and in f_TV, and one joint's share."
     slot, plain = "fsd10_all_frames", {"backbone_options": {"attention": "none"}}
-    return [Cell("with CVSTA", "Right knee, map(%)", slot, quantity="knee_in_map"), Cell("one joint in all", "Right knee, map(%)", slot, quantity="fair_share"),
-            Cell("without CVSTA", "Right knee(%)", slot, plain, quantity="knee_in_features"), Cell("with CVSTA", "Right knee(%)", slot, quantity="knee_in_features")]
+    return [
+        Cell("with CVSTA", "Right knee, map(%)", slot, quantity="knee_in_map"),
+        Cell("one joint in all", "Right knee, map(%)", slot, quantity="fair_share"),
+        Cell("without CVSTA", "Right knee(%)", slot, plain, quantity="knee_in_features"),
+        Cell("with CVSTA", "Right knee(%)", slot, quantity="knee_in_features"),
+    ]
+
 
 def _figure_05(profile: Profile) -> list[Cell]:
     "Softmax against RDL on FineGym99, in five numbers of the same two runs."
-    columns = {"Accuracy(%)": "accuracy", "Purity(%)": "purity", "Outliers(%)": "outliers", "Silhouette": "silhouette", "Spread(°)": "spread"}
-    return [Cell(row, column, "finegym99", {"objective": objective}, quantity=quantity)
-            for row, objective in (("Softmax", "softmax"), ("RDL", "rdl")) for column, quantity in columns.items()]
+    columns = {
+        "Accuracy(%)": "accuracy",
+        "Purity(%)": "purity",
+        "Outliers(%)": "outliers",
+        "Silhouette": "silhouette",
+        "Spread(°)": "spread",
+    }
+    return [
+        Cell(row, column, "finegym99", {"objective": objective}, quantity=quantity)
+        for row, objective in (("Softmax", "softmax"), ("RDL", "rdl"))
+        for column, quantity in columns.items()
+    ]
 
 # %% ../../nbs/study/03_cells.ipynb #7c1f0a07
-RESTING = {"stride": 1, "speed": 0.0, "padding": "zero"} # knobs of `pad`, which other modes refuse
+RESTING = {"stride": 1, "speed": 0.0, "padding": "zero"}  # knobs of `pad`, which other modes refuse
 
-def _released_clips() -> dict[str, dict[str, dict]]: # row -> part of a spec -> its changes
+
+def _released_clips() -> dict[str, dict[str, dict]]:  # row -> part of a spec -> its changes
     "What the release does otherwise before the network."
     return {
         "graph of the release": {"source": {"skeleton": "released"}},
@@ -307,7 +639,8 @@ def _released_clips() -> dict[str, dict[str, dict]]: # row -> part of a spec -> 
         "random move (FSD-10)": {"sampling": {"move": True}},
     }
 
-def _changed_spec(slot: Slot, parts: dict[str, dict]) -> dict: # fields of RunSpec
+
+def _changed_spec(slot: Slot, parts: dict[str, dict]) -> dict:  # fields of RunSpec
     "The changes of a row; a modifier that the slot's clips have already is not written twice."
     known = read_modifiers(slot.data)[1]
     source = {k: v for k, v in parts.get("source", {}).items() if known.get(k) != v}
@@ -318,26 +651,44 @@ def _changed_spec(slot: Slot, parts: dict[str, dict]) -> dict: # fields of RunSp
 def _release_at_once(slot: Slot) -> dict[str, dict]:
     "Everything that the release does otherwise with FineGym99; frames, batch, rate, epochs and decay stay the slot's."
     r = {knob: s.value for knob, s in RELEASE_SETTINGS["finegym99"].items()}
-    def some(*knobs): return {knob: r[knob] for knob in knobs}
+
+    def some(*knobs):
+        return {knob: r[knob] for knob in knobs}
+
     return {
         "source": {"skeleton": "released", "center": r["center_joint"]},
-        "sampling": RESTING | some("mode", "center", "move", "rotate", "scale", "mirror", "stretch"),
+        "sampling": RESTING
+        | some("mode", "center", "move", "rotate", "scale", "mirror", "stretch"),
         "schedule": some("last_batch", "nesterov"),
         "backbone_options": {"form": "released"},
-        "objective_options": {"form": "released", "weights": r["rdl.weights"], "own_optimizer": r["rdl.own_optimizer"]},
+        "objective_options": {
+            "form": "released",
+            "weights": r["rdl.weights"],
+            "own_optimizer": r["rdl.own_optimizer"],
+        },
     }
 
 # %% ../../nbs/study/03_cells.ipynb #7c1f0a0b
-def released_changes(slot: Slot) -> dict[str, dict[str, dict]]: # row of *Released code* -> part of a spec -> its changes
+def released_changes(
+    slot: Slot,
+) -> dict[str, dict[str, dict]]:  # row of *Released code* -> part of a spec -> its changes
     "Each difference by itself, and all at once. source: modifiers of the clips."
     lam, rdl = 1 / slot.schedule.batch_size, SETTINGS["rdl"] | slot.losses.get("rdl", {})
-    def loss(**changes): return {"objective_options": changes}
-    def network(**changes): return {"backbone_options": changes}
+
+    def loss(**changes):
+        return {"objective_options": changes}
+
+    def network(**changes):
+        return {"backbone_options": changes}
+
     return {
-        "as the paper": {}, **_released_clips(),
+        "as the paper": {},
+        **_released_clips(),
         "last batch dropped": {"schedule": {"last_batch": "drop"}},
         "no Nesterov momentum (FSD-10)": {"schedule": {"nesterov": False}},
-        "RDL of the release": loss(form="released", weights=(1, lam, lam), own_optimizer=rdl.get("own_optimizer", False)),
+        "RDL of the release": loss(
+            form="released", weights=(1, lam, lam), own_optimizer=rdl.get("own_optimizer", False)
+        ),
         "lambda = 0.01": loss(weights=(1, 0.01, 0.01)),
         "minus in Eq. 5": network(pairwise="difference"),
         "one alpha a layer": network(shared_alpha=True),
@@ -349,38 +700,72 @@ def released_changes(slot: Slot) -> dict[str, dict[str, dict]]: # row of *Releas
     }
 
 # %% ../../nbs/study/03_cells.ipynb #7c1f0a08
-def _released_fusion(profile: Profile, changes: dict[str, dict]) -> list[Cell]: # row -> fields of RunSpec
+def _released_fusion(
+    profile: Profile, changes: dict[str, dict]
+) -> list[Cell]:  # row -> fields of RunSpec
     "The streams under the profile's weights, weighed alike, and under the release's; nothing where those are alike."
     release = RELEASE_SETTINGS["finegym99"]["fusion"].value
-    if len({release[m] for m in profile.modalities}) < 2: return []
+    if len({release[m] for m in profile.modalities}) < 2:
+        return []
     streams = tuple({"modality": m} for m in profile.modalities)
-    weights = {"as the paper": None, "streams weighed alike": {}, **dict.fromkeys(("fusion of the release", "all of the release"), release)}
-    return [Cell(row, "Fused(%)", "finegym99", changes.get(row, {}), streams, comparison=True, fusion=by_modality)
-            for row, by_modality in weights.items()]
+    weights = {
+        "as the paper": None,
+        "streams weighed alike": {},
+        **dict.fromkeys(("fusion of the release", "all of the release"), release),
+    }
+    return [
+        Cell(
+            row,
+            "Fused(%)",
+            "finegym99",
+            changes.get(row, {}),
+            streams,
+            comparison=True,
+            fusion=by_modality,
+        )
+        for row, by_modality in weights.items()
+    ]
+
 
 def _released_code(profile: Profile) -> list[Cell]:
     "Each difference between paper and release by itself, and all at once."
     slot = profile.slot("finegym99")
     changes = {row: _changed_spec(slot, parts) for row, parts in released_changes(slot).items()}
-    single = [Cell(row, "Accuracy(%)", "finegym99", changed, comparison=True) for row, changed in changes.items()]
+    single = [
+        Cell(row, "Accuracy(%)", "finegym99", changed, comparison=True)
+        for row, changed in changes.items()
+    ]
     return single + _released_fusion(profile, changes)
 
 # %% ../../nbs/study/03_cells.ipynb #7c1f0a0c
-def as_the_profile(profile: Profile) -> set[tuple[str, str]]: # row and column of *Released code*
+def as_the_profile(profile: Profile) -> set[tuple[str, str]]:  # row and column of *Released code*
     "Cells that ask for the same runs and weights as the first of their column: what the profile does already."
     first, same = {}, set()
     for cell in _released_code(profile):
         changes = [joined(cell.changes, stream) for stream in cell.streams]
-        asked = [profile.spec(cell.slot, data_checksum="0" * 64, **c).id for c in changes], cell.weights(profile)
-        if cell.column not in first: first[cell.column] = asked
-        elif asked == first[cell.column]: same.add((cell.row, cell.column))
+        asked = (
+            [profile.spec(cell.slot, data_checksum="0" * 64, **c).id for c in changes],
+            cell.weights(profile),
+        )
+        if cell.column not in first:
+            first[cell.column] = asked
+        elif asked == first[cell.column]:
+            same.add((cell.row, cell.column))
     return same
 
 # %% ../../nbs/study/03_cells.ipynb #7c1f0a06
 def _precision(profile: Profile) -> list[Cell]:
     "MDR-GCN with RDL in float32 and under bfloat16 autocast, all else equal."
-    columns = {"Accuracy(%)": "accuracy", "Mean class(%)": "mean_class", "Seconds an epoch": "epoch_seconds"}
-    return [Cell(row, column, "ntu60_xsub", {"precision": row}, quantity=q, comparison=True) for row in ("fp32", "bf16") for column, q in columns.items()]
+    columns = {
+        "Accuracy(%)": "accuracy",
+        "Mean class(%)": "mean_class",
+        "Seconds an epoch": "epoch_seconds",
+    }
+    return [
+        Cell(row, column, "ntu60_xsub", {"precision": row}, quantity=q, comparison=True)
+        for row in ("fp32", "bf16")
+        for column, q in columns.items()
+    ]
 
 # %% ../../nbs/study/03_cells.ipynb #7c1f0b08
 def _budget(profile: Profile) -> list[Cell]:
@@ -393,21 +778,50 @@ def _budget(profile: Profile) -> list[Cell]:
         for objective in ("softmax", "rdl"):
             for epochs in slot.budgets:
                 schedule = {"epochs": epochs, "evaluate_every": epochs}
-                changes = {"objective": objective, "schedule": schedule, **slot.held_out, "scored": "val"}
-                cells.append(Cell(f"{slot.clips}, {objective}", f"{epochs} epochs", name, changes, once=True))
+                changes = {
+                    "objective": objective,
+                    "schedule": schedule,
+                    **slot.held_out,
+                    "scored": "val",
+                }
+                cells.append(
+                    Cell(f"{slot.clips}, {objective}", f"{epochs} epochs", name, changes, once=True)
+                )
     return cells
 
-VALIDATED = { # slot -> what was published, and where
-    "finegym99": ("2s-AGCN's skeleton stream", "95.22", "github.com/lshiwjx/PGCN, its score file: 1017 of 1068 test clips"),
-    "ntu60_xview": ("CTR-GCN, joint stream", "94.6", "github.com/liujf69/TD-GCN-Gesture, issue 3; users' reruns 93.1 to 94.8"),
+
+VALIDATED = {  # slot -> what was published, and where
+    "finegym99": (
+        "2s-AGCN's skeleton stream",
+        "95.22",
+        "github.com/lshiwjx/PGCN, its score file: 1017 of 1068 test clips",
+    ),
+    "ntu60_xview": (
+        "CTR-GCN, joint stream",
+        "94.6",
+        "github.com/liujf69/TD-GCN-Gesture, issue 3; users' reruns 93.1 to 94.8",
+    ),
 }
+
 
 def _validation(profile: Profile) -> list[Cell]:
     "CTR-GCN beside its published figures, and MDR-GCN, of which there are none."
-    rows = {"CTR-GCN, softmax": ("ctr_gcn", "softmax"), "MDR-GCN, softmax": ("mdr_gcn", "softmax"), "MDR-GCN, RDL": ("mdr_gcn", "rdl")}
-    columns = {"Accuracy(%)": "accuracy", "Mean class(%)": "mean_class", "Passes": "passes", "Steps": "steps", "Hours": "hours"}
+    rows = {
+        "CTR-GCN, softmax": ("ctr_gcn", "softmax"),
+        "MDR-GCN, softmax": ("mdr_gcn", "softmax"),
+        "MDR-GCN, RDL": ("mdr_gcn", "rdl"),
+    }
+    columns = {
+        "Accuracy(%)": "accuracy",
+        "Mean class(%)": "mean_class",
+        "Passes": "passes",
+        "Steps": "steps",
+        "Hours": "hours",
+    }
     cells, own = [], "validation" in profile.experiments
-    if not own and profile.verdicts: # elsewhere its networks are narrow, or the clips others; made-up clips show that it works
+    if (
+        not own and profile.verdicts
+    ):  # elsewhere its networks are narrow, or the clips others; made-up clips show that it works
         return cells
     for name in ("finegym99", "ntu60_xsub", "ntu60_xview") if own else ("finegym99",):
         for row, (backbone, objective) in rows.items():
@@ -415,20 +829,46 @@ def _validation(profile: Profile) -> list[Cell]:
             for column, quantity in columns.items():
                 known = own and (backbone, quantity) == ("ctr_gcn", "accuracy")
                 printed = VALIDATED.get(name, ("", "", ""))[1] if known else ""
-                cells.append(Cell(f"{profile.slot(name).clips}: {row}", column, name, changes, quantity=quantity, comparison=True, published=printed))
+                cells.append(
+                    Cell(
+                        f"{profile.slot(name).clips}: {row}",
+                        column,
+                        name,
+                        changes,
+                        quantity=quantity,
+                        comparison=True,
+                        published=printed,
+                    )
+                )
     return cells
 
 # %% ../../nbs/study/03_cells.ipynb #f163fe9b
 EXPERIMENTS: dict[str, Callable[[Profile], list[Cell]]] = {
-    "table_01": _table_01, "table_02": _table_02, "table_03": _table_03, "table_04": _table_04, "table_05": _table_05, "table_06": _table_06, "table_07": _table_07, "table_08": _table_08,
-    "table_09": _table_09, "table_10": _table_10, "table_11": _table_11, "figure_01": _figure_01, "figure_04": _figure_04, "figure_05": _figure_05,
-    "noise_curve": _noise_curve, "released_code": _released_code, "systems_short": _systems_short, "precision": _precision,
-    "budget": _budget, "validation": _validation,
-    "figure_03": lambda profile: [], # draws the network and needs no run
+    "table_01": _table_01,
+    "table_02": _table_02,
+    "table_03": _table_03,
+    "table_04": _table_04,
+    "table_05": _table_05,
+    "table_06": _table_06,
+    "table_07": _table_07,
+    "table_08": _table_08,
+    "table_09": _table_09,
+    "table_10": _table_10,
+    "table_11": _table_11,
+    "figure_01": _figure_01,
+    "figure_04": _figure_04,
+    "figure_05": _figure_05,
+    "noise_curve": _noise_curve,
+    "released_code": _released_code,
+    "systems_short": _systems_short,
+    "precision": _precision,
+    "budget": _budget,
+    "validation": _validation,
+    "figure_03": lambda profile: [],  # draws the network and needs no run
 }
 
 # %% ../../nbs/study/03_cells.ipynb #cfad7411
-PRACTICE = { # backbone -> how its authors train it (NTU RGB+D X-Sub, unless said)
+PRACTICE = {  # backbone -> how its authors train it (NTU RGB+D X-Sub, unless said)
     "st_gcn": "80 epochs, rate 0.1, steps 10 and 50, batch 64, decay 1e-4; all 300 frames, no augmentation; dropout 0.5; joints alone",
     "two_stream_agcn": "50 epochs, rate 0.1, steps 30 and 40, batch 64, decay 1e-4; all 300 frames, no augmentation; joint + bone, weights 1, 1",
     "as_gcn": "10 epochs of link inference (Adam, 5e-4), then to epoch 100, rate 0.1, steps 50, 70 and 90, batch 32, decay 1e-4; clips repeated to full length and thinned, random moves; dropout 0.5; classes and predicted poses; joints alone",
@@ -446,22 +886,39 @@ PRACTICE = { # backbone -> how its authors train it (NTU RGB+D X-Sub, unless sai
     "mdr_gcn": "on FineGym99: 180 epochs, rate 0.1, 5 of warm-up, steps 60 and 120, batch 64, decay 1e-4; 64 frames; four streams, weights .7 .7 .3 .3 (released code)",
 }
 
+
 def practice_table(
-    id: str, # table_09, table_10, table_11 or systems_short
+    id: str,  # table_09, table_10, table_11 or systems_short
     profile: str | Profile = "smoke",
-) -> pd.DataFrame: # a line a system
+) -> pd.DataFrame:  # a line a system
     "Loss and streams of every system here, and how its authors train it."
     rows = {}
     for cell in experiment_cells(id, profile):
         backbone, most = cell.changes["backbone"], rows.get(cell.row, {}).get("cell", cell)
-        rows[cell.row] = {"backbone": backbone, "cell": max(most, cell, key=lambda c: len(c.streams))}
+        rows[cell.row] = {
+            "backbone": backbone,
+            "cell": max(most, cell, key=lambda c: len(c.streams)),
+        }
+
     def line(backbone, cell):
         streams = " + ".join(_stream_words(backbone, s) for s in cell.streams)
-        return {"loss here": cell.changes["objective"], "streams here": streams, "its authors' training": PRACTICE[backbone]}
-    return pd.DataFrame.from_dict({row: line(**parts) for row, parts in rows.items()}, orient="index").rename_axis("system")
+        return {
+            "loss here": cell.changes["objective"],
+            "streams here": streams,
+            "its authors' training": PRACTICE[backbone],
+        }
+
+    return pd.DataFrame.from_dict(
+        {row: line(**parts) for row, parts in rows.items()}, orient="index"
+    ).rename_axis("system")
+
 
 def _stream_words(backbone: str, stream: dict) -> str:
     "joint, bone, limbs, joint motion at k = 2, ..."
-    options, modality = stream.get("backbone_options", {}), stream.get("modality", "joint").replace("_", " ")
-    if options.get("limbs"): return "limbs"
+    options, modality = (
+        stream.get("backbone_options", {}),
+        stream.get("modality", "joint").replace("_", " "),
+    )
+    if options.get("limbs"):
+        return "limbs"
     return f"{modality} at k = {options.get('k', 1)}" if backbone == "info_gcn" else modality

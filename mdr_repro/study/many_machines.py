@@ -33,20 +33,29 @@ from ..training.run_store import RunStore, StoreError
 from ..training.trainer import Diverged
 
 # %% ../../nbs/study/12_many_machines.ipynb #a54f1448
-LOADED = package_digest() # of the modules that this process has imported, not of what lies there later
-ASKED = "OMP_NUM_THREADS" in os.environ # whether the user has set the threads; asked now, for dask sets it in this process when it starts workers
+LOADED = (
+    package_digest()
+)  # of the modules that this process has imported, not of what lies there later
+ASKED = (
+    "OMP_NUM_THREADS" in os.environ
+)  # whether the user has set the threads; asked now, for dask sets it in this process when it starts workers
+
 
 @dataclass(frozen=True)
 class Site:
     "Where the processes of one command meet."
-    results: str # folder, absolute
-    data: str | None # folder, absolute
-    token: str # this command's
-    host: str # where it runs
+
+    results: str  # folder, absolute
+    data: str | None  # folder, absolute
+    token: str  # this command's
+    host: str  # where it runs
 
     @property
-    def mark(self) -> Path: return Path(self.results, "runs", ".cluster", self.token)
-    def store(self, device: str = "cpu") -> RunStore: return RunStore(self.results, self.data, device)
+    def mark(self) -> Path:
+        return Path(self.results, "runs", ".cluster", self.token)
+
+    def store(self, device: str = "cpu") -> RunStore:
+        return RunStore(self.results, self.data, device)
 
 # %% ../../nbs/study/12_many_machines.ipynb #e401b483
 @contextmanager
@@ -57,203 +66,338 @@ def open_site(store: RunStore) -> Iterator[Site]:
     folder = site.mark.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.iterdir(): _clear(old, site.host)
+        for old in folder.iterdir():
+            _clear(old, site.host)
         site.mark.write_text(site.host)
-    except OSError as e: raise StoreError(f"{folder}: cannot be written ({e.strerror}); give a results folder that can be written") from None
+    except OSError as e:
+        raise StoreError(
+            f"{folder}: cannot be written ({e.strerror}); give a results folder that can be written"
+        ) from None
     try:
-        with FileLock(site.mark): yield site
+        with FileLock(site.mark):
+            yield site
     finally:
-        with suppress(OSError): site.mark.unlink(missing_ok=True); folder.rmdir() # stays while another command is there
+        with suppress(OSError):
+            site.mark.unlink(missing_ok=True)
+            folder.rmdir()  # stays while another command is there
+
 
 def _clear(old: Path, host: str) -> None:
     "Remove the file of a command of this machine that was killed; its workers then stop."
     with suppress(Timeout, FileNotFoundError):
-        if old.read_text() != host: return
-        with FileLock(old).acquire(timeout=0): old.unlink()
+        if old.read_text() != host:
+            return
+        with FileLock(old).acquire(timeout=0):
+            old.unlink()
 
 # %% ../../nbs/study/12_many_machines.ipynb #44273bce
-def look_around(site: Site, dask_worker=None) -> dict: # as plain values
+def look_around(site: Site, dask_worker=None) -> dict:  # as plain values
     "What a worker sees; dask hands it the worker itself."
-    try: same = site.mark.read_text() == site.host
-    except OSError: same = False
+    try:
+        same = site.mark.read_text() == site.host
+    except OSError:
+        same = False
     locked = not same or _held(FileLock(site.mark))
     gpus = dask_worker.state.total_resources.get("GPU", 0) if dask_worker else 0
-    return {"host": socket.gethostname(), "same": same, "locked": locked, "package": LOADED, "cores": cores(), "cards": torch.cuda.device_count(), "gpus": gpus}
+    return {
+        "host": socket.gethostname(),
+        "same": same,
+        "locked": locked,
+        "package": LOADED,
+        "cores": cores(),
+        "cards": torch.cuda.device_count(),
+        "gpus": gpus,
+    }
+
 
 def _held(lock: FileLock) -> bool:
     "Whether another process has it."
     try:
-        with lock.acquire(timeout=0): return False
-    except Timeout: return True
+        with lock.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
 
 # %% ../../nbs/study/12_many_machines.ipynb #e19e1900
 def objection(
-    address: str, # the worker
-    seen: dict | Exception, # by `look_around`
+    address: str,  # the worker
+    seen: dict | Exception,  # by `look_around`
     site: Site,
     device: str,
-) -> str: # a sentence; empty if it can help
+) -> str:  # a sentence; empty if it can help
     "Why a worker must not train for this command."
-    if isinstance(seen, Exception): return f"the worker {address} cannot use mdr_repro ({' '.join(str(seen).split())[:120]}); install this version of it there and start the worker again"
+    if isinstance(seen, Exception):
+        return f"the worker {address} cannot use mdr_repro ({' '.join(str(seen).split())[:120]}); install this version of it there and start the worker again"
     worker = f"the worker {address} on {seen['host']}"
-    if not seen["same"]: return f"{worker} does not see {site.results}; give a results folder that all machines have under the same path (--results-root)"
-    if seen["package"] != LOADED: return f"{worker} runs other code of mdr_repro; bring it to this revision and start the worker again"
-    if device.startswith("cuda") and not seen["cards"]: return f"{worker} has no GPU that PyTorch can use; start workers where there is one, or train with --device cpu"
-    if device.startswith("cuda") and not seen["gpus"]: return f"{worker} offers no GPU; start it with --resources GPU=1"
+    if not seen["same"]:
+        return f"{worker} does not see {site.results}; give a results folder that all machines have under the same path (--results-root)"
+    if seen["package"] != LOADED:
+        return f"{worker} runs other code of mdr_repro; bring it to this revision and start the worker again"
+    if device.startswith("cuda") and not seen["cards"]:
+        return f"{worker} has no GPU that PyTorch can use; start workers where there is one, or train with --device cpu"
+    if device.startswith("cuda") and not seen["gpus"]:
+        return f"{worker} offers no GPU; start it with --resources GPU=1"
     return ""
 
 # %% ../../nbs/study/12_many_machines.ipynb #4a51363f
-class Stopped(Exception): "The command that asked for a run has ended."
+class Stopped(Exception):
+    "The command that asked for a run has ended."
+
 
 def _teller(site: Site) -> Callable:
     "Called after each epoch: a line a minute to the command, and the end if it is gone."
     heard = [time.monotonic()]
+
     def progress(spec, row):
-        try: site.mark.stat()
-        except FileNotFoundError: raise Stopped from None
-        except OSError: pass # a file server that is late is no reason to end
-        if time.monotonic() - heard[0] < 60: return
+        try:
+            site.mark.stat()
+        except FileNotFoundError:
+            raise Stopped from None
+        except OSError:
+            pass  # a file server that is late is no reason to end
+        if time.monotonic() - heard[0] < 60:
+            return
         from distributed import get_worker
+
         heard[0], worker = time.monotonic(), get_worker()
-        worker.log_event(site.token, [worker.address, f"{spec.id}, epoch {row['epoch']} of {spec.schedule.epochs}: loss {row['loss']:.3g}"])
+        worker.log_event(
+            site.token,
+            [
+                worker.address,
+                f"{spec.id}, epoch {row['epoch']} of {spec.schedule.epochs}: loss {row['loss']:.3g}",
+            ],
+        )
+
     return progress
 
 # %% ../../nbs/study/12_many_machines.ipynb #264da33b
 def train_here(
     site: Site,
-    text: str, # the spec
+    text: str,  # the spec
     device: str,
     threads: int,
-    minutes: float | None = None, # None: no limit
-) -> tuple[str, str]: # done, busy, left, diverged or failed; what there is to say
+    minutes: float | None = None,  # None: no limit
+) -> tuple[str, str]:  # done, busy, left, diverged or failed; what there is to say
     "Train one run in the process that calls this."
     spec, store, before = RunSpec.from_json(text), site.store(device), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        if _held(store.lock(spec)): return "busy", ""
+        if _held(store.lock(spec)):
+            return "busy", ""
         record = store.ensure([spec], minutes, _teller(site))[0]
-        return ("done", f"top-1 {100 * record.result['top1']:.2f} %, {record.seconds:.1f} s") if record else ("left", "")
-    except Stopped: return "left", ""
-    except Diverged as error: return "diverged", str(error)
-    except Exception as error: return "failed", " ".join(str(error).split()) or type(error).__name__
-    finally: torch.set_num_threads(before)
+        return (
+            ("done", f"top-1 {100 * record.result['top1']:.2f} %, {record.seconds:.1f} s")
+            if record
+            else ("left", "")
+        )
+    except Stopped:
+        return "left", ""
+    except Diverged as error:
+        return "diverged", str(error)
+    except Exception as error:
+        return "failed", " ".join(str(error).split()) or type(error).__name__
+    finally:
+        torch.set_num_threads(before)
 
 # %% ../../nbs/study/12_many_machines.ipynb #988ae648
-CONNECT = 20.0 # seconds to find a scheduler
+CONNECT = 20.0  # seconds to find a scheduler
+
 
 def _distributed():
     "dask.distributed, or what to install."
-    try: import distributed
-    except ImportError: raise RunnerError('dask.distributed is not installed; pip install "mdr_repro[cluster]"') from None
+    try:
+        import distributed
+    except ImportError:
+        raise RunnerError(
+            'dask.distributed is not installed; pip install "mdr_repro[cluster]"'
+        ) from None
     return distributed
 
-HUSH = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" # Ctrl-C reaches the whole terminal; the command ends its workers
+
+HUSH = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # Ctrl-C reaches the whole terminal; the command ends its workers
+
 
 @contextmanager
 def open_client(scheduler: str, workers: int, device: str):
     "The connection to a scheduler, or to a cluster of processes on this machine that ends with it."
     dask = _distributed()
-    if bool(scheduler) == bool(workers) or workers < 0: raise RunnerError("give either the address of a scheduler or a number of workers")
+    if bool(scheduler) == bool(workers) or workers < 0:
+        raise RunnerError("give either the address of a scheduler or a number of workers")
     with ExitStack() as stack:
         if not scheduler:
-            folder = stack.enter_context(TemporaryDirectory(prefix="mdr-repro-", ignore_cleanup_errors=True))
+            folder = stack.enter_context(
+                TemporaryDirectory(prefix="mdr-repro-", ignore_cleanup_errors=True)
+            )
             gpu = {"resources": {"GPU": 1}} if device.startswith("cuda") else {}
-            scheduler = stack.enter_context(dask.LocalCluster(n_workers=workers, threads_per_worker=1, silence_logs=logging.CRITICAL, dashboard_address="127.0.0.1:0", memory_limit=0, preload=[HUSH], local_directory=folder, **gpu))
-        try: client = stack.enter_context(dask.Client(scheduler, timeout=CONNECT, set_as_default=False))
-        except (OSError, ValueError) as e: raise RunnerError(f"no dask scheduler answers at {scheduler} ({' '.join(str(e).split())[:120]}); start `dask scheduler` and give the address that it prints") from None
+            scheduler = stack.enter_context(
+                dask.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    silence_logs=logging.CRITICAL,
+                    dashboard_address="127.0.0.1:0",
+                    memory_limit=0,
+                    preload=[HUSH],
+                    local_directory=folder,
+                    **gpu,
+                )
+            )
+        try:
+            client = stack.enter_context(
+                dask.Client(scheduler, timeout=CONNECT, set_as_default=False)
+            )
+        except (OSError, ValueError) as e:
+            raise RunnerError(
+                f"no dask scheduler answers at {scheduler} ({' '.join(str(e).split())[:120]}); start `dask scheduler` and give the address that it prints"
+            ) from None
         yield client
 
 # %% ../../nbs/study/12_many_machines.ipynb #7d5ea50c
 def dashboard(client) -> str:
     "Where it is, in words."
     missing = client.run_on_scheduler(importlib.util.find_spec, "bokeh") is None
-    return 'dashboard: none, bokeh is not installed where the scheduler runs; pip install "mdr_repro[cluster]"' if missing else f"dashboard: {client.dashboard_link}"
+    return (
+        'dashboard: none, bokeh is not installed where the scheduler runs; pip install "mdr_repro[cluster]"'
+        if missing
+        else f"dashboard: {client.dashboard_link}"
+    )
 
 # %% ../../nbs/study/12_many_machines.ipynb #70edee2f
-LOOK = 60.0 # seconds that the first workers have to answer, before the command goes on without them
-LOSSES = 3 # workers that a run may lose in one epoch
-ARRIVAL = 120.0 # seconds until this machine must see what another one has finished
+LOOK = (
+    60.0  # seconds that the first workers have to answer, before the command goes on without them
+)
+LOSSES = 3  # workers that a run may lose in one epoch
+ARRIVAL = 120.0  # seconds until this machine must see what another one has finished
+
 
 @dataclass
 class Seat:
     "A dask worker; it has one run in hand or none."
+
     address: str
-    seen: dict # by `look_around`
-    device: str # where it trains, the same as long as it lives
+    seen: dict  # by `look_around`
+    device: str  # where it trains, the same as long as it lives
     spec: RunSpec | None = None
     future: object = None
-    line: str = "" # what it said last
+    line: str = ""  # what it said last
+
 
 def choose_device(device: str, seen: dict, others: list[Seat]) -> str:
     "Of several cards the one that the fewest workers of the same machine have."
-    if device != "cuda" or seen["cards"] < 2: return device
+    if device != "cuda" or seen["cards"] < 2:
+        return device
     taken = [s.device for s in others if s.seen["host"] == seen["host"]]
     return min((f"cuda:{i}" for i in range(seen["cards"])), key=taken.count)
 
-def share_threads(seat: Seat, seats: list[Seat], workers: int = 0) -> int: # workers that this machine was asked for
+
+def share_threads(
+    seat: Seat, seats: list[Seat], workers: int = 0
+) -> int:  # workers that this machine was asked for
     "The machine's cores by its workers, lost ones too; as many as the user has set, where he has."
-    if ASKED: return torch.get_num_threads()
-    return max(1, seat.seen["cores"] // max(workers, sum(s.seen["host"] == seat.seen["host"] for s in seats)))
+    if ASKED:
+        return torch.get_num_threads()
+    return max(
+        1,
+        seat.seen["cores"] // max(workers, sum(s.seen["host"] == seat.seen["host"] for s in seats)),
+    )
 
 # %% ../../nbs/study/12_many_machines.ipynb #8b11ac0a
 @dataclass
 class Desk:
     "Which runs wait, and who has what in hand."
+
     store: RunStore
-    specs: list[RunSpec] # the most valuable first
+    specs: list[RunSpec]  # the most valuable first
     site: Site
-    client: object # of dask
-    end: float | None # time.monotonic() after which no further epoch is begun
+    client: object  # of dask
+    end: float | None  # time.monotonic() after which no further epoch is begun
     say: Callable[[str], None]
-    workers: int = 0 # on this machine, if it is these that train
+    workers: int = 0  # on this machine, if it is these that train
     waiting: list[RunSpec] = field(default_factory=list)
-    seats: dict[str, Seat] = field(default_factory=dict) # by address
+    seats: dict[str, Seat] = field(default_factory=dict)  # by address
     refused: set[str] = field(default_factory=set)
-    asked: dict[str, dict | Exception | None] = field(default_factory=dict) # what new workers see; None: no answer yet
-    later: dict[str, float] = field(default_factory=dict) # id -> not before this time
-    arriving: dict[str, float] = field(default_factory=dict) # id -> until when it must be seen here
-    lost: dict[str, tuple] = field(default_factory=dict) # id -> workers lost in one epoch, how far it was
-    failed: dict[str, str] = field(default_factory=dict) # id -> why
-    lines: list[str] = field(default_factory=list) # what was said
-    over: bool = False; broken: str = "" # the last round has been; why it could not go on
-    wake: threading.Event = field(default_factory=threading.Event) # something has ended
-    def tell(self, line: str) -> None: self.lines.append(line); self.say(line)
-    def late(self) -> bool: return self.end is not None and time.monotonic() >= self.end
-    def fail(self, spec: RunSpec, why: str) -> None: self.failed[spec.id] = why; self.tell(f"FAILED {spec.id}, {spec.label}: {why}")
+    asked: dict[str, dict | Exception | None] = field(
+        default_factory=dict
+    )  # what new workers see; None: no answer yet
+    later: dict[str, float] = field(default_factory=dict)  # id -> not before this time
+    arriving: dict[str, float] = field(
+        default_factory=dict
+    )  # id -> until when it must be seen here
+    lost: dict[str, tuple] = field(
+        default_factory=dict
+    )  # id -> workers lost in one epoch, how far it was
+    failed: dict[str, str] = field(default_factory=dict)  # id -> why
+    lines: list[str] = field(default_factory=list)  # what was said
+    over: bool = False
+    broken: str = ""  # the last round has been; why it could not go on
+    wake: threading.Event = field(default_factory=threading.Event)  # something has ended
+
+    def tell(self, line: str) -> None:
+        self.lines.append(line)
+        self.say(line)
+
+    def late(self) -> bool:
+        return self.end is not None and time.monotonic() >= self.end
+
+    def fail(self, spec: RunSpec, why: str) -> None:
+        self.failed[spec.id] = why
+        self.tell(f"FAILED {spec.id}, {spec.label}: {why}")
 
 # %% ../../nbs/study/12_many_machines.ipynb #c17cea2f
 def _ask(desk: Desk, address: str) -> None:
     "Let a worker look around; it may take a while until it has imported PyTorch, and the others do not wait for it."
     desk.asked[address] = None
+
     def ask():
-        try: seen = desk.client.run(look_around, desk.site, workers=[address], on_error="return")[address]
-        except Exception as error: seen = error
+        try:
+            seen = desk.client.run(look_around, desk.site, workers=[address], on_error="return")[
+                address
+            ]
+        except Exception as error:
+            seen = error
         desk.asked[address] = seen
         desk.wake.set()
+
     threading.Thread(target=ask, daemon=True).start()
 
-def _meet(desk: Desk) -> list[str]: # what is wrong with those that cannot help
+
+def _meet(desk: Desk) -> list[str]:  # what is wrong with those that cannot help
     "Ask the workers that are new, take those that have answered, and miss those that are gone."
     here, device, wrong = set(desk.client.nthreads()), str(desk.store.device), []
     desk.refused &= here
-    for address in desk.asked.keys() - here: del desk.asked[address]
-    for address in desk.seats.keys() - here: _lose(desk, desk.seats.pop(address))
-    for address in sorted(here - desk.seats.keys() - desk.refused - desk.asked.keys()): _ask(desk, address)
+    for address in desk.asked.keys() - here:
+        del desk.asked[address]
+    for address in desk.seats.keys() - here:
+        _lose(desk, desk.seats.pop(address))
+    for address in sorted(here - desk.seats.keys() - desk.refused - desk.asked.keys()):
+        _ask(desk, address)
     for address, seen in [(a, s) for a, s in sorted(desk.asked.items()) if s is not None]:
         del desk.asked[address]
-        if why := objection(address, seen, desk.site, device): desk.refused.add(address); wrong.append(why); continue
-        if not seen["locked"] and all(s.seen["locked"] for s in desk.seats.values()): desk.tell(f"locks do not reach from here to {seen['host']}: start no second command on {desk.site.results}")
-        desk.seats[address] = Seat(address, seen, choose_device(device, seen, list(desk.seats.values())))
+        if why := objection(address, seen, desk.site, device):
+            desk.refused.add(address)
+            wrong.append(why)
+            continue
+        if not seen["locked"] and all(s.seen["locked"] for s in desk.seats.values()):
+            desk.tell(
+                f"locks do not reach from here to {seen['host']}: start no second command on {desk.site.results}"
+            )
+        desk.seats[address] = Seat(
+            address, seen, choose_device(device, seen, list(desk.seats.values()))
+        )
     return wrong
 
 # %% ../../nbs/study/12_many_machines.ipynb #fd1a0570
 def _lose(desk: Desk, seat: Seat) -> None:
     "A worker is gone; what it had in hand goes back to its place in the order, unless it ends every worker."
-    if (spec := seat.spec) is None: return
+    if (spec := seat.spec) is None:
+        return
     seat.future.cancel()
     (times, before), far = desk.lost.get(spec.id, (0, -1.0)), begun(desk.store, spec)
     desk.lost[spec.id] = times, _ = (times + 1 if far <= before else 1), far
-    if times > LOSSES: return desk.fail(spec, f"{times} workers were lost with it in the same epoch, the last on {seat.seen['host']}; mostly a machine has too little memory for it")
+    if times > LOSSES:
+        return desk.fail(
+            spec,
+            f"{times} workers were lost with it in the same epoch, the last on {seat.seen['host']}; mostly a machine has too little memory for it",
+        )
     desk.tell(f"lost the worker {seat.address} on {seat.seen['host']}; {spec.id} goes on elsewhere")
     bisect.insort(desk.waiting, spec, key=desk.specs.index)
 
@@ -262,20 +406,39 @@ def _collect(desk: Desk) -> None:
     "Take in what has ended."
     for seat in [s for s in desk.seats.values() if s.spec and s.future.done()]:
         spec, future, seat.spec, seat.future, seat.line = seat.spec, seat.future, None, None, ""
-        if future.status == "finished": outcome, text = future.result()
-        elif future.status == "error": outcome, text = "failed", f"{type(future.exception()).__name__}: {' '.join(str(future.exception()).split())[:200]}"
-        else: outcome, text = "left", "" # the scheduler has forgotten it
-        if outcome == "failed": desk.fail(spec, text)
-        elif outcome == "diverged": desk.tell(f"DIVERGED {spec.id}, {spec.label}: {text}")
-        elif outcome == "done": desk.arriving[spec.id] = time.monotonic() + ARRIVAL; desk.tell(f"done {spec.id}, {spec.label}: {text}")
-        elif not desk.late(): _again(desk, spec, outcome)
+        if future.status == "finished":
+            outcome, text = future.result()
+        elif future.status == "error":
+            outcome, text = (
+                "failed",
+                f"{type(future.exception()).__name__}: {' '.join(str(future.exception()).split())[:200]}",
+            )
+        else:
+            outcome, text = "left", ""  # the scheduler has forgotten it
+        if outcome == "failed":
+            desk.fail(spec, text)
+        elif outcome == "diverged":
+            desk.tell(f"DIVERGED {spec.id}, {spec.label}: {text}")
+        elif outcome == "done":
+            desk.arriving[spec.id] = time.monotonic() + ARRIVAL
+            desk.tell(f"done {spec.id}, {spec.label}: {text}")
+        elif not desk.late():
+            _again(desk, spec, outcome)
     for spec in [s for s in desk.specs if s.id in desk.arriving]:
-        if desk.store.settled(spec): del desk.arriving[spec.id]
-        elif time.monotonic() > desk.arriving[spec.id]: del desk.arriving[spec.id]; desk.fail(spec, f"it is done, but {desk.store.folder(spec)} does not appear on {desk.site.host}")
+        if desk.store.settled(spec):
+            del desk.arriving[spec.id]
+        elif time.monotonic() > desk.arriving[spec.id]:
+            del desk.arriving[spec.id]
+            desk.fail(
+                spec,
+                f"it is done, but {desk.store.folder(spec)} does not appear on {desk.site.host}",
+            )
+
 
 def _again(desk: Desk, spec: RunSpec, outcome: str) -> None:
     "Hand it out once more, a little later."
-    if outcome == "busy" and spec.id not in desk.later: desk.tell(f"waiting for {spec.id}: another process has it in hand")
+    if outcome == "busy" and spec.id not in desk.later:
+        desk.tell(f"waiting for {spec.id}: another process has it in hand")
     desk.later[spec.id] = time.monotonic() + 2
     bisect.insort(desk.waiting, spec, key=desk.specs.index)
 
@@ -283,94 +446,169 @@ def _again(desk: Desk, spec: RunSpec, outcome: str) -> None:
 def _next(desk: Desk) -> RunSpec | None:
     "The most valuable run that can be handed out now."
     for spec in list(desk.waiting):
-        if desk.later.get(spec.id, 0) > time.monotonic(): continue
+        if desk.later.get(spec.id, 0) > time.monotonic():
+            continue
         desk.waiting.remove(spec)
-        if not desk.store.settled(spec): return spec # else another process was faster
+        if not desk.store.settled(spec):
+            return spec  # else another process was faster
     return None
+
 
 def _give(desk: Desk) -> None:
     "A run for every worker that has none."
     for seat in sorted((s for s in desk.seats.values() if s.spec is None), key=lambda s: s.address):
-        if desk.late() or (spec := _next(desk)) is None: return
-        minutes, gpu = desk.end and max((desk.end - time.monotonic()) / 60, 1e-9), {"GPU": 1} if seat.device.startswith("cuda") else None
+        if desk.late() or (spec := _next(desk)) is None:
+            return
+        minutes, gpu = (
+            desk.end and max((desk.end - time.monotonic()) / 60, 1e-9),
+            {"GPU": 1} if seat.device.startswith("cuda") else None,
+        )
         seat.spec, seat.line = spec, f"{spec.id}, {spec.label}"
-        seat.future = desk.client.submit(train_here, desk.site, spec.canonical(), seat.device, share_threads(seat, list(desk.seats.values()), desk.workers), minutes, pure=False,
-                                         key=f"run-{secrets.token_hex(8)}", workers=[seat.address], allow_other_workers=False, resources=gpu, priority=-desk.specs.index(spec))
+        seat.future = desk.client.submit(
+            train_here,
+            desk.site,
+            spec.canonical(),
+            seat.device,
+            share_threads(seat, list(desk.seats.values()), desk.workers),
+            minutes,
+            pure=False,
+            key=f"run-{secrets.token_hex(8)}",
+            workers=[seat.address],
+            allow_other_workers=False,
+            resources=gpu,
+            priority=-desk.specs.index(spec),
+        )
         seat.future.add_done_callback(lambda _: desk.wake.set())
-        if spec.id not in desk.later: desk.say(f"run {len(desk.specs) - len(desk.waiting)} of {len(desk.specs)} on {seat.seen['host']}: {seat.line}")
+        if spec.id not in desk.later:
+            desk.say(
+                f"run {len(desk.specs) - len(desk.waiting)} of {len(desk.specs)} on {seat.seen['host']}: {seat.line}"
+            )
 
-def _round(desk: Desk) -> bool: # whether there is anything left to do
-    for why in _meet(desk): desk.tell(f"not used: {why}")
+
+def _round(desk: Desk) -> bool:  # whether there is anything left to do
+    for why in _meet(desk):
+        desk.tell(f"not used: {why}")
     _collect(desk)
     _give(desk)
-    return bool(any(s.spec for s in desk.seats.values()) or desk.arriving or (desk.waiting and not desk.late()))
+    return bool(
+        any(s.spec for s in desk.seats.values())
+        or desk.arriving
+        or (desk.waiting and not desk.late())
+    )
 
 # %% ../../nbs/study/12_many_machines.ipynb #9c31074f
 @dataclass
 class ClusterTraining:
     "Runs that are trained on a cluster, and the thread that sees to it."
+
     desk: Desk
     thread: threading.Thread
     ending: threading.Event
     began: float
 
     @property
-    def store(self) -> RunStore: return self.desk.store
+    def store(self) -> RunStore:
+        return self.desk.store
+
     @property
-    def specs(self) -> list[RunSpec]: return self.desk.specs
-    def alive(self) -> bool: return not self.desk.over
-    def done(self) -> int: return sum(self.store.status(s) == "done" for s in self.specs)
+    def specs(self) -> list[RunSpec]:
+        return self.desk.specs
+
+    def alive(self) -> bool:
+        return not self.desk.over
+
+    def done(self) -> int:
+        return sum(self.store.status(s) == "done" for s in self.specs)
+
     def progress(self) -> str:
         seats = list(self.desk.seats.values())
         return f"{self.done()} of {len(self.specs)} runs trained in {duration(time.monotonic() - self.began)} by {len(seats)} workers; now: {' | '.join(s.line for s in seats if s.line)}"
-    def told(self, word: str) -> list[str]: # what the lines with this word say
-        return list(dict.fromkeys(line.removeprefix(f"{word} ") for line in self.desk.lines if line.startswith(f"{word} ")))
-    def failures(self) -> list[str]: return self.told("FAILED") + ([self.desk.broken] if self.desk.broken else []) # a sentence each
-    def stop(self, patience: float = 15.0) -> None: # seconds
-        self.ending.set(); self.desk.wake.set()
+
+    def told(self, word: str) -> list[str]:  # what the lines with this word say
+        return list(
+            dict.fromkeys(
+                line.removeprefix(f"{word} ")
+                for line in self.desk.lines
+                if line.startswith(f"{word} ")
+            )
+        )
+
+    def failures(self) -> list[str]:
+        return self.told("FAILED") + (
+            [self.desk.broken] if self.desk.broken else []
+        )  # a sentence each
+
+    def stop(self, patience: float = 15.0) -> None:  # seconds
+        self.ending.set()
+        self.desk.wake.set()
         self.thread.join(patience)
 
 # %% ../../nbs/study/12_many_machines.ipynb #5056d654
 def _serve(desk: Desk, ending: threading.Event, stack: ExitStack) -> None:
     "Round after round; at the end the workers are left, and those that are ours end."
     try:
-        while not ending.is_set() and _round(desk): desk.wake.wait(0.5); desk.wake.clear()
+        while not ending.is_set() and _round(desk):
+            desk.wake.wait(0.5)
+            desk.wake.clear()
     except Exception as error:
-        if not ending.is_set(): desk.broken = f"the cluster was lost ({type(error).__name__}: {' '.join(str(error).split())[:120]}); the same command goes on"
+        if not ending.is_set():
+            desk.broken = f"the cluster was lost ({type(error).__name__}: {' '.join(str(error).split())[:120]}); the same command goes on"
     finally:
         desk.over = True
-        with suppress(Exception): stack.close()
+        with suppress(Exception):
+            stack.close()
+
 
 def _open(desk: Desk) -> None:
     "What is said at the start; RunnerError if a worker cannot help."
+
     def hear(event):
         address, line = event[1]
-        if seat := desk.seats.get(address): seat.line = line
+        if seat := desk.seats.get(address):
+            seat.line = line
         desk.say(line)
+
     desk.say(dashboard(desk.client))
     desk.client.subscribe_topic(desk.site.token, hear)
     end = time.monotonic() + LOOK
     while True:
-        for why in _meet(desk): raise RunnerError(f"{why[0].upper()}{why[1:]}.")
-        if not desk.asked or time.monotonic() > end: break
-        desk.wake.wait(0.5); desk.wake.clear()
-    if not desk.seats and not desk.asked: desk.say(f"no worker is there yet; waiting for `dask worker {desk.client.scheduler.address} --nthreads 1`")
+        for why in _meet(desk):
+            raise RunnerError(f"{why[0].upper()}{why[1:]}.")
+        if not desk.asked or time.monotonic() > end:
+            break
+        desk.wake.wait(0.5)
+        desk.wake.clear()
+    if not desk.seats and not desk.asked:
+        desk.say(
+            f"no worker is there yet; waiting for `dask worker {desk.client.scheduler.address} --nthreads 1`"
+        )
 
 # %% ../../nbs/study/12_many_machines.ipynb #078d5de0
 def begin_on_cluster(
     store: RunStore,
-    specs: list[RunSpec], # the most valuable first
-    scheduler: str = "", # its address, or
-    workers: int = 0, # processes on this machine
-    max_minutes: float = 0.0, # begin no further epoch after so long; 0: no limit
-    say: Callable[[str], None] = print, # takes a line a run
+    specs: list[RunSpec],  # the most valuable first
+    scheduler: str = "",  # its address, or
+    workers: int = 0,  # processes on this machine
+    max_minutes: float = 0.0,  # begin no further epoch after so long; 0: no limit
+    say: Callable[[str], None] = print,  # takes a line a run
 ) -> ClusterTraining:
     "Find the workers, look at them, and hand out the first runs."
     began, ending = time.monotonic(), threading.Event()
     with ExitStack() as stack:
-        client = stack.enter_context(open_client(scheduler, min(workers, len(specs)), str(store.device)))
+        client = stack.enter_context(
+            open_client(scheduler, min(workers, len(specs)), str(store.device))
+        )
         site = stack.enter_context(open_site(store))
-        desk = Desk(store, list(specs), site, client, began + 60 * max_minutes if max_minutes else None, say, workers, list(specs))
+        desk = Desk(
+            store,
+            list(specs),
+            site,
+            client,
+            began + 60 * max_minutes if max_minutes else None,
+            say,
+            workers,
+            list(specs),
+        )
         _open(desk)
         thread = threading.Thread(target=_serve, args=(desk, ending, stack.pop_all()), daemon=True)
     thread.start()
@@ -379,30 +617,39 @@ def begin_on_cluster(
 # %% ../../nbs/study/12_many_machines.ipynb #71e675b4
 def train_on_cluster(
     store: RunStore,
-    specs: list[RunSpec], # the most valuable first
-    scheduler: str = "", # its address, or
-    workers: int = 0, # processes on this machine
-    max_minutes: float = 0.0, # begin no further epoch after so long; 0: no limit
-    say: Callable[[str], None] = print, # takes a line a run, and one a minute in long ones
-) -> dict[str, str]: # id -> why it failed, as `work`
+    specs: list[RunSpec],  # the most valuable first
+    scheduler: str = "",  # its address, or
+    workers: int = 0,  # processes on this machine
+    max_minutes: float = 0.0,  # begin no further epoch after so long; 0: no limit
+    say: Callable[[str], None] = print,  # takes a line a run, and one a minute in long ones
+) -> dict[str, str]:  # id -> why it failed, as `work`
     "Train what is missing."
-    if not specs: return {}
+    if not specs:
+        return {}
     training = begin_on_cluster(store, specs, scheduler, workers, max_minutes, say)
     try:
-        while training.alive(): training.thread.join(0.1)
-    finally: training.stop()
-    if training.desk.broken: raise RunnerError(training.desk.broken)
+        while training.alive():
+            training.thread.join(0.1)
+    finally:
+        training.stop()
+    if training.desk.broken:
+        raise RunnerError(training.desk.broken)
     return training.desk.failed
 
 # %% ../../nbs/study/12_many_machines.ipynb #97a3713f
 def on_cluster(
-    scheduler: str = "", # its address, or
-    workers: int = 0, # processes on this machine
-    say: Callable[[str], None] = print, # takes the lines about the cluster
-) -> Callable: # as `begin_training`
+    scheduler: str = "",  # its address, or
+    workers: int = 0,  # processes on this machine
+    say: Callable[[str], None] = print,  # takes the lines about the cluster
+) -> Callable:  # as `begin_training`
     "How `reproduce` begins its trainings on a cluster."
+
     def begin(todo, root, jobs, max_minutes=0.0, runs_per_device=None):
-        if runs_per_device is not None: raise RunnerError("runs_per_device is for the processes of one machine; on a cluster start as many workers a card as runs shall share it")
+        if runs_per_device is not None:
+            raise RunnerError(
+                "runs_per_device is for the processes of one machine; on a cluster start as many workers a card as runs shall share it"
+            )
         found = missing_runs(todo)
         return found and begin_on_cluster(*found[:2], scheduler, workers, max_minutes, say)
+
     return begin

@@ -27,17 +27,33 @@ import torch
 # %% ../../nbs/study/05_measure.ipynb #c193bbcf
 from ..clips.batches import batches
 from ..clips.sources import open_clips
-from ..measuring.attention import (
-    fair_share, frame_correlation, frame_correlation_before, joint_correlation, joint_correlation_before, knee_in_features, knee_in_map)
-from .cells import EXPERIMENTS, SYSTEMS, Cell, as_profile, cell_specs, experiment_cells, experiment_specs, half_spec, is_checked
-from .verdicts import JUDGED, Verdict, judge, verdict_row, without_verdict
-from ..paper.tables import CLAIMS, NUMERALS, TABLES, Claim, printed_value
-from .profiles import SLOTS, Profile
-from .results import data_folder, project_root, provenance, record_folders, results_folder, save_figure
 from ..measuring import separation
+from mdr_repro.measuring.attention import (
+    fair_share,
+    frame_correlation,
+    frame_correlation_before,
+    joint_correlation,
+    joint_correlation_before,
+    knee_in_features,
+    knee_in_map,
+)
+from ..measuring.statistics import Interval, mean_interval
+from ..paper.tables import CLAIMS, NUMERALS, Claim, printed_value
+from mdr_repro.study.cells import (
+    EXPERIMENTS,
+    Cell,
+    as_profile,
+    cell_specs,
+    experiment_cells,
+    experiment_specs,
+    half_spec,
+    is_checked,
+)
+from .profiles import SLOTS, Profile
+from .results import data_folder, project_root, provenance, record_folders
+from .verdicts import JUDGED, Verdict, judge, verdict_row, without_verdict
 from ..training.evaluation import fuse
 from ..training.run_spec import RunSpec, write_atomic
-from ..measuring.statistics import Interval, mean_interval
 from ..training.run_store import Record, RunStore, write_record
 from ..training.trainer import TrainingError, run_clips
 
@@ -45,25 +61,65 @@ from ..training.trainer import TrainingError, run_clips
 def pretty(frame: pd.DataFrame) -> "pd.io.formats.style.Styler":
     "A frame for the eye: two decimals, a dash where there is no number, no text cut off."
     texts = [c for c in frame if frame[c].dtype == object]
-    return frame.style.format(precision=2, na_rep="–").set_properties(subset=texts, **{"text-align": "left"}).set_uuid(frame.index.name or "frame")
+    return (
+        frame.style.format(precision=2, na_rep="–")
+        .set_properties(subset=texts, **{"text-align": "left"})
+        .set_uuid(frame.index.name or "frame")
+    )
 
-def paper_claims(id: str) -> pd.DataFrame: # a line a claim
+
+def paper_claims(id: str) -> pd.DataFrame:  # a line a claim
     "What the paper says of a table or figure: its words, its number, and the difference of the printed cells."
-    rows = [{"claim": c.id, "better": " + ".join(p.row for p in c.better), "worse": " + ".join(p.row for p in c.worse), "column": c.better[0].column,
-             "printed": c.difference, "computed": c.computed, "text": c.text} for c in CLAIMS if c.table == id]
+    rows = [
+        {
+            "claim": c.id,
+            "better": " + ".join(p.row for p in c.better),
+            "worse": " + ".join(p.row for p in c.worse),
+            "column": c.better[0].column,
+            "printed": c.difference,
+            "computed": c.computed,
+            "text": c.text,
+        }
+        for c in CLAIMS
+        if c.table == id
+    ]
     return pd.DataFrame(rows).set_index("claim").astype({"printed": float, "computed": float})
 
 # %% ../../nbs/study/05_measure.ipynb #7a53141c
-def spec_table(specs: list[RunSpec]) -> pd.DataFrame: # a line a setting
+def spec_table(specs: list[RunSpec]) -> pd.DataFrame:  # a line a setting
     "The runs of an experiment: what differs between its settings, what they share, the ids of the seeds."
     groups, rows = {}, []
-    for s in specs: groups.setdefault(replace(s, seed=0), []).append(s)
-    def options(s): return {"backbone": s.backbone, "objective": s.objective, "noise": s.noise, "modality": s.modality, "precision": s.precision, **s.backbone_options, **s.objective_options}
+    for s in specs:
+        groups.setdefault(replace(s, seed=0), []).append(s)
+
+    def options(s):
+        return {
+            "backbone": s.backbone,
+            "objective": s.objective,
+            "noise": s.noise,
+            "modality": s.modality,
+            "precision": s.precision,
+            **s.backbone_options,
+            **s.objective_options,
+        }
+
     known = [options(s) for s in groups]
-    varied = [k for k in dict.fromkeys(k for o in known for k in o) if len({str(o.get(k)) for o in known}) > 1]
+    varied = [
+        k
+        for k in dict.fromkeys(k for o in known for k in o)
+        if len({str(o.get(k)) for o in known}) > 1
+    ]
     for (s, seeds), own in zip(groups.items(), known):
-        rows.append({**{k: str(own.get(k, "–")) for k in varied}, "clips": s.data.split(":")[0], "frames": s.sampling.num_frames, "epochs": s.schedule.epochs,
-                     "batch": s.schedule.batch_size, "runs": " ".join(x.id for x in seeds)})
+        rows.append(
+            {
+                **{k: str(own.get(k, "–")) for k in varied},
+                "clips": s.data.split(":")[0],
+                "frames": s.sampling.num_frames,
+                "epochs": s.schedule.epochs,
+                "batch": s.schedule.batch_size,
+                "runs": " ".join(x.id for x in seeds),
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/study/05_measure.ipynb #b470061e
@@ -73,20 +129,36 @@ def clip_features(store: RunStore, spec: RunSpec) -> tuple[np.ndarray, np.ndarra
     clips = run_clips(spec, open_clips(spec.data, store.data_root))
     recognizer, found = store.get(spec).model(store.device), []
     with torch.no_grad():
-        for x, y in batches(clips.to(store.device), "test", spec.schedule.batch_size, spec.sampling, modality=spec.modality, training=False, device=store.device):
+        for x, y in batches(
+            clips.to(store.device),
+            "test",
+            spec.schedule.batch_size,
+            spec.sampling,
+            modality=spec.modality,
+            training=False,
+            device=store.device,
+        ):
             found.append((recognizer.embed(x).float().cpu().numpy(), y.cpu().numpy()))
     return tuple(np.concatenate(part) for part in zip(*found))
 
-def _share(records: list[Record], weights: list[float] | None, name: str) -> float: # 0..1
+
+def _share(records: list[Record], weights: list[float] | None, name: str) -> float:  # 0..1
     "As the record has it; of the weighted sum of scores where several streams are fused."
-    if len(records) == 1: return records[0].result[name]
+    if len(records) == 1:
+        return records[0].result[name]
     return getattr(fuse([r.rounded_scores() for r in records], weights), name)
 
-def accuracy(store: RunStore, records: list[Record], weights: list[float] | None = None) -> float: # %
+
+def accuracy(
+    store: RunStore, records: list[Record], weights: list[float] | None = None
+) -> float:  # %
     "Top-1 of the test clips. weights: one a stream, `Cell.weights`; None: all 1."
     return 100 * _share(records, weights, "top1")
 
-def mean_class(store: RunStore, records: list[Record], weights: list[float] | None = None) -> float: # %
+
+def mean_class(
+    store: RunStore, records: list[Record], weights: list[float] | None = None
+) -> float:  # %
     "The mean of the classes' accuracies, which PYSKL reports for FineGym."
     return 100 * _share(records, weights, "mean_class")
 
@@ -98,135 +170,225 @@ def drawn_features(store: RunStore, record: Record) -> tuple[np.ndarray, np.ndar
     return features[drawn], labels[drawn]
 
 # %% ../../nbs/study/05_measure.ipynb #3b0598cb
-def purity(store: RunStore, records: list[Record]) -> float: # %
+def purity(store: RunStore, records: list[Record]) -> float:  # %
     return 100 * separation.purity(*drawn_features(store, records[0]))
 
-def outliers(store: RunStore, records: list[Record]) -> float: # %
+
+def outliers(store: RunStore, records: list[Record]) -> float:  # %
     return 100 * float(separation.outliers(*drawn_features(store, records[0])).mean())
 
-def silhouette(store: RunStore, records: list[Record]) -> float: # -1..1
+
+def silhouette(store: RunStore, records: list[Record]) -> float:  # -1..1
     return separation.silhouette(*drawn_features(store, records[0]))
 
-def spread(store: RunStore, records: list[Record]) -> float: # degrees
+
+def spread(store: RunStore, records: list[Record]) -> float:  # degrees
     return separation.intra_class_angle(*drawn_features(store, records[0]))
 
-def imbalance(store: RunStore, records: list[Record]) -> float: # powers of ten
+
+def imbalance(store: RunStore, records: list[Record]) -> float:  # powers of ten
     "Embedding terms of the first epoch, unweighted, against its cross entropy."
     first = records[0].metrics.iloc[0]
     terms = {k: abs(v) for k, v in first.items() if k.startswith("loss_")}
-    return abs(math.log10(sum(v for k, v in terms.items() if k != "loss_softmax") / terms["loss_softmax"]))
+    return abs(
+        math.log10(sum(v for k, v in terms.items() if k != "loss_softmax") / terms["loss_softmax"])
+    )
 
-def epoch_seconds(store: RunStore, records: list[Record]) -> float: # the median epoch; some also evaluate
+
+def epoch_seconds(
+    store: RunStore, records: list[Record]
+) -> float:  # the median epoch; some also evaluate
     return float(records[0].metrics["seconds"].median())
 
-def passes(store: RunStore, records: list[Record]) -> float: # over the training clips
+
+def passes(store: RunStore, records: list[Record]) -> float:  # over the training clips
     return float(records[0].result["epochs"])
 
-def steps(store: RunStore, records: list[Record]) -> float: # of the optimizer
+
+def steps(store: RunStore, records: list[Record]) -> float:  # of the optimizer
     r = records[0].result
     return float(r["epochs"] * r["batches"]["train"])
 
-def hours(store: RunStore, records: list[Record]) -> float: # of training
+
+def hours(store: RunStore, records: list[Record]) -> float:  # of training
     return records[0].seconds / 3600
 
-QUANTITIES = {"accuracy": accuracy, "mean_class": mean_class, "epoch_seconds": epoch_seconds, "purity": purity, "outliers": outliers, "silhouette": silhouette,
-              "spread": spread, "imbalance": imbalance, "passes": passes, "steps": steps, "hours": hours,
-              "joint_correlation": joint_correlation, "frame_correlation": frame_correlation,
-              "joint_correlation_before": joint_correlation_before, "frame_correlation_before": frame_correlation_before,
-              "knee_in_map": knee_in_map, "knee_in_features": knee_in_features, "fair_share": fair_share} # the last seven: see *Attention*
+
+QUANTITIES = {
+    "accuracy": accuracy,
+    "mean_class": mean_class,
+    "epoch_seconds": epoch_seconds,
+    "purity": purity,
+    "outliers": outliers,
+    "silhouette": silhouette,
+    "spread": spread,
+    "imbalance": imbalance,
+    "passes": passes,
+    "steps": steps,
+    "hours": hours,
+    "joint_correlation": joint_correlation,
+    "frame_correlation": frame_correlation,
+    "joint_correlation_before": joint_correlation_before,
+    "frame_correlation_before": frame_correlation_before,
+    "knee_in_map": knee_in_map,
+    "knee_in_features": knee_in_features,
+    "fair_share": fair_share,
+}  # the last seven: see *Attention*
 
 # %% ../../nbs/study/05_measure.ipynb #83611398
-FROM_WEIGHTS = ("purity", "outliers", "silhouette", "spread", "joint_correlation", "frame_correlation", "joint_correlation_before",
-                "frame_correlation_before", "knee_in_map", "knee_in_features", "fair_share")
+FROM_WEIGHTS = (
+    "purity",
+    "outliers",
+    "silhouette",
+    "spread",
+    "joint_correlation",
+    "frame_correlation",
+    "joint_correlation_before",
+    "frame_correlation_before",
+    "knee_in_map",
+    "knee_in_features",
+    "fair_share",
+)
+
 
 def quantity(
     store: RunStore,
-    name: str, # key of QUANTITIES
-    records: list[Record], # of one seed, one a stream
-    *weights: list[float], # of the streams, where there are several
-) -> float | None: # None: the weights are not here, and nobody measured it where they were
+    name: str,  # key of QUANTITIES
+    records: list[Record],  # of one seed, one a stream
+    *weights: list[float],  # of the streams, where there are several
+) -> float | None:  # None: the weights are not here, and nobody measured it where they were
     "What a cell measures of one seed; what the weights tell is noted beside them."
-    if name not in FROM_WEIGHTS: return QUANTITIES[name](store, records, *weights)
-    if not records[0].weights: return records[0].quantities.get(name)
+    if name not in FROM_WEIGHTS:
+        return QUANTITIES[name](store, records, *weights)
+    if not records[0].weights:
+        return records[0].quantities.get(name)
     value = QUANTITIES[name](store, records, *weights)
     store.note(records[0], name, value)
     return value
 
+
 def keep_records(
     store: RunStore,
     profile: str | Profile,
-    ids=tuple(EXPERIMENTS), # table_05, ...
-    seeds: int = 0, # 0: the profile's own number
-) -> list[Path]: # their folders
+    ids=tuple(EXPERIMENTS),  # table_05, ...
+    seeds: int = 0,  # 0: the profile's own number
+) -> list[Path]:  # their folders
     "Write the records of a profile's finished runs, without weights, to root/PROFILE/records."
     profile, kept = as_profile(profile), {}
     for id, cell in ((id, c) for id in ids for c in experiment_cells(id, profile)):
         for seed in cell.seeds(profile, seeds):
             specs = cell_specs(cell, profile, seed, store.data_root)
             records = [r for s in specs if (r := store.get(s))]
-            missing = records and cell.quantity in FROM_WEIGHTS and cell.quantity not in records[0].quantities
-            if missing and records[0].weights: quantity(store, cell.quantity, records)
-            halves = [h for h in map(half_spec, specs) if h and store.get(h)] if seed == 0 and is_checked(id, cell, profile) else [] # the verdict rests on them
+            missing = (
+                records
+                and cell.quantity in FROM_WEIGHTS
+                and cell.quantity not in records[0].quantities
+            )
+            if missing and records[0].weights:
+                quantity(store, cell.quantity, records)
+            halves = (
+                [h for h in map(half_spec, specs) if h and store.get(h)]
+                if seed == 0 and is_checked(id, cell, profile)
+                else []
+            )  # the verdict rests on them
             kept |= {s.id: s for s in (*(r.spec for r in records), *halves)}
-    return [write_record(store.get(spec), store.root / profile.name / "records") for spec in kept.values()]
+    return [
+        write_record(store.get(spec), store.root / profile.name / "records")
+        for spec in kept.values()
+    ]
 
 # %% ../../nbs/study/05_measure.ipynb #5f740eb3
-def cell_records(store: RunStore, id: str, profile: str | Profile, seed: int = 0) -> dict[str, Record]: # row -> record
+def cell_records(
+    store: RunStore, id: str, profile: str | Profile, seed: int = 0
+) -> dict[str, Record]:  # row -> record
     "The finished first-stream runs of one seed whose weights are here, for pictures."
-    found = {c.row: store.get(cell_specs(c, as_profile(profile), seed, store.data_root)[0]) for c in experiment_cells(id, profile) if not c.missing}
+    found = {
+        c.row: store.get(cell_specs(c, as_profile(profile), seed, store.data_root)[0])
+        for c in experiment_cells(id, profile)
+        if not c.missing
+    }
     return {row: record for row, record in found.items() if record is not None and record.weights}
 
-def tsne_maps(store: RunStore, records: dict[str, Record]) -> dict[str, pd.DataFrame]: # a line a clip: x, y, class, outlier
+
+def tsne_maps(
+    store: RunStore, records: dict[str, Record]
+) -> dict[str, pd.DataFrame]:  # a line a clip: x, y, class, outlier
     "Every record's test clips as Figure 5 draws them."
     maps = {}
     for row, record in records.items():
         features, labels = drawn_features(store, record)
         x, y = separation.tsne_map(features).astype(float).round(3).T
-        maps[row] = pd.DataFrame({"x": x, "y": y, "class": [record.result["class_names"][k] for k in labels], "outlier": separation.outliers(features, labels)})
+        maps[row] = pd.DataFrame(
+            {
+                "x": x,
+                "y": y,
+                "class": [record.result["class_names"][k] for k in labels],
+                "outlier": separation.outliers(features, labels),
+            }
+        )
     return maps
 
 # %% ../../nbs/study/05_measure.ipynb #8d2f10b1
-FEWEST_SEEDS = 3 # for an interval to be shown
-WIDEST = 100.0 # points: a wider interval covers every accuracy
+FEWEST_SEEDS = 3  # for an interval to be shown
+WIDEST = 100.0  # points: a wider interval covers every accuracy
+
 
 def seeds_interval(
-    values: list[float], # one a seed
-    widest: float = math.inf, # in their unit
+    values: list[float],  # one a seed
+    widest: float = math.inf,  # in their unit
 ) -> Interval:
     "The mean; its 95 % interval where that says anything."
     i = mean_interval(values)
     tells = i.half is not None and i.n >= FEWEST_SEEDS and 0 < 2 * i.half <= widest
     return i if tells else Interval(i.mean, None, None, i.n)
 
-def shown_interval(column: str, values: dict[int, float]) -> Interval | None: # values: seed -> measured
-    "Of a cell; None where nothing was measured."
-    return seeds_interval(list(values.values()), WIDEST if "%" in column else math.inf) if values else None
 
-def seeds_text(count: int) -> str: return f"({count} seed{'s' * (count != 1)})"
+def shown_interval(
+    column: str, values: dict[int, float]
+) -> Interval | None:  # values: seed -> measured
+    "Of a cell; None where nothing was measured."
+    return (
+        seeds_interval(list(values.values()), WIDEST if "%" in column else math.inf)
+        if values
+        else None
+    )
+
+
+def seeds_text(count: int) -> str:
+    return f"({count} seed{'s' * (count != 1)})"
 
 # %% ../../nbs/study/05_measure.ipynb #3d5a9b1c
 @dataclass(frozen=True)
 class MeasuredCell:
     "A cell with its measured values beside the printed one."
+
     row: str
     column: str
     slot: str
-    printed: str # as in the paper; a dash where it prints nothing
-    values: dict[int, float] # seed -> measured
-    note: str = "" # why values are missing
-    runs: tuple[str, ...] = () # ids
-    weights: tuple[float, ...] = () # of the streams that are fused; empty: one stream
+    printed: str  # as in the paper; a dash where it prints nothing
+    values: dict[int, float]  # seed -> measured
+    note: str = ""  # why values are missing
+    runs: tuple[str, ...] = ()  # ids
+    weights: tuple[float, ...] = ()  # of the streams that are fused; empty: one stream
 
     @property
-    def paper(self) -> float | None: return printed_value(self.printed)
+    def paper(self) -> float | None:
+        return printed_value(self.printed)
+
     @property
-    def interval(self) -> Interval | None: return shown_interval(self.column, self.values) # what is shown of the seeds
+    def interval(self) -> Interval | None:
+        return shown_interval(self.column, self.values)  # what is shown of the seeds
+
     @property
-    def difference(self) -> float | None: # measured - paper
-        return None if self.interval is None or self.paper is None else self.interval.mean - self.paper
+    def difference(self) -> float | None:  # measured - paper
+        return (
+            None if self.interval is None or self.paper is None else self.interval.mean - self.paper
+        )
+
     @property
-    def text(self) -> str: # mean ± half width of the interval, or both seeds, and how many
-        if not self.values: return f"not run: {self.note}"
+    def text(self) -> str:  # mean ± half width of the interval, or both seeds, and how many
+        if not self.values:
+            return f"not run: {self.note}"
         i = self.interval
         mean = ", ".join(f"{v:.2f}" for v in self.values.values()) if i.n == 2 else f"{i.mean:.2f}"
         return f"{mean}{'' if i.half is None else f' ± {i.half:.2f}'} {seeds_text(i.n)}"
@@ -235,64 +397,119 @@ class MeasuredCell:
 @dataclass(frozen=True, repr=False)
 class MeasuredTable:
     "All cells of an experiment, the verdicts on its claims, and the records behind them."
+
     id: str
     profile: Profile
     cells: tuple[MeasuredCell, ...]
     verdicts: tuple[Verdict, ...]
     records: tuple[Record, ...]
-    device: str = "cpu" # where it was measured
-    MEASURED = "mean over seeds, from three seeds on with the 95 % interval of the mean; of two seeds both" # what its numbers are
+    device: str = "cpu"  # where it was measured
+    MEASURED = "mean over seeds, from three seeds on with the 95 % interval of the mean; of two seeds both"  # what its numbers are
 
     @property
-    def title(self) -> str: return table_title(self.id, self.profile, [c.slot for c in self.cells])
+    def title(self) -> str:
+        return table_title(self.id, self.profile, [c.slot for c in self.cells])
+
     @property
-    def fused(self) -> str: # empty where no cell has several streams
+    def fused(self) -> str:  # empty where no cell has several streams
         "How streams are fused."
-        return f"Fused streams: weighted sum of scores, {self.profile.fusion_text}." if any(c.weights for c in self.cells) else ""
+        return (
+            f"Fused streams: weighted sum of scores, {self.profile.fusion_text}."
+            if any(c.weights for c in self.cells)
+            else ""
+        )
+
     @property
-    def said(self) -> tuple[Verdict, ...]: # no more than "works" where the profile's clips are made up
-        return self.verdicts if self.profile.verdicts else tuple(map(without_verdict, self.verdicts))
-    def frame(self) -> pd.DataFrame: return _cells_frame(self) # a line a cell
-    def claims(self) -> pd.DataFrame: return _claims_frame(self) # a line a claim
-    def numbers(self) -> dict: return _numbers(self) # all of it in plain values
-    def save(self, folder: str | Path) -> None: _save_table(self, Path(folder))
-    def draw(self, *columns: str): return _draw_table(self, columns) # matplotlib Figure, of these columns (default: all)
-    def __repr__(self) -> str: return f"MeasuredTable({self.title!r})" # records know folders of this machine
-    def _repr_html_(self) -> str: return f"<p><b>{self.title}</b></p><p>{self.fused}</p>{pretty(self.frame()).to_html()}"
+    def said(
+        self,
+    ) -> tuple[Verdict, ...]:  # no more than "works" where the profile's clips are made up
+        return (
+            self.verdicts if self.profile.verdicts else tuple(map(without_verdict, self.verdicts))
+        )
+
+    def frame(self) -> pd.DataFrame:
+        return _cells_frame(self)  # a line a cell
+
+    def claims(self) -> pd.DataFrame:
+        return _claims_frame(self)  # a line a claim
+
+    def numbers(self) -> dict:
+        return _numbers(self)  # all of it in plain values
+
+    def save(self, folder: str | Path) -> None:
+        _save_table(self, Path(folder))
+
+    def draw(self, *columns: str):
+        return _draw_table(self, columns)  # matplotlib Figure, of these columns (default: all)
+
+    def __repr__(self) -> str:
+        return f"MeasuredTable({self.title!r})"  # records know folders of this machine
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>{self.title}</b></p><p>{self.fused}</p>{pretty(self.frame()).to_html()}"
 
 # %% ../../nbs/study/05_measure.ipynb #f8d2e7fe
-TITLES = {"systems_short": "All systems, short and narrow runs", "noise_curve": "Accuracy over the share of coordinates set to 0", "released_code": "What the released code does otherwise",
-          "precision": "bfloat16 beside float32", "budget": "How many epochs a set needs", "validation": "Beside published numbers"} # of experiments that are none of the paper's
+TITLES = {
+    "systems_short": "All systems, short and narrow runs",
+    "noise_curve": "Accuracy over the share of coordinates set to 0",
+    "released_code": "What the released code does otherwise",
+    "precision": "bfloat16 beside float32",
+    "budget": "How many epochs a set needs",
+    "validation": "Beside published numbers",
+}  # of experiments that are none of the paper's
 
-def table_title(id: str, profile: Profile, slots: list[str]) -> str: # one slot a cell
+
+def table_title(id: str, profile: Profile, slots: list[str]) -> str:  # one slot a cell
     "Name, profile and data; a table of other data than the paper's says so."
     kind, _, number = id.partition("_")
-    name = TITLES.get(id) or (f"Table {NUMERALS[int(number) - 1]}" if kind == "table" else f"Figure {int(number)}")
-    clips, meant = (", ".join(dict.fromkeys(texts)) for texts in ([profile.slot(s).clips for s in slots], [SLOTS[s] for s in slots]))
-    if not slots: return f"{name}, profile {profile.name}"
+    name = TITLES.get(id) or (
+        f"Table {NUMERALS[int(number) - 1]}" if kind == "table" else f"Figure {int(number)}"
+    )
+    clips, meant = (
+        ", ".join(dict.fromkeys(texts))
+        for texts in ([profile.slot(s).clips for s in slots], [SLOTS[s] for s in slots])
+    )
+    if not slots:
+        return f"{name}, profile {profile.name}"
     return f"{name}, profile {profile.name}: {meant if profile.name == 'paper' else clips if id in TITLES else f'{clips}, not {meant}'}"
 
 # %% ../../nbs/study/05_measure.ipynb #05f0f6c9
-def open_store(results_root: str | Path = "results", data_root: str = "", device: str = "cpu") -> RunStore:
+def open_store(
+    results_root: str | Path = "results", data_root: str = "", device: str = "cpu"
+) -> RunStore:
     "The runs below results_root/runs, and the records without weights of all profiles; relative folders count from the project."
-    return RunStore(project_root() / results_root, data_folder(data_root), device, record_folders(results_root))
+    return RunStore(
+        project_root() / results_root, data_folder(data_root), device, record_folders(results_root)
+    )
+
 
 def train_missing(
     store: RunStore,
     specs: list[RunSpec],
-    max_minutes: float = 0.0, # begin no further epoch after so long; 0: no limit
-    say: Callable[[str], None] | None = print, # takes a line a run, and one a minute in long ones
-) -> pd.Series: # how many runs are done, partial, missing, failed
+    max_minutes: float = 0.0,  # begin no further epoch after so long; 0: no limit
+    say: Callable[[str], None] | None = print,  # takes a line a run, and one a minute in long ones
+) -> pd.Series:  # how many runs are done, partial, missing, failed
     "Train what the store lacks. A run that fails is left to the table to report."
     ids, heard = list(dict.fromkeys(s.id for s in specs)), [time.monotonic()]
+
     def progress(spec, row):
         last = row["epoch"] == spec.schedule.epochs
-        if not last and time.monotonic() - heard[0] < 60: return
+        if not last and time.monotonic() - heard[0] < 60:
+            return
         heard[0] = time.monotonic()
-        tested = [f", {split} {100 * row[f'{split}_top1']:.1f} %" for split in ("val", "test") if f"{split}_top1" in row]
-        say(f"run {ids.index(spec.id) + 1} of {len(ids)}, {spec.id}, epoch {row['epoch']} of {spec.schedule.epochs}: loss {row['loss']:.3g}{''.join(tested)}")
-    try: store.ensure(specs, max_minutes or None, progress if say else False)
-    except TrainingError as e: (say or print)(str(e))
+        tested = [
+            f", {split} {100 * row[f'{split}_top1']:.1f} %"
+            for split in ("val", "test")
+            if f"{split}_top1" in row
+        ]
+        say(
+            f"run {ids.index(spec.id) + 1} of {len(ids)}, {spec.id}, epoch {row['epoch']} of {spec.schedule.epochs}: loss {row['loss']:.3g}{''.join(tested)}"
+        )
+
+    try:
+        store.ensure(specs, max_minutes or None, progress if say else False)
+    except TrainingError as e:
+        (say or print)(str(e))
     return pd.Series([store.status(s) for s in specs], name="runs").value_counts()
 
 # %% ../../nbs/study/05_measure.ipynb #a7107942
@@ -300,70 +517,138 @@ def _why_missing(store: RunStore, specs: list[RunSpec]) -> str:
     "Why some of these runs have no record."
     for status, words in (("failed", "training failed"), ("diverged", "diverged")):
         found = [store.partial(s) / "failed.json" for s in specs if store.status(s) == status]
-        if found: return f"{words} in {len(found)} of {len(specs)} runs: {json.loads(found[0].read_text(encoding='utf-8'))['error']}"
+        if found:
+            return f"{words} in {len(found)} of {len(specs)} runs: {json.loads(found[0].read_text(encoding='utf-8'))['error']}"
     missing = [s for s in specs if store.status(s) != "done"]
-    return f"{len(missing)} of {len(specs)} runs not trained (time limit, or not asked for)" if missing else ""
+    return (
+        f"{len(missing)} of {len(specs)} runs not trained (time limit, or not asked for)"
+        if missing
+        else ""
+    )
+
 
 def _unmeasured(name: str, count: int) -> str:
     "Why a quantity is missing of runs whose records are there."
-    return f"{name} of {count} runs was not measured while their weights were there" if count else ""
+    return (
+        f"{name} of {count} runs was not measured while their weights were there" if count else ""
+    )
 
 # %% ../../nbs/study/05_measure.ipynb #30a00001
-HALF_GAIN, TRAINED = 2.0, 90.0 # points that half of the epochs may lack; % of the training clips in the last epoch
+HALF_GAIN, TRAINED = (
+    2.0,
+    90.0,
+)  # points that half of the epochs may lack; % of the training clips in the last epoch
 
-def unfinished(record: Record, half: Record | None) -> str: # empty: trained to the end
+
+def unfinished(record: Record, half: Record | None) -> str:  # empty: trained to the end
     "Why a run of seed 0 was not trained to the end."
     accuracy, epochs, reasons = 100 * record.result["top1"], record.spec.schedule.epochs, []
     if half is not None and accuracy - 100 * half.result["top1"] > HALF_GAIN:
-        reasons.append(f"{accuracy:.1f} % after {epochs} epochs, {100 * half.result['top1']:.1f} % after {half.spec.schedule.epochs}")
+        reasons.append(
+            f"{accuracy:.1f} % after {epochs} epochs, {100 * half.result['top1']:.1f} % after {half.spec.schedule.epochs}"
+        )
     last = 100 * record.metrics["train_top1"].iloc[-1]
-    if last < TRAINED: reasons.append(f"training accuracy ends at {last:.1f} %")
+    if last < TRAINED:
+        reasons.append(f"training accuracy ends at {last:.1f} %")
     return ", ".join(reasons)
 
-def untrained_settings(store: RunStore, cell: Cell, profile: Profile, id: str) -> tuple[str, ...]: # one a stream
+
+def untrained_settings(
+    store: RunStore, cell: Cell, profile: Profile, id: str
+) -> tuple[str, ...]:  # one a stream
     "What is not trained to the end behind a cell."
-    if not is_checked(id, cell, profile): return ()
+    if not is_checked(id, cell, profile):
+        return ()
     found = []
     for spec in cell_specs(cell, profile, 0, store.data_root):
         record, half = store.get(spec), half_spec(spec)
         why = unfinished(record, half and store.get(half)) if record else ""
-        if why: found.append(f"{cell.row}{'' if spec.modality == 'joint' else ', ' + spec.modality}: {why}")
+        if why:
+            found.append(
+                f"{cell.row}{'' if spec.modality == 'joint' else ', ' + spec.modality}: {why}"
+            )
     return tuple(found)
 
 # %% ../../nbs/study/05_measure.ipynb #80439693
 def measure(
     store: RunStore,
-    id: str, # table_05, ...
+    id: str,  # table_05, ...
     profile: str | Profile = "smoke",
-    seeds: int = 0, # 0: the profile's own number
+    seeds: int = 0,  # 0: the profile's own number
 ) -> MeasuredTable:
     "The experiment's table from the finished runs of the store."
     profile, cells, records = as_profile(profile), [], {}
     for cell in experiment_cells(id, profile):
-        specs = {seed: cell_specs(cell, profile, seed, store.data_root) for seed in cell.seeds(profile, seeds)}
+        specs = {
+            seed: cell_specs(cell, profile, seed, store.data_root)
+            for seed in cell.seeds(profile, seeds)
+        }
         found = {seed: [store.get(s) for s in streams] for seed, streams in specs.items()}
-        found = {seed: streams for seed, streams in found.items() if streams and None not in streams}
-        weights = (cell.weights(profile),) if len(cell.streams) > 1 else () # one stream is as it is
-        values = {seed: quantity(store, cell.quantity, streams, *weights) for seed, streams in found.items()}
-        found, values = ({seed: v for seed, v in d.items() if values[seed] is not None} for d in (found, values)) # None: these clips have no such thing, or the weights are gone
+        found = {
+            seed: streams for seed, streams in found.items() if streams and None not in streams
+        }
+        weights = (
+            (cell.weights(profile),) if len(cell.streams) > 1 else ()
+        )  # one stream is as it is
+        values = {
+            seed: quantity(store, cell.quantity, streams, *weights)
+            for seed, streams in found.items()
+        }
+        found, values = (
+            {seed: v for seed, v in d.items() if values[seed] is not None} for d in (found, values)
+        )  # None: these clips have no such thing, or the weights are gone
         printed = cell.printed(id)
-        note = cell.missing or _why_missing(store, [s for streams in specs.values() for s in streams]) or _unmeasured(cell.quantity, len(specs) - len(values))
+        note = (
+            cell.missing
+            or _why_missing(store, [s for streams in specs.values() for s in streams])
+            or _unmeasured(cell.quantity, len(specs) - len(values))
+        )
         runs = tuple(r.spec.id for streams in found.values() for r in streams)
-        cells.append(MeasuredCell(cell.row, cell.column, cell.slot, printed, values, note, runs, *map(tuple, weights)))
+        cells.append(
+            MeasuredCell(
+                cell.row, cell.column, cell.slot, printed, values, note, runs, *map(tuple, weights)
+            )
+        )
         records |= {r.spec.id: r for streams in found.values() for r in streams}
     verdicts = tuple(_judged(c, store, profile, cells, records) for c in CLAIMS if c.table == id)
-    return MeasuredTable(id, profile, tuple(cells), verdicts, tuple(records.values()), str(store.device))
+    return MeasuredTable(
+        id, profile, tuple(cells), verdicts, tuple(records.values()), str(store.device)
+    )
 
 # %% ../../nbs/study/05_measure.ipynb #30a00002
-def _judged(claim: Claim, store: RunStore, profile: Profile, cells: list[MeasuredCell], records: dict[str, Record]) -> Verdict:
+def _judged(
+    claim: Claim,
+    store: RunStore,
+    profile: Profile,
+    cells: list[MeasuredCell],
+    records: dict[str, Record],
+) -> Verdict:
     "The verdict on a claim, unless a setting that it rests on was not trained to the end."
     places = {tuple(place) for place in (*claim.better, *claim.worse)}
     declared = [c for c in experiment_cells(claim.table, profile) if (c.row, c.column) in places]
-    sizes = [records[run].result.get("clips", {}).get("test") for c in cells if (c.row, c.column) in places for run in c.runs]
+    sizes = [
+        records[run].result.get("clips", {}).get("test")
+        for c in cells
+        if (c.row, c.column) in places
+        for run in c.runs
+    ]
     planned = max((len(c.seeds(profile)) for c in declared), default=0)
-    v = judge(claim, {(c.row, c.column): c.values for c in cells}, planned, min((n for n in sizes if n), default=None))
-    untrained = tuple(dict.fromkeys(why for c in declared for why in untrained_settings(store, c, profile, claim.table)))
-    return replace(v, verdict="under-trained", untrained=untrained) if untrained and v.verdict in JUDGED else v
+    v = judge(
+        claim,
+        {(c.row, c.column): c.values for c in cells},
+        planned,
+        min((n for n in sizes if n), default=None),
+    )
+    untrained = tuple(
+        dict.fromkeys(
+            why for c in declared for why in untrained_settings(store, c, profile, claim.table)
+        )
+    )
+    return (
+        replace(v, verdict="under-trained", untrained=untrained)
+        if untrained and v.verdict in JUDGED
+        else v
+    )
 
 # %% ../../nbs/study/05_measure.ipynb #73d126eb
 def _cells_frame(table: MeasuredTable) -> pd.DataFrame:
@@ -371,11 +656,33 @@ def _cells_frame(table: MeasuredTable) -> pd.DataFrame:
     rows = []
     for c in table.cells:
         i = c.interval
-        rows.append({"row": c.row, "column": c.column, "paper": c.printed, "measured": None if i is None else i.mean, "low": i and i.low, "high": i and i.high,
-                     "n": 0 if i is None else i.n, "difference": c.difference, "note": c.note})
-    columns = ("row", "column", "paper", "measured", "low", "high", "n", "difference", "note") # also of a table without cells
+        rows.append(
+            {
+                "row": c.row,
+                "column": c.column,
+                "paper": c.printed,
+                "measured": None if i is None else i.mean,
+                "low": i and i.low,
+                "high": i and i.high,
+                "n": 0 if i is None else i.n,
+                "difference": c.difference,
+                "note": c.note,
+            }
+        )
+    columns = (
+        "row",
+        "column",
+        "paper",
+        "measured",
+        "low",
+        "high",
+        "n",
+        "difference",
+        "note",
+    )  # also of a table without cells
     frame = pd.DataFrame(rows, columns=columns).set_index(["row", "column"])
     return frame.astype({k: float for k in ("measured", "low", "high", "difference")}).round(4)
+
 
 def _claims_frame(table: MeasuredTable) -> pd.DataFrame:
     "The paper's claims with what was measured, a line a claim."
@@ -383,155 +690,413 @@ def _claims_frame(table: MeasuredTable) -> pd.DataFrame:
     for v in table.said:
         names = [" + ".join(p.row for p in side) for side in (v.claim.better, v.claim.worse)]
         e = v.effect
-        rows.append({"claim": v.claim.id, "better": names[0], "worse": names[1], "paper": v.claim.difference if v.claim.difference is not None else v.claim.computed,
-                     "measured": e and e.mean, "low": e and e.low, "high": e and e.high, "p": v.p, "verdict": v.verdict})
+        rows.append(
+            {
+                "claim": v.claim.id,
+                "better": names[0],
+                "worse": names[1],
+                "paper": v.claim.difference if v.claim.difference is not None else v.claim.computed,
+                "measured": e and e.mean,
+                "low": e and e.low,
+                "high": e and e.high,
+                "p": v.p,
+                "verdict": v.verdict,
+            }
+        )
     columns = ("paper", "measured", "low", "high", "p")
-    return pd.DataFrame(rows, columns=["claim", "better", "worse", *columns, "verdict"]).set_index("claim").astype({k: float for k in columns}).round(4)
+    return (
+        pd.DataFrame(rows, columns=["claim", "better", "worse", *columns, "verdict"])
+        .set_index("claim")
+        .astype({k: float for k in columns})
+        .round(4)
+    )
 
 # %% ../../nbs/study/05_measure.ipynb #abcc3035
 def markdown(frame: pd.DataFrame) -> str:
     "A frame as a Markdown table; empty where there is no number."
-    def text(v): return "" if v is None or (isinstance(v, float) and math.isnan(v)) else f"{v:.2f}" if isinstance(v, float) else str(v).replace("|", "\\|")
+
+    def text(v):
+        return (
+            ""
+            if v is None or (isinstance(v, float) and math.isnan(v))
+            else f"{v:.2f}"
+            if isinstance(v, float)
+            else str(v).replace("|", "\\|")
+        )
+
     flat = frame.reset_index()
-    lines = [list(flat.columns), ["---"] * len(flat.columns), *flat.itertuples(index=False, name=None)]
+    lines = [
+        list(flat.columns),
+        ["---"] * len(flat.columns),
+        *flat.itertuples(index=False, name=None),
+    ]
     return "\n".join("| " + " | ".join(map(text, line)) + " |" for line in lines) + "\n"
 
+
 def _numbers(table: MeasuredTable) -> dict:
-    def spread(i): return None if i is None else {"mean": i.mean, "low": i.low, "high": i.high, "n": i.n}
+    def spread(i):
+        return None if i is None else {"mean": i.mean, "low": i.low, "high": i.high, "n": i.n}
+
     return {
-        "id": table.id, "title": table.title, "profile": table.profile.name,
-        "cells": [{"row": c.row, "column": c.column, "slot": c.slot, "printed": c.printed, "paper": c.paper, "values": {str(k): v for k, v in c.values.items()},
-                   "measured": spread(c.interval), "difference": c.difference, "runs": c.runs, "note": c.note} for c in table.cells],
+        "id": table.id,
+        "title": table.title,
+        "profile": table.profile.name,
+        "cells": [
+            {
+                "row": c.row,
+                "column": c.column,
+                "slot": c.slot,
+                "printed": c.printed,
+                "paper": c.paper,
+                "values": {str(k): v for k, v in c.values.items()},
+                "measured": spread(c.interval),
+                "difference": c.difference,
+                "runs": c.runs,
+                "note": c.note,
+            }
+            for c in table.cells
+        ],
         "claims": [verdict_row(v) for v in table.said],
     }
 
 # %% ../../nbs/study/05_measure.ipynb #32d0c162
-def _read_frame(table: MeasuredTable) -> pd.DataFrame: # for the eye: both values where there are two seeds
-    measured = [", ".join(f"{v:.2f}" for v in c.values.values()) if len(c.values) == 2 else c.interval and c.interval.mean for c in table.cells]
+def _read_frame(
+    table: MeasuredTable,
+) -> pd.DataFrame:  # for the eye: both values where there are two seeds
+    measured = [
+        ", ".join(f"{v:.2f}" for v in c.values.values())
+        if len(c.values) == 2
+        else c.interval and c.interval.mean
+        for c in table.cells
+    ]
     return table.frame().assign(measured=pd.Series(measured, dtype=object).tolist())
+
 
 def _save_table(table: MeasuredTable, folder: Path) -> None:
     "table.json, table.csv and table.md."
     origin = provenance(table.records, table.device)
-    write_atomic(folder / "table.json", json.dumps({**table.numbers(), "provenance": origin}, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(
+        folder / "table.json",
+        json.dumps(
+            {**table.numbers(), "provenance": origin}, indent=1, ensure_ascii=False, allow_nan=False
+        )
+        + "\n",
+    )
     write_atomic(folder / "table.csv", table.frame().to_csv())
-    code = f"revision {origin['revision'] or 'unknown (no git)'}" + (" with changes" if origin["dirty"] else "")
-    write_atomic(folder / "table.md", "\n".join([
-        f"# {table.title}\n", f"Measured: {table.MEASURED}; difference: measured - paper.\n", *([f"{table.fused}\n"] if table.fused else []), markdown(_read_frame(table)),
-        *(["## Claims\n", "Verdict: paired test over seeds, 5 % level. Paper: as printed in the text, else the difference of the printed cells.\n", markdown(table.claims())] if table.verdicts else []),
-        "## Provenance\n", f"- code: {code}; locked packages {origin['lock_sha256'] or 'unknown'}", *(f"- runs made with {', '.join(f'{k} {v}' for k, v in made.items())}" for made in origin["made_with"]),
-        *(f"- data: {source}, checksum {checksum}" for source, checksum in origin["data"].items()), f"- runs: {', '.join(origin['runs']) or 'none'}", ""]))
+    code = f"revision {origin['revision'] or 'unknown (no git)'}" + (
+        " with changes" if origin["dirty"] else ""
+    )
+    write_atomic(
+        folder / "table.md",
+        "\n".join(
+            [
+                f"# {table.title}\n",
+                f"Measured: {table.MEASURED}; difference: measured - paper.\n",
+                *([f"{table.fused}\n"] if table.fused else []),
+                markdown(_read_frame(table)),
+                *(
+                    [
+                        "## Claims\n",
+                        "Verdict: paired test over seeds, 5 % level. Paper: as printed in the text, else the difference of the printed cells.\n",
+                        markdown(table.claims()),
+                    ]
+                    if table.verdicts
+                    else []
+                ),
+                "## Provenance\n",
+                f"- code: {code}; locked packages {origin['lock_sha256'] or 'unknown'}",
+                *(
+                    f"- runs made with {', '.join(f'{k} {v}' for k, v in made.items())}"
+                    for made in origin["made_with"]
+                ),
+                *(
+                    f"- data: {source}, checksum {checksum}"
+                    for source, checksum in origin["data"].items()
+                ),
+                f"- runs: {', '.join(origin['runs']) or 'none'}",
+                "",
+            ]
+        ),
+    )
 
 # %% ../../nbs/study/05_measure.ipynb #03728dcd
-def size_table(table: MeasuredTable) -> pd.DataFrame: # a line a row
+def size_table(table: MeasuredTable) -> pd.DataFrame:  # a line a row
     "Measured cells with the parameters of their runs."
     parameters = {r.spec.id: r.result["parameters"] for r in table.records}
     frame = table.frame().reset_index("column")[["measured", "low", "high", "n"]]
-    return frame.assign(parameters=[next((parameters[id] for id in c.runs), None) for c in table.cells])
+    return frame.assign(
+        parameters=[next((parameters[id] for id in c.runs), None) for c in table.cells]
+    )
 
-def term_effects(table: MeasuredTable) -> pd.DataFrame: # a line a term
+
+def term_effects(table: MeasuredTable) -> pd.DataFrame:  # a line a term
     "Mean over four pairs of rows of accuracy with the term minus accuracy without it (Table V)."
-    cells = {frozenset() if c.row == "softmax" else frozenset(c.row.split(" + ")): c for c in table.cells}
+    cells = {
+        frozenset() if c.row == "softmax" else frozenset(c.row.split(" + ")): c for c in table.cells
+    }
     seeds, rows = sorted(set.intersection(*(set(c.values) for c in cells.values()))), []
-    def effect(term, value): return sum(value(c) - value(cells[terms - {term}]) for terms, c in cells.items() if term in terms) / 4
+
+    def effect(term, value):
+        return (
+            sum(
+                value(c) - value(cells[terms - {term}])
+                for terms, c in cells.items()
+                if term in terms
+            )
+            / 4
+        )
+
     for term in ("a_in", "a_out", "norm"):
-        i = seeds_interval([effect(term, lambda c: c.values[seed]) for seed in seeds]) if seeds else None
-        rows.append({"term": term, "paper": effect(term, lambda c: c.paper), "measured": i and i.mean, "low": i and i.low, "high": i and i.high, "n": len(seeds)})
-    return pd.DataFrame(rows).set_index("term").astype({k: float for k in ("measured", "low", "high")})
+        i = (
+            seeds_interval([effect(term, lambda c: c.values[seed]) for seed in seeds])
+            if seeds
+            else None
+        )
+        rows.append(
+            {
+                "term": term,
+                "paper": effect(term, lambda c: c.paper),
+                "measured": i and i.mean,
+                "low": i and i.low,
+                "high": i and i.high,
+                "n": len(seeds),
+            }
+        )
+    return (
+        pd.DataFrame(rows).set_index("term").astype({k: float for k in ("measured", "low", "high")})
+    )
 
 # %% ../../nbs/study/05_measure.ipynb #03728dce
-def system_sizes(table: MeasuredTable) -> pd.DataFrame: # a line a row
+def system_sizes(table: MeasuredTable) -> pd.DataFrame:  # a line a row
     "Accuracies, seconds an epoch and parameters of the systems that were trained."
-    frame = table.frame()["measured"].unstack("column").reindex(list(dict.fromkeys(c.row for c in table.cells)))
+    frame = (
+        table.frame()["measured"]
+        .unstack("column")
+        .reindex(list(dict.fromkeys(c.row for c in table.cells)))
+    )
     parameters = {r.spec.id: r.result["parameters"] for r in table.records}
     first = {c.row: parameters[c.runs[0]] for c in table.cells if c.runs}
-    return pd.DataFrame({"accuracy": frame["Accuracy(%)"], "mean class": frame["Mean class(%)"], "seconds": frame["Seconds an epoch"], "parameters": pd.Series(first, dtype=float)}).reindex(frame.index)
+    return pd.DataFrame(
+        {
+            "accuracy": frame["Accuracy(%)"],
+            "mean class": frame["Mean class(%)"],
+            "seconds": frame["Seconds an epoch"],
+            "parameters": pd.Series(first, dtype=float),
+        }
+    ).reindex(frame.index)
 
 # %% ../../nbs/study/05_measure.ipynb #03728dc8
-def by_row(table: MeasuredTable, column: str = "all") -> MeasuredTable: # every cell a row of its own, named "row, column"
+def by_row(
+    table: MeasuredTable, column: str = "all"
+) -> MeasuredTable:  # every cell a row of its own, named "row, column"
     "The table as one column, to compare cells of different columns."
-    return replace(table, cells=tuple(replace(c, row=f"{c.row}, {c.column}", column=column) for c in table.cells))
+    return replace(
+        table,
+        cells=tuple(replace(c, row=f"{c.row}, {c.column}", column=column) for c in table.cells),
+    )
 
 # %% ../../nbs/study/05_measure.ipynb #03728dcf
 def differences(
     table: MeasuredTable,
-    pairs: dict[str, tuple[str, str]], # name -> row, and row it is compared with
+    pairs: dict[str, tuple[str, str]],  # name -> row, and row it is compared with
     column: str = "Accuracy(%)",
-) -> pd.DataFrame: # a line a pair
+) -> pd.DataFrame:  # a line a pair
     "One row minus another, seed by seed, beside the same difference of the printed cells."
     cells, rows = {c.row: c for c in table.cells if c.column == column}, []
     for name, (a, b) in pairs.items():
         seeds = sorted(set(cells[a].values) & set(cells[b].values))
-        i = seeds_interval([cells[a].values[s] - cells[b].values[s] for s in seeds]) if seeds else None
-        paper = None if None in (cells[a].paper, cells[b].paper) else cells[a].paper - cells[b].paper
-        rows.append({"difference": name, "paper": paper, "measured": i and i.mean, "low": i and i.low, "high": i and i.high, "n": len(seeds)})
-    return pd.DataFrame(rows).set_index("difference").astype({k: float for k in ("paper", "measured", "low", "high")})
+        i = (
+            seeds_interval([cells[a].values[s] - cells[b].values[s] for s in seeds])
+            if seeds
+            else None
+        )
+        paper = (
+            None if None in (cells[a].paper, cells[b].paper) else cells[a].paper - cells[b].paper
+        )
+        rows.append(
+            {
+                "difference": name,
+                "paper": paper,
+                "measured": i and i.mean,
+                "low": i and i.low,
+                "high": i and i.high,
+                "n": len(seeds),
+            }
+        )
+    return (
+        pd.DataFrame(rows)
+        .set_index("difference")
+        .astype({k: float for k in ("paper", "measured", "low", "high")})
+    )
 
 # %% ../../nbs/study/05_measure.ipynb #03728dd0
-def draw_differences(frame: pd.DataFrame, title: str, unit: str = "percentage points"): # of `differences`; matplotlib Figure
+def draw_differences(
+    frame: pd.DataFrame, title: str, unit: str = "percentage points"
+):  # of `differences`; matplotlib Figure
     "What a change adds, in the paper and measured."
     import matplotlib.pyplot as plt
+
     fig, ax = plt.subplots(figsize=(6.4, 1 + 0.36 * len(frame)), layout="constrained")
     for y, (_, r) in enumerate(frame.iterrows()):
         ax.plot(r["paper"], y - 0.12, "D", color="C1", markerfacecolor="none")
-        if r["n"]: ax.errorbar(r["measured"], y + 0.12, xerr=None if pd.isna(r["low"]) else (r["high"] - r["low"]) / 2, fmt="o", color="C0", capsize=3)
+        if r["n"]:
+            ax.errorbar(
+                r["measured"],
+                y + 0.12,
+                xerr=None if pd.isna(r["low"]) else (r["high"] - r["low"]) / 2,
+                fmt="o",
+                color="C0",
+                capsize=3,
+            )
     ax.axvline(0, color=".6", lw=0.8)
     low, high = view([v for v in (*frame["paper"], *frame["measured"], 0.0) if not pd.isna(v)])
-    ax.set(xlabel=unit, yticks=range(len(frame)), yticklabels=frame.index, ylim=(len(frame) - 0.5, -0.5), xlim=(min(low, frame[["paper", "measured"]].min().min() - 0.2), high))
-    ax.plot([], [], "D", color="C1", markerfacecolor="none", label="paper"); ax.plot([], [], "o", color="C0", label="measured, 95 %" if frame["low"].notna().any() else "measured")
-    ax.legend(fontsize="small", loc="best"); ax.set_title(title, fontsize="medium")
+    ax.set(
+        xlabel=unit,
+        yticks=range(len(frame)),
+        yticklabels=frame.index,
+        ylim=(len(frame) - 0.5, -0.5),
+        xlim=(min(low, frame[["paper", "measured"]].min().min() - 0.2), high),
+    )
+    ax.plot([], [], "D", color="C1", markerfacecolor="none", label="paper")
+    ax.plot(
+        [],
+        [],
+        "o",
+        color="C0",
+        label="measured, 95 %" if frame["low"].notna().any() else "measured",
+    )
+    ax.legend(fontsize="small", loc="best")
+    ax.set_title(title, fontsize="medium")
     return fig
 
 # %% ../../nbs/study/05_measure.ipynb #92a5fd79
-def draw_sizes(sizes: pd.DataFrame, title: str): # of `size_table`; matplotlib Figure
+def draw_sizes(sizes: pd.DataFrame, title: str):  # of `size_table`; matplotlib Figure
     "Accuracy over parameters."
     import matplotlib.pyplot as plt
+
     fig, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
     run = sizes.dropna(subset="measured").sort_values("parameters")
-    ax.errorbar(run["parameters"] / 1e3, run["measured"], yerr=(run["high"] - run["low"]) / 2, fmt="o", capsize=3)
-    for i, (name, row) in enumerate(run.iterrows()): ax.annotate(name, (row["parameters"] / 1e3, row["measured"]), xytext=(6, (6, -13)[i % 2]), textcoords="offset points")
-    ax.set(xlabel="parameters with those of the loss (thousands)", ylabel="accuracy (%)", ylim=view(run["measured"].tolist()))
-    ax.set_title(title, fontsize="medium"); ax.margins(x=0.15)
+    ax.errorbar(
+        run["parameters"] / 1e3,
+        run["measured"],
+        yerr=(run["high"] - run["low"]) / 2,
+        fmt="o",
+        capsize=3,
+    )
+    for i, (name, row) in enumerate(run.iterrows()):
+        ax.annotate(
+            name,
+            (row["parameters"] / 1e3, row["measured"]),
+            xytext=(6, (6, -13)[i % 2]),
+            textcoords="offset points",
+        )
+    ax.set(
+        xlabel="parameters with those of the loss (thousands)",
+        ylabel="accuracy (%)",
+        ylim=view(run["measured"].tolist()),
+    )
+    ax.set_title(title, fontsize="medium")
+    ax.margins(x=0.15)
     return fig
 
-def frame_values(frame: pd.DataFrame) -> dict: # column -> row -> value
+
+def frame_values(frame: pd.DataFrame) -> dict:  # column -> row -> value
     "A frame as plain JSON values, for `save_figure`: None where there is no number."
-    return {column: {str(k): None if pd.isna(v) else v for k, v in frame[column].to_dict().items()} for column in frame}
+    return {
+        column: {str(k): None if pd.isna(v) else v for k, v in frame[column].to_dict().items()}
+        for column in frame
+    }
 
 # %% ../../nbs/study/05_measure.ipynb #86bfe46c
-def view(values: list[float]) -> tuple[float, float]: # limits of an axis
+def view(values: list[float]) -> tuple[float, float]:  # limits of an axis
     "Room for all values and as much again: intervals of few seeds can be far wider than all that was measured, and may leave the panel."
-    if not values: return 0.0, 1.0
+    if not values:
+        return 0.0, 1.0
     span = max(max(values) - min(values), 0.02 * max(map(abs, values)), 1e-9)
     low = min(values) - 0.6 * span
     return max(low, 0.0) if min(values) >= 0 else low, max(values) + 0.6 * span
 
+
 def _draw_table(table: MeasuredTable, only: tuple[str, ...] = ()):
     "Rows from top to bottom; a panel a column, or one for the paper and one for what was measured."
     import matplotlib.pyplot as plt
-    if only: table = replace(table, cells=tuple(c for c in table.cells if c.column in only))
-    columns, rows = (list(dict.fromkeys(getattr(c, side) for c in table.cells)) for side in ("column", "row"))
+
+    if only:
+        table = replace(table, cells=tuple(c for c in table.cells if c.column in only))
+    columns, rows = (
+        list(dict.fromkeys(getattr(c, side) for c in table.cells)) for side in ("column", "row")
+    )
     printed = any(c.paper is not None for c in table.cells)
-    kinds = [("paper", "measured")] if table.profile.name == "paper" else [("paper",), ("measured",)] if printed else [("measured",)]
+    kinds = (
+        [("paper", "measured")]
+        if table.profile.name == "paper"
+        else [("paper",), ("measured",)]
+        if printed
+        else [("measured",)]
+    )
     panels = [(column, kind) for column in columns for kind in kinds]
     width = min(3.2, 9 / len(panels))
-    fig, axes = plt.subplots(1, len(panels), figsize=(1.8 + width * len(panels), 1.2 + 0.34 * len(rows)), sharey=True, squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(1.8 + width * len(panels), 1.2 + 0.34 * len(rows)),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
     for ax, (column, kind) in zip(axes[0], panels):
-        for c in (c for c in table.cells if c.column == column): _draw_cell(ax, rows.index(c.row), c, kind)
-        if len(kinds) > 1: ax.set_title(f"{kind[0]}: {SLOTS[table.cells[0].slot] if kind == ('paper',) else table.profile.slot(table.cells[0].slot).clips}", fontsize="small")
-        ax.set(xlabel=column.replace("(%)", " (%)"), yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
-        ax.set_xlim(view([v for c in table.cells if c.column == column for v in (*([c.paper] if "paper" in kind and c.paper is not None else []), *(c.values.values() if "measured" in kind else []))]))
+        for c in (c for c in table.cells if c.column == column):
+            _draw_cell(ax, rows.index(c.row), c, kind)
+        if len(kinds) > 1:
+            ax.set_title(
+                f"{kind[0]}: {SLOTS[table.cells[0].slot] if kind == ('paper',) else table.profile.slot(table.cells[0].slot).clips}",
+                fontsize="small",
+            )
+        ax.set(
+            xlabel=column.replace("(%)", " (%)"),
+            yticks=range(len(rows)),
+            yticklabels=rows,
+            ylim=(len(rows) - 0.5, -0.5),
+        )
+        ax.set_xlim(
+            view(
+                [
+                    v
+                    for c in table.cells
+                    if c.column == column
+                    for v in (
+                        *([c.paper] if "paper" in kind and c.paper is not None else []),
+                        *(c.values.values() if "measured" in kind else []),
+                    )
+                ]
+            )
+        )
     fig.suptitle(table.title, fontsize="medium")
     return fig
 
 # %% ../../nbs/study/05_measure.ipynb #207f78c6
 def _draw_cell(ax, y: int, c: MeasuredCell, kinds: tuple[str, ...]) -> None:
     "One row of a panel."
-    if "paper" in kinds and c.paper is not None: ax.plot(c.paper, y, "D", color="C1", markerfacecolor="none")
-    if "measured" not in kinds: return
-    if not c.values: ax.annotate("not run", (0.02, y), xycoords=("axes fraction", "data"), va="center", color=".4", fontsize="small")
+    if "paper" in kinds and c.paper is not None:
+        ax.plot(c.paper, y, "D", color="C1", markerfacecolor="none")
+    if "measured" not in kinds:
+        return
+    if not c.values:
+        ax.annotate(
+            "not run",
+            (0.02, y),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            color=".4",
+            fontsize="small",
+        )
     else:
         i, seeds = c.interval, list(c.values.values())
-        if i.n != 2: ax.errorbar(i.mean, y, xerr=i.half, fmt="o", color="C0", capsize=3, markersize=5)
-        marks = {"marker": "o", "color": "C0", "markersize": 5} if i.n == 2 else {"marker": ".", "color": ".2", "markersize": 4}
+        if i.n != 2:
+            ax.errorbar(i.mean, y, xerr=i.half, fmt="o", color="C0", capsize=3, markersize=5)
+        marks = (
+            {"marker": "o", "color": "C0", "markersize": 5}
+            if i.n == 2
+            else {"marker": ".", "color": ".2", "markersize": 4}
+        )
         ax.plot(seeds, [y] * i.n, linestyle="none", alpha=0.8 if i.n == 2 else 0.6, **marks)

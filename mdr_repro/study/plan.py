@@ -31,43 +31,62 @@ from torch import nn
 from ..clips.batches import batch_sizes
 from ..clips.clip_set import DataError
 from ..clips.sources import open_clips
-from ..models import build_backbone
-from .cells import EXPERIMENTS, Cell, as_profile, cell_specs, experiment_cells, half_spec, is_checked
-from ..paper.tables import CLAIMS, TABLES, printed_value
-from .profiles import SLOTS, Profile, Slot
-from .results import data_folder
-from ..skeleton import Skeleton, get_skeleton
 from ..measuring.efficiency import clock, count_macs
-from ..training.evaluation import arithmetic, autocast
 from ..measuring.speed import bench_steps, load_benches
-from ..training.run_spec import Options, RunSpec, Schedule, WriteError, write_atomic
 from ..measuring.statistics import paired_power
+from ..models import build_backbone
+from ..paper.tables import CLAIMS, TABLES, printed_value
+from ..skeleton import Skeleton, get_skeleton
+from mdr_repro.study.cells import (
+    EXPERIMENTS,
+    Cell,
+    as_profile,
+    cell_specs,
+    experiment_cells,
+    half_spec,
+    is_checked,
+)
+from .profiles import Profile
+from .results import data_folder
+from ..training.evaluation import arithmetic, autocast
+from ..training.run_spec import Options, RunSpec, Schedule, WriteError, write_atomic
 from ..training.run_store import RunStore, acquire
-from ..training.trainer import Diverged, build_optimizer, build_recognizer, device_name, set_rate, step_loss
+from mdr_repro.training.trainer import (
+    Diverged,
+    build_optimizer,
+    build_recognizer,
+    device_name,
+    set_rate,
+    step_loss,
+)
 
 # %% ../../nbs/study/10_plan.ipynb #29b2c70d
 class Place(NamedTuple):
     "Where a number stands."
-    experiment: str # table_05
+
+    experiment: str  # table_05
     row: str
     column: str
     seed: int
 
+
 @dataclass(frozen=True)
 class Plan:
     "All distinct runs of some experiments."
+
     profile: Profile
-    runs: dict[str, RunSpec] # by id; all cells with seed 0, then seed 1, ...
-    serves: dict[str, list[Place]] # id -> the places that need this run
-    slots: dict[str, str] # id -> data slot
-    absent: frozenset[str] # ids of runs whose data is not here: stand-ins
-    problems: list[str] # what cannot be run, and what to do
+    runs: dict[str, RunSpec]  # by id; all cells with seed 0, then seed 1, ...
+    serves: dict[str, list[Place]]  # id -> the places that need this run
+    slots: dict[str, str]  # id -> data slot
+    absent: frozenset[str]  # ids of runs whose data is not here: stand-ins
+    problems: list[str]  # what cannot be run, and what to do
 
     @property
-    def places(self) -> dict[Place, list[str]]: # place -> ids of its runs, one a stream
+    def places(self) -> dict[Place, list[str]]:  # place -> ids of its runs, one a stream
         found = {}
         for id, places in self.serves.items():
-            for place in places: found.setdefault(place, []).append(id)
+            for place in places:
+                found.setdefault(place, []).append(id)
         return found
 
 # %% ../../nbs/study/10_plan.ipynb #d59022fb
@@ -75,37 +94,52 @@ def stand_in(source: str) -> str:
     "In place of the checksum of data that is not here."
     return hashlib.sha256(f"not here: {source}".encode()).hexdigest()
 
+
 def planned_specs(
-    cell: Cell,
-    profile: Profile,
-    seed: int,
-    data_root: str | None = None,
-) -> tuple[list[RunSpec], str]: # one a stream; what is missing
+    cell: Cell, profile: Profile, seed: int, data_root: str | None = None
+) -> tuple[list[RunSpec], str]:  # one a stream; what is missing
     "Specs behind one cell and seed, whether or not its data is here."
-    try: return cell_specs(cell, profile, seed, data_root), ""
-    except DataError as error: missing = f"data missing: {error}"
-    nameless = cell_specs(replace(cell, changes={**cell.changes, "data_checksum": "0" * 64}), profile, seed)
+    try:
+        return cell_specs(cell, profile, seed, data_root), ""
+    except DataError as error:
+        missing = f"data missing: {error}"
+    nameless = cell_specs(
+        replace(cell, changes={**cell.changes, "data_checksum": "0" * 64}), profile, seed
+    )
     return [replace(s, data_checksum=stand_in(s.data)) for s in nameless], missing
 
 # %% ../../nbs/study/10_plan.ipynb #95682e4d
 def make_plan(
-    ids: list[str], # experiments; those without cells need no runs
+    ids: list[str],  # experiments; those without cells need no runs
     profile: str | Profile = "smoke",
-    seeds: int = 0, # runs a cell; 0: the profile's own numbers
+    seeds: int = 0,  # runs a cell; 0: the profile's own numbers
     data_root: str | None = None,
 ) -> Plan:
     "Every run that the experiments need, each once."
     profile, data_root = as_profile(profile), data_folder(data_root)
     runs, checks, serves, slots, absent, problems = {}, {}, {}, {}, set(), {}
-    cells = [(id, cell, cell.seeds(profile, seeds)) for id in ids if id in EXPERIMENTS for cell in experiment_cells(id, profile)]
+    cells = [
+        (id, cell, cell.seeds(profile, seeds))
+        for id in ids
+        if id in EXPERIMENTS
+        for cell in experiment_cells(id, profile)
+    ]
     for seed in range(max((len(own) for _, _, own in cells), default=0)):
         for id, cell, _ in (c for c in cells if seed in c[2]):
             specs, missing = planned_specs(cell, profile, seed, data_root)
-            if missing: problems.setdefault(cell.slot, missing); absent.update(s.id for s in specs)
-            if cell.missing: problems.setdefault((id, cell.row), f"{id}, {cell.row}: {cell.missing}")
-            halves = [half for half in map(half_spec, specs) if half] if seed == 0 and is_checked(id, cell, profile) else []
-            if missing: absent.update(s.id for s in halves)
-            for spec in (*specs, *halves): # without its half run a cell is not complete
+            if missing:
+                problems.setdefault(cell.slot, missing)
+                absent.update(s.id for s in specs)
+            if cell.missing:
+                problems.setdefault((id, cell.row), f"{id}, {cell.row}: {cell.missing}")
+            halves = (
+                [half for half in map(half_spec, specs) if half]
+                if seed == 0 and is_checked(id, cell, profile)
+                else []
+            )
+            if missing:
+                absent.update(s.id for s in halves)
+            for spec in (*specs, *halves):  # without its half run a cell is not complete
                 (runs if spec in specs else checks).setdefault(spec.id, spec)
                 slots.setdefault(spec.id, cell.slot)
                 serves.setdefault(spec.id, []).append(Place(id, cell.row, cell.column, seed))
@@ -115,130 +149,246 @@ def make_plan(
 # %% ../../nbs/study/10_plan.ipynb #a4080759
 class Clips(NamedTuple):
     "What the cost of a run depends on."
-    skeleton: Skeleton
-    in_channels: int # C
-    persons: int # M
-    classes: int # K
-    train: int # clips
-    test: int # clips
 
-PUBLISHED = { # slot -> skeleton, persons, classes of the paper's set; all have x, y, z or x, y, score
-    **dict.fromkeys(("fsd10", "fsd10_all_frames", "short"), ("body25", 1, 10)), "finegym99": ("coco17", 1, 99),
+    skeleton: Skeleton
+    in_channels: int  # C
+    persons: int  # M
+    classes: int  # K
+    train: int  # clips
+    test: int  # clips
+
+
+PUBLISHED = {  # slot -> skeleton, persons, classes of the paper's set; all have x, y, z or x, y, score
+    **dict.fromkeys(("fsd10", "fsd10_all_frames", "short"), ("body25", 1, 10)),
+    "finegym99": ("coco17", 1, 99),
     **dict.fromkeys(("ntu60_xsub", "ntu60_xview"), ("ntu25", 2, 60)),
 }
 
-def published_clips(slot: str, size: tuple[int, int], source: str) -> Clips | None: # None where no size is known
+
+def published_clips(
+    slot: str, size: tuple[int, int], source: str
+) -> Clips | None:  # None where no size is known
     "From the literature; of a set cut down to some classes, the average share."
-    if slot not in PUBLISHED or not all(size): return None
+    if slot not in PUBLISHED or not all(size):
+        return None
     skeleton, persons, K = PUBLISHED[slot]
-    kept = next((part.count("+") + 1 for part in source.partition("#")[2].split("&") if part.startswith("classes=")), K)
+    kept = next(
+        (
+            part.count("+") + 1
+            for part in source.partition("#")[2].split("&")
+            if part.startswith("classes=")
+        ),
+        K,
+    )
     return Clips(get_skeleton(skeleton), 3, persons, kept, *(round(n * kept / K) for n in size))
 
 # %% ../../nbs/study/10_plan.ipynb #53e90e97
-def recorded_clips(result: dict) -> Clips: # of result.json
+def recorded_clips(result: dict) -> Clips:  # of result.json
     "As a finished run wrote them down."
     n = result["clips"]
-    return Clips(Skeleton(**result["skeleton"]), result["in_channels"], result["num_persons"], len(result["class_names"]), n["train"], n["test"])
+    return Clips(
+        Skeleton(**result["skeleton"]),
+        result["in_channels"],
+        result["num_persons"],
+        len(result["class_names"]),
+        n["train"],
+        n["test"],
+    )
 
-def planned_clips(plan: Plan, id: str, data_root: str | None = None) -> Clips | None: # None where nothing is known of them
+
+def planned_clips(
+    plan: Plan, id: str, data_root: str | None = None
+) -> Clips | None:  # None where nothing is known of them
     "The clips of a run: opened, or as published."
     spec, slot = plan.runs[id], plan.slots[id]
-    if id in plan.absent: return published_clips(slot, plan.profile.slot(slot).size, spec.data)
+    if id in plan.absent:
+        return published_clips(slot, plan.profile.slot(slot).size, spec.data)
     c = open_clips(spec.data, data_root)
-    return Clips(c.skeleton, c.in_channels, c.num_persons, c.num_classes, len(c.indices("train")), len(c.indices("test")))
+    return Clips(
+        c.skeleton,
+        c.in_channels,
+        c.num_persons,
+        c.num_classes,
+        len(c.indices("train")),
+        len(c.indices("test")),
+    )
 
 # %% ../../nbs/study/10_plan.ipynb #42250cea
-UNCOUNTED = (nn.modules.batchnorm._BatchNorm, nn.ReLU, nn.Hardswish, nn.SiLU, nn.Tanh, nn.Dropout, nn.Dropout2d) # neither convolutions nor matrix products
+UNCOUNTED = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.ReLU,
+    nn.Hardswish,
+    nn.SiLU,
+    nn.Tanh,
+    nn.Dropout,
+    nn.Dropout2d,
+)  # neither convolutions nor matrix products
 
-@lru_cache(maxsize=None) # a count is the same for ever
-def _macs(backbone: str, options: Options, skeleton: Skeleton, in_channels: int, persons: int, classes: int, frames: int) -> int:
-    with torch.random.fork_rng(devices=[]): net = build_backbone(backbone, skeleton, in_channels, persons, **options).to("meta") # shapes without numbers
+
+@lru_cache(maxsize=None)  # a count is the same for ever
+def _macs(
+    backbone: str,
+    options: Options,
+    skeleton: Skeleton,
+    in_channels: int,
+    persons: int,
+    classes: int,
+    frames: int,
+) -> int:
+    with torch.random.fork_rng(devices=[]):
+        net = build_backbone(backbone, skeleton, in_channels, persons, **options).to(
+            "meta"
+        )  # shapes without numbers
     for module in net.modules():
-        if isinstance(module, UNCOUNTED): module.forward = lambda x: x # on `meta` they take most of the time
+        if isinstance(module, UNCOUNTED):
+            module.forward = lambda x: x  # on `meta` they take most of the time
     return count_macs(net, (1, in_channels, frames, skeleton.num_joints, persons), classes)
 
 # %% ../../nbs/study/10_plan.ipynb #39bc9f41
 def clip_macs(spec: RunSpec, clips: Clips) -> int:
     "Multiply-adds of the forward pass of one clip."
-    return _macs(spec.backbone, spec.backbone_options, clips.skeleton, clips.in_channels, clips.persons, clips.classes, spec.sampling.num_frames)
+    return _macs(
+        spec.backbone,
+        spec.backbone_options,
+        clips.skeleton,
+        clips.in_channels,
+        clips.persons,
+        clips.classes,
+        spec.sampling.num_frames,
+    )
 
-def shown_clips(schedule: Schedule, clips: Clips) -> tuple[int, int]: # in training, in testing
+
+def shown_clips(schedule: Schedule, clips: Clips) -> tuple[int, int]:  # in training, in testing
     "How often a clip is shown, all clips together."
-    tests = -(-schedule.epochs // schedule.evaluate_every) + 1 # the last epoch is always evaluated, then its scores are written
-    filled = clips.train >= schedule.batch_size # else the run itself says what is wrong
-    shown = sum(batch_sizes(clips.train, schedule.batch_size, schedule.last_batch)) if filled else clips.train
+    tests = (
+        -(-schedule.epochs // schedule.evaluate_every) + 1
+    )  # the last epoch is always evaluated, then its scores are written
+    filled = clips.train >= schedule.batch_size  # else the run itself says what is wrong
+    shown = (
+        sum(batch_sizes(clips.train, schedule.batch_size, schedule.last_batch))
+        if filled
+        else clips.train
+    )
     return schedule.epochs * shown, tests * clips.test
+
 
 def forward_passes(spec: RunSpec, clips: Clips) -> int:
     "Of single clips; a training step counts three."
     trained, tested = shown_clips(spec.schedule, clips)
     return 3 * trained + tested
 
+
 def operations(spec: RunSpec, clips: Clips) -> int:
     "Multiply-adds of a whole run; FLOPs are twice that."
     return forward_passes(spec, clips) * clip_macs(spec, clips)
 
 # %% ../../nbs/study/10_plan.ipynb #1583fec1
-def finished_runs(store: RunStore) -> list[tuple[RunSpec, dict]]: # spec and result
+def finished_runs(store: RunStore) -> list[tuple[RunSpec, dict]]:  # spec and result
     "All finished runs of a store; only their descriptions are read."
     found = []
     for path in sorted((store.root / "runs").glob("*/result.json")):
-        try: found.append((RunSpec.from_json((path.parent / "spec.json").read_text()), json.loads(path.read_text())))
-        except (OSError, ValueError): continue # the store names damaged runs when they are used
+        try:
+            found.append(
+                (
+                    RunSpec.from_json((path.parent / "spec.json").read_text()),
+                    json.loads(path.read_text()),
+                )
+            )
+        except (OSError, ValueError):
+            continue  # the store names damaged runs when they are used
     return found
 
-def steps_file(store: RunStore) -> Path: return store.root / "bench" / "steps.json"
 
-def timed_steps(store: RunStore) -> list[dict]: # of all devices
+def steps_file(store: RunStore) -> Path:
+    return store.root / "bench" / "steps.json"
+
+
+def timed_steps(store: RunStore) -> list[dict]:  # of all devices
     "What `measure_steps` has written."
-    try: return json.loads(steps_file(store).read_text())
-    except FileNotFoundError: return []
-    except ValueError: raise DataError(f"{steps_file(store)}: damaged; delete it and measure again") from None
+    try:
+        return json.loads(steps_file(store).read_text())
+    except FileNotFoundError:
+        return []
+    except ValueError:
+        raise DataError(f"{steps_file(store)}: damaged; delete it and measure again") from None
 
-def measured_steps(store: RunStore) -> list[dict]: # of all devices
+
+def measured_steps(store: RunStore) -> list[dict]:  # of all devices
     "Those, and the steps that `mdr-repro bench` timed; where both know a network, the first; of benches, the one with as many threads."
-    return [step for record in sorted(load_benches(store.root).values(), key=lambda r: r["threads"] == torch.get_num_threads()) for step in bench_steps(record)] + timed_steps(store)
+    return [
+        step
+        for record in sorted(
+            load_benches(store.root).values(), key=lambda r: r["threads"] == torch.get_num_threads()
+        )
+        for step in bench_steps(record)
+    ] + timed_steps(store)
 
 # %% ../../nbs/study/10_plan.ipynb #dc71bc58
 def network(spec: RunSpec, clips: Clips) -> tuple:
     "What decides the seconds of a step: runs that agree in this differ in loss, data and length alone."
-    return (spec.backbone, spec.backbone_options, spec.precision, spec.schedule.batch_size, clips.in_channels, spec.sampling.num_frames, clips.skeleton.num_joints, clips.persons)
+    return (
+        spec.backbone,
+        spec.backbone_options,
+        spec.precision,
+        spec.schedule.batch_size,
+        clips.in_channels,
+        spec.sampling.num_frames,
+        clips.skeleton.num_joints,
+        clips.persons,
+    )
 
-def step_network(step: dict) -> tuple: # of steps.json
+
+def step_network(step: dict) -> tuple:  # of steps.json
     N, C, T, V, M = step["shape"]
     return step["backbone"], Options(step["options"]), step["precision"], N, C, T, V, M
+
 
 @dataclass(frozen=True)
 class Known:
     "What was measured on one device, and what the clips of a plan are."
-    device: str # its name
-    clips: dict[tuple[str, str], Clips | None] # data and checksum -> what is known of the clips
-    runs: dict[RunSpec, list[float]] = field(default_factory=dict) # setting (seed 0) -> seconds of its runs
-    passes: dict[tuple, list[float]] = field(default_factory=dict) # network -> seconds a forward pass, one a run
-    steps: dict[tuple, dict] = field(default_factory=dict) # network -> the measured step
-    samples: dict[tuple, RunSpec] = field(default_factory=dict) # network -> one of its runs
 
-    def of(self, spec: RunSpec) -> Clips | None: return self.clips.get((spec.data, spec.data_checksum))
-    def rates(self, backbone: str) -> list[tuple[float, float]]: return _rates(self, backbone) # operations of a batch, operations a second
+    device: str  # its name
+    clips: dict[tuple[str, str], Clips | None]  # data and checksum -> what is known of the clips
+    runs: dict[RunSpec, list[float]] = field(
+        default_factory=dict
+    )  # setting (seed 0) -> seconds of its runs
+    passes: dict[tuple, list[float]] = field(
+        default_factory=dict
+    )  # network -> seconds a forward pass, one a run
+    steps: dict[tuple, dict] = field(default_factory=dict)  # network -> the measured step
+    samples: dict[tuple, RunSpec] = field(default_factory=dict)  # network -> one of its runs
+
+    def of(self, spec: RunSpec) -> Clips | None:
+        return self.clips.get((spec.data, spec.data_checksum))
+
+    def rates(self, backbone: str) -> list[tuple[float, float]]:
+        return _rates(self, backbone)  # operations of a batch, operations a second
 
 # %% ../../nbs/study/10_plan.ipynb #80b48f8c
-def gather(plan: Plan, store: RunStore, device: str = "cpu") -> Known: # device: cpu, cuda, ...
+def gather(plan: Plan, store: RunStore, device: str = "cpu") -> Known:  # device: cpu, cuda, ...
     "All that the store knows of a device that helps with the plan."
     finished, clips = finished_runs(store), {}
-    for spec, result in finished: clips.setdefault((spec.data, spec.data_checksum), recorded_clips(result))
+    for spec, result in finished:
+        clips.setdefault((spec.data, spec.data_checksum), recorded_clips(result))
     for id, spec in plan.runs.items():
-        if (spec.data, spec.data_checksum) not in clips: clips[spec.data, spec.data_checksum] = planned_clips(plan, id, store.data_root)
+        if (spec.data, spec.data_checksum) not in clips:
+            clips[spec.data, spec.data_checksum] = planned_clips(plan, id, store.data_root)
     known, asked = Known(hardware(device), clips), {s.backbone for s in plan.runs.values()}
     for spec, result in finished:
-        if result["device"] == known.device and spec.backbone in asked: _learn_run(known, spec, result)
+        if result["device"] == known.device and spec.backbone in asked:
+            _learn_run(known, spec, result)
     for step in measured_steps(store):
-        if step["device"] == known.device: known.steps[step_network(step)] = step
+        if step["device"] == known.device:
+            known.steps[step_network(step)] = step
     return known
+
 
 def hardware(device: str) -> str:
     "The device's name; where there is none, that."
-    try: return device_name(device)
-    except (RuntimeError, AssertionError): return f"{device}, which is not here"
+    try:
+        return device_name(device)
+    except (RuntimeError, AssertionError):
+        return f"{device}, which is not here"
 
 # %% ../../nbs/study/10_plan.ipynb #9b36f4fc
 def _learn_run(known: Known, spec: RunSpec, result: dict) -> None:
@@ -247,33 +397,51 @@ def _learn_run(known: Known, spec: RunSpec, result: dict) -> None:
     known.passes.setdefault(network(spec, clips), []).append(seconds / forward_passes(spec, clips))
     known.samples.setdefault(network(spec, clips), spec)
 
+
 def _rates(known: Known, backbone: str) -> list[tuple[float, float]]:
-    found = [(s["macs"] * s["shape"][0], 3 * s["macs"] * s["shape"][0] / s["train"]) for s in known.steps.values() if s["backbone"] == backbone]
+    found = [
+        (s["macs"] * s["shape"][0], 3 * s["macs"] * s["shape"][0] / s["train"])
+        for s in known.steps.values()
+        if s["backbone"] == backbone
+    ]
     for key, spec in known.samples.items():
-        if spec.backbone != backbone: continue
-        try: macs = clip_macs(spec, known.of(spec))
-        except (ValueError, TypeError): continue # made by a version that had other options
+        if spec.backbone != backbone:
+            continue
+        try:
+            macs = clip_macs(spec, known.of(spec))
+        except (ValueError, TypeError):
+            continue  # made by a version that had other options
         found.append((macs * spec.schedule.batch_size, macs / statistics.median(known.passes[key])))
     return found
 
+
 class Estimate(NamedTuple):
     "How long a run takes, and what says so."
+
     seconds: float | None
-    basis: str # runs, network, steps, operations or unknown
+    basis: str  # runs, network, steps, operations or unknown
 
 # %% ../../nbs/study/10_plan.ipynb #53a7d3fc
 def expected_seconds(spec: RunSpec, known: Known) -> Estimate:
     "Of a whole run, by the best of the five rules."
     alike, clips = known.runs.get(replace(spec, seed=0)), known.of(spec)
-    if alike: return Estimate(statistics.median(alike), "runs")
-    if clips is None: return Estimate(None, "unknown")
+    if alike:
+        return Estimate(statistics.median(alike), "runs")
+    if clips is None:
+        return Estimate(None, "unknown")
     key = network(spec, clips)
-    if key in known.passes: return Estimate(statistics.median(known.passes[key]) * forward_passes(spec, clips), "network")
+    if key in known.passes:
+        return Estimate(
+            statistics.median(known.passes[key]) * forward_passes(spec, clips), "network"
+        )
     if key in known.steps:
         step, (trained, tested) = known.steps[key], shown_clips(spec.schedule, clips)
-        return Estimate((trained * step["train"] + tested * step["test"]) / step["shape"][0], "steps")
+        return Estimate(
+            (trained * step["train"] + tested * step["test"]) / step["shape"][0], "steps"
+        )
     rates, size = known.rates(spec.backbone), clip_macs(spec, clips) * spec.schedule.batch_size
-    if not rates: return Estimate(None, "unknown")
+    if not rates:
+        return Estimate(None, "unknown")
     _, rate = min(rates, key=lambda r: abs(math.log(r[0] / size)))
     return Estimate(operations(spec, clips) / rate, "operations")
 
@@ -282,19 +450,37 @@ def time_steps(
     spec: RunSpec,
     clips: Clips,
     device: str = "cpu",
-    batch: int | None = None, # clips a step; None: the spec's
+    batch: int | None = None,  # clips a step; None: the spec's
     repeats: int = 3,
-    warmup: int = 1, # steps before the clock counts
-) -> tuple[float, float]: # seconds of a training step, of a test batch
+    warmup: int = 1,  # steps before the clock counts
+) -> tuple[float, float]:  # seconds of a training step, of a test batch
     "Median over some steps on random clips."
     N, device = batch or spec.schedule.batch_size, torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), arithmetic(spec.precision):
-        net = build_recognizer(spec, clips.skeleton, clips.in_channels, clips.persons, clips.classes).to(device)
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        arithmetic(spec.precision),
+    ):
+        net = build_recognizer(
+            spec, clips.skeleton, clips.in_channels, clips.persons, clips.classes
+        ).to(device)
         optimizer = build_optimizer(net, spec.schedule)
-        set_rate(optimizer, 1e-3) # the clips are noise: nothing is to be learnt
-        x = torch.randn(N, clips.in_channels, spec.sampling.num_frames, clips.skeleton.num_joints, clips.persons, device=device)
+        set_rate(optimizer, 1e-3)  # the clips are noise: nothing is to be learnt
+        x = torch.randn(
+            N,
+            clips.in_channels,
+            spec.sampling.num_frames,
+            clips.skeleton.num_joints,
+            clips.persons,
+            device=device,
+        )
         y = torch.arange(N, device=device) % clips.classes
-        return tuple(_median_seconds(part, device, warmup, repeats) for part in (lambda: _train_step(net, optimizer, spec, x, y), lambda: _test_step(net, spec, x)))
+        return tuple(
+            _median_seconds(part, device, warmup, repeats)
+            for part in (
+                lambda: _train_step(net, optimizer, spec, x, y),
+                lambda: _test_step(net, spec, x),
+            )
+        )
 
 # %% ../../nbs/study/10_plan.ipynb #f43e1e1f
 def _median_seconds(work: Callable, device: torch.device, warmup: int, repeats: int) -> float:
@@ -302,129 +488,231 @@ def _median_seconds(work: Callable, device: torch.device, warmup: int, repeats: 
     for i in range(warmup + repeats):
         start = clock(device)
         work()
-        if i >= warmup: times.append(clock(device) - start)
+        if i >= warmup:
+            times.append(clock(device) - start)
     return statistics.median(times)
 
-def _train_step(net, optimizer, spec: RunSpec, x, y) -> None: # as in `train_epoch`
+
+def _train_step(net, optimizer, spec: RunSpec, x, y) -> None:  # as in `train_epoch`
     net.train()
     optimizer.zero_grad(set_to_none=True)
     step_loss(net, x, y, spec.precision)[0].backward()
     optimizer.step()
 
+
 @torch.no_grad()
 def _test_step(net, spec: RunSpec, x) -> None:
     net.eval()
-    with autocast(spec.precision, x.device): net(x)
+    with autocast(spec.precision, x.device):
+        net(x)
 
 # %% ../../nbs/study/10_plan.ipynb #3cb032e0
-CPU_STEP = 1e11 # multiply-adds of a training step that a CPU does in seconds
+CPU_STEP = 1e11  # multiply-adds of a training step that a CPU does in seconds
 
-def first_batch(spec: RunSpec, macs: int, device: str) -> int: # 0: even two clips would take too long
+
+def first_batch(
+    spec: RunSpec, macs: int, device: str
+) -> int:  # 0: even two clips would take too long
     "How many clips to time at once."
-    if device.startswith("cuda"): return spec.schedule.batch_size
+    if device.startswith("cuda"):
+        return spec.schedule.batch_size
     most = int(CPU_STEP / (3 * macs))
-    return min(spec.schedule.batch_size, most) if most >= 2 else 0 # batch norm wants two
+    return min(spec.schedule.batch_size, most) if most >= 2 else 0  # batch norm wants two
 
-def measure_network(spec: RunSpec, clips: Clips, device: str) -> dict | None: # of steps.json; None: too large for this device
+
+def measure_network(
+    spec: RunSpec, clips: Clips, device: str
+) -> dict | None:  # of steps.json; None: too large for this device
     "Time one network, with fewer clips where the batch is too much."
     macs, N = clip_macs(spec, clips), spec.schedule.batch_size
-    batch, often = first_batch(spec, macs, device), {"repeats": 10, "warmup": 3} if device.startswith("cuda") else {}
+    batch, often = (
+        first_batch(spec, macs, device),
+        {"repeats": 10, "warmup": 3} if device.startswith("cuda") else {},
+    )
     while batch >= 2:
-        try: train, test = time_steps(spec, clips, device, batch, **often); break
-        except torch.OutOfMemoryError: torch.cuda.empty_cache(); batch //= 2
-    else: return None
-    shape = [N, clips.in_channels, spec.sampling.num_frames, clips.skeleton.num_joints, clips.persons]
-    return {"device": hardware(device), "threads": torch.get_num_threads(), "torch": torch.__version__, "backbone": spec.backbone, "options": json.loads(spec.canonical())["backbone_options"],
-            "precision": spec.precision, "shape": shape, "timed_clips": batch, "macs": macs, "train": train * N / batch, "test": test * N / batch}
+        try:
+            train, test = time_steps(spec, clips, device, batch, **often)
+            break
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            batch //= 2
+    else:
+        return None
+    shape = [
+        N,
+        clips.in_channels,
+        spec.sampling.num_frames,
+        clips.skeleton.num_joints,
+        clips.persons,
+    ]
+    return {
+        "device": hardware(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "backbone": spec.backbone,
+        "options": json.loads(spec.canonical())["backbone_options"],
+        "precision": spec.precision,
+        "shape": shape,
+        "timed_clips": batch,
+        "macs": macs,
+        "train": train * N / batch,
+        "test": test * N / batch,
+    }
 
 # %% ../../nbs/study/10_plan.ipynb #ebdc9852
 def measure_steps(
     plan: Plan,
     store: RunStore,
     device: str = "cpu",
-    minutes: float = 5.0, # begin no further measurement after so long
-    say: Callable[[str], None] = print, # takes a line a network
-) -> int: # how many were timed
+    minutes: float = 5.0,  # begin no further measurement after so long
+    say: Callable[[str], None] = print,  # takes a line a network
+) -> int:  # how many were timed
     "Time every network of the plan that no finished run tells of, and write results/bench/steps.json."
     known, end, todo = gather(plan, store, device), time.monotonic() + 60 * minutes, {}
     for spec in most_valuable(plan, store, device):
-        if known.of(spec) and expected_seconds(spec, known).basis in ("operations", "unknown"): todo.setdefault(network(spec, known.of(spec)), spec)
+        if known.of(spec) and expected_seconds(spec, known).basis in ("operations", "unknown"):
+            todo.setdefault(network(spec, known.of(spec)), spec)
     steps_file(store).parent.mkdir(parents=True, exist_ok=True)
     for i, (key, spec) in enumerate(todo.items()):
-        if time.monotonic() > end: say(f"{minutes:g} minutes are over: {len(todo) - i} of {len(todo)} networks are left; measure again to go on"); return i
-        found, text = measure_network(spec, known.of(spec), device), f"[{i + 1}/{len(todo)}] {spec.backbone}, batch of {spec.schedule.batch_size}, {spec.sampling.num_frames} frames"
-        if found is None: say(f"{text}: too large to be timed here"); continue
-        scaled = "" if found["timed_clips"] == spec.schedule.batch_size else f", scaled up from {found['timed_clips']} clips"
+        if time.monotonic() > end:
+            say(
+                f"{minutes:g} minutes are over: {len(todo) - i} of {len(todo)} networks are left; measure again to go on"
+            )
+            return i
+        found, text = (
+            measure_network(spec, known.of(spec), device),
+            f"[{i + 1}/{len(todo)}] {spec.backbone}, batch of {spec.schedule.batch_size}, {spec.sampling.num_frames} frames",
+        )
+        if found is None:
+            say(f"{text}: too large to be timed here")
+            continue
+        scaled = (
+            ""
+            if found["timed_clips"] == spec.schedule.batch_size
+            else f", scaled up from {found['timed_clips']} clips"
+        )
         say(f"{text}: {found['train']:.3g} s a training step{scaled}")
-        others = [s for s in timed_steps(store) if (s["device"], step_network(s)) != (found["device"], key)]
+        others = [
+            s
+            for s in timed_steps(store)
+            if (s["device"], step_network(s)) != (found["device"], key)
+        ]
         write_atomic(steps_file(store), json.dumps([*others, found], indent=1) + "\n")
     return len(todo)
 
 # %% ../../nbs/study/10_plan.ipynb #441ef477
-def in_paper(place: Place, named: frozenset = frozenset((c.table, *p) for c in CLAIMS for p in (*c.better, *c.worse))) -> bool:
+def in_paper(
+    place: Place,
+    named: frozenset = frozenset((c.table, *p) for c in CLAIMS for p in (*c.better, *c.worse)),
+) -> bool:
     "Whether the paper prints this cell or makes a claim about it."
     table = TABLES.get(place.experiment)
-    results = {r.name: r.results for r in table.rows}.get(place.row, {}) if table else {} # a row of our own has none
-    return printed_value(results.get(place.column, "–")) is not None or (place.experiment, place.row, place.column) in named
+    results = (
+        {r.name: r.results for r in table.rows}.get(place.row, {}) if table else {}
+    )  # a row of our own has none
+    return (
+        printed_value(results.get(place.column, "–")) is not None
+        or (place.experiment, place.row, place.column) in named
+    )
 
 # %% ../../nbs/study/10_plan.ipynb #039bde6b
 class Gains:
     "What a set of runs completes, for one seed."
+
     def __init__(self, plan: Plan, seed: int):
         self.needs = {p: set(ids) for p, ids in plan.places.items() if p.seed == seed}
         self.paper = [p for p in self.needs if in_paper(p)]
         cells = {(p.experiment, p.row, p.column): p for p in self.needs}
         claims = [[(c.table, *p) for p in (*c.better, *c.worse)] for c in CLAIMS]
-        self.claims = [set().union(*(self.needs[cells[p]] for p in claim)) for claim in claims if all(p in cells for p in claim)] # runs that decide it
-        self.blocks = {} # experiment, of the paper or not -> its runs
-        for place, ids in self.needs.items(): self.blocks.setdefault((place.experiment, place in set(self.paper)), {}).update(dict.fromkeys(ids))
+        self.claims = [
+            set().union(*(self.needs[cells[p]] for p in claim))
+            for claim in claims
+            if all(p in cells for p in claim)
+        ]  # runs that decide it
+        self.blocks = {}  # experiment, of the paper or not -> its runs
+        for place, ids in self.needs.items():
+            self.blocks.setdefault((place.experiment, place in set(self.paper)), {}).update(
+                dict.fromkeys(ids)
+            )
 
-    def count(self, done: set[str]) -> tuple[int, int]: # the paper's cells and claims; all cells
+    def count(self, done: set[str]) -> tuple[int, int]:  # the paper's cells and claims; all cells
         "What is complete when these runs are done."
-        return sum(self.needs[p] <= done for p in self.paper) + sum(c <= done for c in self.claims), sum(ids <= done for ids in self.needs.values())
+        return sum(self.needs[p] <= done for p in self.paper) + sum(
+            c <= done for c in self.claims
+        ), sum(ids <= done for ids in self.needs.values())
 
 # %% ../../nbs/study/10_plan.ipynb #371f6fad
 def run_weights(plan: Plan, ids: list[str], known: Known) -> dict[str, float]:
     "Expected seconds of each run; operations where some are unknown; 1 where not even these are known."
     seconds = {id: expected_seconds(plan.runs[id], known).seconds for id in ids}
-    if None not in seconds.values(): return {id: max(s, 1e-9) for id, s in seconds.items()}
+    if None not in seconds.values():
+        return {id: max(s, 1e-9) for id, s in seconds.items()}
     clips = {id: known.of(plan.runs[id]) for id in ids}
-    if None in clips.values(): return dict.fromkeys(ids, 1.0)
+    if None in clips.values():
+        return dict.fromkeys(ids, 1.0)
     return {id: operations(plan.runs[id], clips[id]) for id in ids}
 
-def seed_order(plan: Plan, seed: int, left: set[str], done: set[str], weights: dict[str, float]) -> list[str]:
+
+def seed_order(
+    plan: Plan, seed: int, left: set[str], done: set[str], weights: dict[str, float]
+) -> list[str]:
     "The missing runs of one seed, experiment by experiment."
     gains, order, done = Gains(plan, seed), [], set(done)
     blocks = {key: [id for id in ids if id in left] for key, ids in gains.blocks.items()}
-    while blocks := {key: rest for key, ids in blocks.items() if (rest := [id for id in ids if id not in done])}:
+    while blocks := {
+        key: rest for key, ids in blocks.items() if (rest := [id for id in ids if id not in done])
+    }:
         before = gains.count(done)
-        def worth(key): # gained per second; the paper's cells and claims before all others
+
+        def worth(key):  # gained per second; the paper's cells and claims before all others
             cost = sum(weights[id] for id in blocks[key])
-            return tuple((after - now) / cost for after, now in zip(gains.count(done | set(blocks[key])), before))
+            return tuple(
+                (after - now) / cost
+                for after, now in zip(gains.count(done | set(blocks[key])), before)
+            )
+
         best = max(blocks, key=worth)
-        chosen = sorted(blocks[best], key=lambda id: -len([p for p in plan.serves[id] if in_paper(p) == best[1]]) / weights[id])
+        chosen = sorted(
+            blocks[best],
+            key=lambda id: (
+                -len([p for p in plan.serves[id] if in_paper(p) == best[1]]) / weights[id]
+            ),
+        )
         order, done = order + chosen, done | set(chosen)
     return order
 
 # %% ../../nbs/study/10_plan.ipynb #a4ac810f
-def begun(store: RunStore, spec: RunSpec) -> float: # 0..1
+def begun(store: RunStore, spec: RunSpec) -> float:  # 0..1
     "Which share of an unfinished run is done."
-    try: return len((store.partial(spec) / "metrics.jsonl").read_text().splitlines()) / spec.schedule.epochs
-    except OSError: return 0.0
+    try:
+        return (
+            len((store.partial(spec) / "metrics.jsonl").read_text().splitlines())
+            / spec.schedule.epochs
+        )
+    except OSError:
+        return 0.0
+
 
 def most_valuable(
     plan: Plan,
     store: RunStore,
-    device: str = "cpu", # whose measured seconds count
-) -> list[RunSpec]: # the missing runs
+    device: str = "cpu",  # whose measured seconds count
+) -> list[RunSpec]:  # the missing runs
     "The order in which time is best spent; runs that have failed come last."
     status = {id: store.status(spec) for id, spec in plan.runs.items()}
     left = [id for id, s in status.items() if s in ("partial", "missing")]
-    done, failed = {id for id, s in status.items() if s in ("done", "diverged")}, [id for id, s in status.items() if s == "failed"]
-    first = sorted((id for id in left if status[id] == "partial"), key=lambda id: -begun(store, plan.runs[id]))
-    if not left: return [plan.runs[id] for id in failed]
+    done, failed = (
+        {id for id, s in status.items() if s in ("done", "diverged")},
+        [id for id, s in status.items() if s == "failed"],
+    )
+    first = sorted(
+        (id for id in left if status[id] == "partial"), key=lambda id: -begun(store, plan.runs[id])
+    )
+    if not left:
+        return [plan.runs[id] for id in failed]
     order, weights = list(first), run_weights(plan, left, gather(plan, store, device))
-    for seed in sorted({plan.runs[id].seed for id in left}): order += seed_order(plan, seed, set(left), done | set(order), weights)
+    for seed in sorted({plan.runs[id].seed for id in left}):
+        order += seed_order(plan, seed, set(left), done | set(order), weights)
     return [plan.runs[id] for id in (*order, *failed)]
 
 # %% ../../nbs/study/10_plan.ipynb #07e38a64
@@ -435,66 +723,143 @@ def _claim(store: RunStore, spec: RunSpec) -> FileLock:
 # %% ../../nbs/study/10_plan.ipynb #cd5ba635
 def work(
     store: RunStore,
-    specs: list[RunSpec], # in the order in which they shall be trained
-    max_minutes: float = 0.0, # begin no further epoch after so long; 0: no limit
-    say: Callable[[str], None] = print, # takes a line a run, and one a minute in long ones
-) -> dict[str, str]: # id -> why it failed
+    specs: list[RunSpec],  # in the order in which they shall be trained
+    max_minutes: float = 0.0,  # begin no further epoch after so long; 0: no limit
+    say: Callable[[str], None] = print,  # takes a line a run, and one a minute in long ones
+) -> dict[str, str]:  # id -> why it failed
     "Train what is missing."
-    end, failed, waiting = time.monotonic() + 60 * max_minutes if max_minutes else None, {}, list(specs)
+    end, failed, waiting = (
+        time.monotonic() + 60 * max_minutes if max_minutes else None,
+        {},
+        list(specs),
+    )
     while waiting and (end is None or time.monotonic() < end):
         busy = []
         for spec in waiting:
-            if store.settled(spec) or (end is not None and time.monotonic() >= end): continue
+            if store.settled(spec) or (end is not None and time.monotonic() >= end):
+                continue
             try:
-                with acquire(_claim(store, spec)): _one_run(store, spec, specs, end, say)
-            except Timeout: busy.append(spec)
-            except Diverged as error: say(f"DIVERGED {spec.id}, {spec.label}: {error}")
+                with acquire(_claim(store, spec)):
+                    _one_run(store, spec, specs, end, say)
+            except Timeout:
+                busy.append(spec)
+            except Diverged as error:
+                say(f"DIVERGED {spec.id}, {spec.label}: {error}")
             except Exception as error:
-                failed[spec.id] = " ".join(str(error).split()) or type(error).__name__; say(f"FAILED {spec.id}, {spec.label}: {failed[spec.id]}")
-                if isinstance(error, WriteError): return failed # it would be the same for all others
+                failed[spec.id] = " ".join(str(error).split()) or type(error).__name__
+                say(f"FAILED {spec.id}, {spec.label}: {failed[spec.id]}")
+                if isinstance(error, WriteError):
+                    return failed  # it would be the same for all others
         waiting = busy
-        if busy: time.sleep(1)
+        if busy:
+            time.sleep(1)
     return failed
 
 # %% ../../nbs/study/10_plan.ipynb #015b5ba3
-def _one_run(store: RunStore, spec: RunSpec, specs: list[RunSpec], end: float | None, say: Callable) -> None:
+def _one_run(
+    store: RunStore, spec: RunSpec, specs: list[RunSpec], end: float | None, say: Callable
+) -> None:
     "Train one run and tell of it."
     text = f"{spec.id}, {spec.label}"
     say(f"run {1 + sum(store.status(s) == 'done' for s in specs)} of {len(specs)}: {text}")
     heard = [time.monotonic()]
+
     def progress(spec, row):
-        if time.monotonic() - heard[0] < 60: return
+        if time.monotonic() - heard[0] < 60:
+            return
         heard[0] = time.monotonic()
         say(f"{spec.id}, epoch {row['epoch']} of {spec.schedule.epochs}: loss {row['loss']:.3g}")
-    record = store.ensure([spec], None if end is None else max((end - time.monotonic()) / 60, 1e-9), progress)[0]
-    if record: say(f"done {text}: top-1 {100 * record.result['top1']:.2f} %, {record.seconds:.1f} s")
+
+    record = store.ensure(
+        [spec], None if end is None else max((end - time.monotonic()) / 60, 1e-9), progress
+    )[0]
+    if record:
+        say(f"done {text}: top-1 {100 * record.result['top1']:.2f} %, {record.seconds:.1f} s")
 
 # %% ../../nbs/study/10_plan.ipynb #71b1b667
-def plan_table(plan: Plan, store: RunStore, known: Known) -> pd.DataFrame: # a line a setting
+def plan_table(plan: Plan, store: RunStore, known: Known) -> pd.DataFrame:  # a line a setting
     "Runs of one setting together."
     groups, rows = {}, []
-    for id, spec in plan.runs.items(): groups.setdefault(replace(spec, seed=0), []).append(id)
+    for id, spec in plan.runs.items():
+        groups.setdefault(replace(spec, seed=0), []).append(id)
     for setting, ids in groups.items():
         left = [plan.runs[id] for id in ids if not store.settled(plan.runs[id])]
-        clips, (seconds, basis) = known.of(plan.runs[ids[0]]), expected_seconds(plan.runs[ids[0]], known)
+        clips, (seconds, basis) = (
+            known.of(plan.runs[ids[0]]),
+            expected_seconds(plan.runs[ids[0]], known),
+        )
         cells = dict.fromkeys(f"{p.experiment} {p.row}" for id in ids for p in plan.serves[id])
-        rows.append({"setting": setting.label.rsplit(" seed", 1)[0], "data": setting.data, "stream": setting.modality + (f", noise {setting.noise:.0%}" if setting.noise else ""), "runs": len(ids), "done": len(ids) - len(left), "each": seconds,
-                     "left": None if seconds is None else seconds * sum(1 - begun(store, s) for s in left), "by": basis,
-                     "operations": None if clips is None else len(ids) * 2 * operations(setting, clips),
-                     "uses": sum(len(plan.serves[id]) for id in ids), "cells": ", ".join(cells)})
-    columns = {"setting": str, "data": str, "stream": str, "runs": int, "done": int, "each": float, "left": float, "by": str, "operations": float, "uses": int, "cells": str}
+        rows.append(
+            {
+                "setting": setting.label.rsplit(" seed", 1)[0],
+                "data": setting.data,
+                "stream": setting.modality
+                + (f", noise {setting.noise:.0%}" if setting.noise else ""),
+                "runs": len(ids),
+                "done": len(ids) - len(left),
+                "each": seconds,
+                "left": None
+                if seconds is None
+                else seconds * sum(1 - begun(store, s) for s in left),
+                "by": basis,
+                "operations": None if clips is None else len(ids) * 2 * operations(setting, clips),
+                "uses": sum(len(plan.serves[id]) for id in ids),
+                "cells": ", ".join(cells),
+            }
+        )
+    columns = {
+        "setting": str,
+        "data": str,
+        "stream": str,
+        "runs": int,
+        "done": int,
+        "each": float,
+        "left": float,
+        "by": str,
+        "operations": float,
+        "uses": int,
+        "cells": str,
+    }
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 # %% ../../nbs/study/10_plan.ipynb #90a00002
-ABLATIONS = tuple(f"table_{number:02d}" for number in (*range(1, 7), 8)) # Section IV.C and IV.D; Table VII's sizes have no chance
+ABLATIONS = tuple(
+    f"table_{number:02d}" for number in (*range(1, 7), 8)
+)  # Section IV.C and IV.D; Table VII's sizes have no chance
+
 
 def power_table(
-    deviation: float = 0.7, # over seeds, of one setting, in points
+    deviation: float = 0.7,  # over seeds, of one setting, in points
     seeds: tuple[int, ...] = (3, 5, 10),
     tables: tuple[str, ...] = ABLATIONS,
-) -> pd.DataFrame: # a line a table, then all; % of the claims told
+) -> pd.DataFrame:  # a line a table, then all; % of the claims told
     "How many of the paper's claims so many seeds tell, if its printed differences are true."
-    claims = [c for c in CLAIMS if c.table in tables and c.kind == "better" and c.computed is not None and "%" in c.better[0].column]
-    def told(group): return {f"{n} seeds": 100 * statistics.fmean(float(paired_power(c.computed, deviation * math.sqrt(len(c.better) + len(c.worse)), n)) for c in group) for n in seeds}
+    claims = [
+        c
+        for c in CLAIMS
+        if c.table in tables
+        and c.kind == "better"
+        and c.computed is not None
+        and "%" in c.better[0].column
+    ]
+
+    def told(group):
+        return {
+            f"{n} seeds": 100
+            * statistics.fmean(
+                float(
+                    paired_power(c.computed, deviation * math.sqrt(len(c.better) + len(c.worse)), n)
+                )
+                for c in group
+            )
+            for n in seeds
+        }
+
     groups = {id: [c for c in claims if c.table == id] for id in tables} | {"all": claims}
-    return pd.DataFrame([{"table": id, "claims": len(group), **told(group)} for id, group in groups.items() if group]).set_index("table")
+    return pd.DataFrame(
+        [
+            {"table": id, "claims": len(group), **told(group)}
+            for id, group in groups.items()
+            if group
+        ]
+    ).set_index("table")

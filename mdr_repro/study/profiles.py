@@ -25,44 +25,60 @@ from ..paper.settings import RELEASE_SETTINGS, STATED_SETTINGS, unread
 from ..training.run_spec import RunSpec, Schedule
 
 # %% ../../nbs/study/02_profiles.ipynb #bbee53ce
-SLOTS = { # slot -> what the paper calls its data set
+SLOTS = {  # slot -> what the paper calls its data set
     "fsd10": "FSD-10",
-    "fsd10_all_frames": "FSD-10, all frames", # Section IV.B's second setting
+    "fsd10_all_frames": "FSD-10, all frames",  # Section IV.B's second setting
     "finegym99": "FineGym99",
     "ntu60_xsub": "NTU RGB+D X-sub",
     "ntu60_xview": "NTU RGB+D X-view",
-    "short": "FSD-10, a tenth of the epochs", # no set of the paper: one short protocol for all systems
+    "short": "FSD-10, a tenth of the epochs",  # no set of the paper: one short protocol for all systems
 }
 
 # %% ../../nbs/study/02_profiles.ipynb #b81396ee
-def widths(factor: float) -> tuple[int, ...]: # of the ten layers
+def widths(factor: float) -> tuple[int, ...]:  # of the ten layers
     "The paper's output channels, scaled; multiples of 4, for the four branches of the temporal convolution. 4 + 3 + 3 layers as there."
     return tuple(c_out for _, c_out, _ in ten_layers(3, factor, multiple=4))
+
 
 @dataclass(frozen=True)
 class Slot:
     "What fills one of the paper's data slots."
-    data: str # source, see `open_clips`
-    clips: str # the clips in words, for titles
+
+    data: str  # source, see `open_clips`
+    clips: str  # the clips in words, for titles
     schedule: Schedule
     sampling: Sampling
-    width: float = 1.0 # of the paper's channels
-    get: str = "" # which file to put where, for the error when it is missing
-    origin: dict[str, str] = field(default_factory=dict) # knob -> where its value comes from
-    size: tuple[int, int] = (0, 0) # training and test clips as published, to plan without the clips; 0: unknown
-    close: tuple[str, str] = ("0", "1") # two classes that are hard to tell apart (Fig. 1), by name or number
-    options: dict[str, dict] = field(default_factory=dict) # backbone -> options that these clips or so narrow a network ask for
-    losses: dict[str, dict] = field(default_factory=dict) # objective -> options that differ from `SETTINGS`
-    softmax: tuple[str, ...] = () # compared networks whose own loss does not get started in so short a run
-    held_out: dict = field(default_factory=dict) # fields of RunSpec: the training clips that choose settings
-    budgets: tuple[int, ...] = () # epochs that were tried on them, each twice the one before
+    width: float = 1.0  # of the paper's channels
+    get: str = ""  # which file to put where, for the error when it is missing
+    origin: dict[str, str] = field(default_factory=dict)  # knob -> where its value comes from
+    size: tuple[int, int] = (
+        0,
+        0,
+    )  # training and test clips as published, to plan without the clips; 0: unknown
+    close: tuple[str, str] = (
+        "0",
+        "1",
+    )  # two classes that are hard to tell apart (Fig. 1), by name or number
+    options: dict[str, dict] = field(
+        default_factory=dict
+    )  # backbone -> options that these clips or so narrow a network ask for
+    losses: dict[str, dict] = field(
+        default_factory=dict
+    )  # objective -> options that differ from `SETTINGS`
+    softmax: tuple[
+        str, ...
+    ] = ()  # compared networks whose own loss does not get started in so short a run
+    held_out: dict = field(
+        default_factory=dict
+    )  # fields of RunSpec: the training clips that choose settings
+    budgets: tuple[int, ...] = ()  # epochs that were tried on them, each twice the one before
 
     @property
-    def close_source(self) -> str: # of the clips of these two classes
+    def close_source(self) -> str:  # of the clips of these two classes
         return modified(self.data, classes=self.close)
 
 # %% ../../nbs/study/02_profiles.ipynb #8f6f4efb
-SETTINGS = { # the paper's choices: C8 (Table II), T2 (Table VI), Eq. 11 with 1/N
+SETTINGS = {  # the paper's choices: C8 (Table II), T2 (Table VI), Eq. 11 with 1/N
     "mdr_gcn": {"reduction": 8, "activation": "tanh", "temporal_kernels": 2, "attention": "cvsta"},
     "rdl": {"weights": (1, None, None)},
 }
@@ -70,285 +86,616 @@ SETTINGS = { # the paper's choices: C8 (Table II), T2 (Table VI), Eq. 11 with 1/
 # %% ../../nbs/study/02_profiles.ipynb #8f6f4efc
 def _check_fusion(profile: "Profile") -> None:
     wrong = [m for m, w in profile.fusion.items() if m not in MODALITIES or not w > 0]
-    if not wrong: return
-    raise ValueError(f"profile {profile.name}: fusion gives {wrong[0]!r} the weight {profile.fusion[wrong[0]]}; "
-                     f"give {', '.join(MODALITIES)} weights above 0")
+    if not wrong:
+        return
+    raise ValueError(
+        f"profile {profile.name}: fusion gives {wrong[0]!r} the weight {profile.fusion[wrong[0]]}; "
+        f"give {', '.join(MODALITIES)} weights above 0"
+    )
 
 # %% ../../nbs/study/02_profiles.ipynb #8f6f4efd
 @dataclass(frozen=True)
 class Profile:
     "Clips, sizes and schedules for all slots."
+
     name: str
     about: str
-    seeds: int # how many runs a cell
+    seeds: int  # how many runs a cell
     slots: dict[str, Slot]
-    comparison_seeds: int = 1 # the same for Tables IX to XI, the noise curve and the released code
-    modalities: tuple[str, ...] = ("joint", "bone") # streams that are fused
-    fusion: dict[str, float] = field(default_factory=dict) # modality -> weight of its scores; 1 where none is named
-    experiments: tuple[str, ...] = () # the only ones it is made for; none named: all
-    verdicts: bool = True # False: the clips are made up, so claims are run but not judged
+    comparison_seeds: int = 1  # the same for Tables IX to XI, the noise curve and the released code
+    modalities: tuple[str, ...] = ("joint", "bone")  # streams that are fused
+    fusion: dict[str, float] = field(
+        default_factory=dict
+    )  # modality -> weight of its scores; 1 where none is named
+    experiments: tuple[str, ...] = ()  # the only ones it is made for; none named: all
+    verdicts: bool = True  # False: the clips are made up, so claims are run but not judged
 
-    def __post_init__(self): _check_fusion(self)
+    def __post_init__(self):
+        _check_fusion(self)
+
     @property
-    def fusion_text(self) -> str: # "joint 0.7, bone 0.7"
-        return ", ".join(f"{m.replace('_', ' ')} {self.fusion.get(m, 1):g}" for m in self.modalities)
+    def fusion_text(self) -> str:  # "joint 0.7, bone 0.7"
+        return ", ".join(
+            f"{m.replace('_', ' ')} {self.fusion.get(m, 1):g}" for m in self.modalities
+        )
+
     def slot(self, name: str) -> Slot:
-        if name not in self.slots: raise ValueError(f"profile {self.name} has no slot {name!r}; it has {', '.join(self.slots)}")
+        if name not in self.slots:
+            raise ValueError(
+                f"profile {self.name} has no slot {name!r}; it has {', '.join(self.slots)}"
+            )
         return self.slots[name]
-    def spec(self, slot: str, seed: int = 0, data_root: str | None = None, **changes) -> RunSpec: # changes: fields of RunSpec
+
+    def spec(
+        self, slot: str, seed: int = 0, data_root: str | None = None, **changes
+    ) -> RunSpec:  # changes: fields of RunSpec
         "MDR-GCN with RDL on the slot, but for `changes`; options, and fields of schedule and sampling, given there are added to the slot's."
         return _spec(self, slot, seed, data_root, changes)
-    def __repr__(self) -> str: return f"Profile({self.name!r}: {self.about})"
+
+    def __repr__(self) -> str:
+        return f"Profile({self.name!r}: {self.about})"
 
 # %% ../../nbs/study/02_profiles.ipynb #14752c3a
 def _spec(profile: Profile, name: str, seed: int, data_root: str | None, changes: dict) -> RunSpec:
     slot = profile.slot(name)
-    values = {"data": slot.data, "backbone": "mdr_gcn", "objective": "rdl", "schedule": slot.schedule, "sampling": slot.sampling, "seed": seed, **changes}
-    for part in ("schedule", "sampling"): # some fields of it, or the whole
-        if isinstance(values[part], dict): values[part] = replace(getattr(slot, part), **values[part])
+    values = {
+        "data": slot.data,
+        "backbone": "mdr_gcn",
+        "objective": "rdl",
+        "schedule": slot.schedule,
+        "sampling": slot.sampling,
+        "seed": seed,
+        **changes,
+    }
+    for part in ("schedule", "sampling"):  # some fields of it, or the whole
+        if isinstance(values[part], dict):
+            values[part] = replace(getattr(slot, part), **values[part])
     for kind in ("backbone", "objective"):
         usual = dict(SETTINGS.get(values[kind], {}))
-        if kind == "backbone": usual |= {"widths": widths(slot.width)} if values[kind] == "mdr_gcn" else {"width": slot.width} if slot.width != 1 else {}
+        if kind == "backbone":
+            usual |= (
+                {"widths": widths(slot.width)}
+                if values[kind] == "mdr_gcn"
+                else {"width": slot.width}
+                if slot.width != 1
+                else {}
+            )
         usual |= (slot.options if kind == "backbone" else slot.losses).get(values[kind], {})
         values[f"{kind}_options"] = {**usual, **changes.get(f"{kind}_options", {})}
-    if "data_checksum" not in values: values["data_checksum"] = _checksum(profile, name, values["data"], data_root)
+    if "data_checksum" not in values:
+        values["data_checksum"] = _checksum(profile, name, values["data"], data_root)
     return RunSpec(**values)
+
 
 def _checksum(profile: Profile, name: str, source: str, data_root: str | None) -> str:
     "Checksum of the slot's source; where it cannot be opened, how to get it."
-    try: return source_checksum(source, data_root)
+    try:
+        return source_checksum(source, data_root)
     except (DataError, OSError) as e:
         get = profile.slot(name).get
-        raise DataError(f"profile {profile.name}, slot {name} ({SLOTS[name]}): {e}" + (f" -- {get}" if get else "")) from None
+        raise DataError(
+            f"profile {profile.name}, slot {name} ({SLOTS[name]}): {e}"
+            + (f" -- {get}" if get else "")
+        ) from None
 
 # %% ../../nbs/study/02_profiles.ipynb #85efb517
 SMOKE_SEEDS = 2
 SMOKE_WIDTH = 1 / 8
-SMOKE_CLIPS = dict(apart=13, yaw=0, pitch=0, mirrored=0, variation=0.05, dropped=0, jitter=0.005) # one camera, all turn to the left, each class unlike each other
-SMOKE_SCHEDULE = Schedule(epochs=7, batch_size=8, lr=0.03, policy="cosine", warmup_epochs=2, evaluate_every=7, weight_decay=5e-4)
+SMOKE_CLIPS = dict(
+    apart=13, yaw=0, pitch=0, mirrored=0, variation=0.05, dropped=0, jitter=0.005
+)  # one camera, all turn to the left, each class unlike each other
+SMOKE_SCHEDULE = Schedule(
+    epochs=7,
+    batch_size=8,
+    lr=0.03,
+    policy="cosine",
+    warmup_epochs=2,
+    evaluate_every=7,
+    weight_decay=5e-4,
+)
 SMOKE_SAMPLING = Sampling(num_frames=8, mode="uniform", center="frame")
-SCORED = {"posec3d": {"confidence": "last"}, "msin": {"dims": 2}, "efficient_gcn_b4": {"scores": 1}} # clips of x, y, score
-SMOKE_AS_GCN = {"dropout": 0.0, "init_std": 0.02 / SMOKE_WIDTH, "link_frames": SMOKE_SAMPLING.num_frames, "horizon": 1} # weights as long as those of the published width; the frames there are
-NARROW = {"posec3d": {"size": 28}, "st_gcn": {"dropout": 0.0}, "as_gcn": SMOKE_AS_GCN} # heat maps of half the side; half of eight channels would be too few
+SCORED = {
+    "posec3d": {"confidence": "last"},
+    "msin": {"dims": 2},
+    "efficient_gcn_b4": {"scores": 1},
+}  # clips of x, y, score
+SMOKE_AS_GCN = {
+    "dropout": 0.0,
+    "init_std": 0.02 / SMOKE_WIDTH,
+    "link_frames": SMOKE_SAMPLING.num_frames,
+    "horizon": 1,
+}  # weights as long as those of the published width; the frames there are
+NARROW = {
+    "posec3d": {"size": 28},
+    "st_gcn": {"dropout": 0.0},
+    "as_gcn": SMOKE_AS_GCN,
+}  # heat maps of half the side; half of eight channels would be too few
 
-SLOW = ("info_gcn",) # its information bottleneck, seen in training accuracy: chance after twelve epochs at the rate that softmax learns with
+SLOW = (
+    "info_gcn",
+)  # its information bottleneck, seen in training accuracy: chance after twelve epochs at the rate that softmax learns with
 
-def both(*options: dict[str, dict]) -> dict[str, dict]: # backbone -> options
+
+def both(*options: dict[str, dict]) -> dict[str, dict]:  # backbone -> options
     "Several sets of options as one."
-    return {name: {k: v for o in options for k, v in o.get(name, {}).items()} for name in {n: 0 for o in options for n in o}}
+    return {
+        name: {k: v for o in options for k, v in o.get(name, {}).items()}
+        for name in {n: 0 for o in options for n in o}
+    }
 
-def _smoke_slot(num_clips: int, skeleton: str, schedule: Schedule = SMOKE_SCHEDULE, **options) -> Slot:
+
+def _smoke_slot(
+    num_clips: int, skeleton: str, schedule: Schedule = SMOKE_SCHEDULE, **options
+) -> Slot:
     "A synthetic set of four classes with the given skeleton."
-    options = {"num_clips": num_clips, "num_classes": 4, "skeleton": skeleton, **options, **SMOKE_CLIPS}
+    options = {
+        "num_clips": num_clips,
+        "num_classes": 4,
+        "skeleton": skeleton,
+        **options,
+        **SMOKE_CLIPS,
+    }
     source = "synthetic:" + ",".join(f"{k}={v}" for k, v in options.items())
     own = both(NARROW, {"msin": {"width": 2 * SMOKE_WIDTH}}, SCORED if options["dims"] == 2 else {})
-    return Slot(source, "synthetic clips", schedule, SMOKE_SAMPLING, SMOKE_WIDTH, close=("1", "2"), softmax=SLOW, options=own)
+    return Slot(
+        source,
+        "synthetic clips",
+        schedule,
+        SMOKE_SAMPLING,
+        SMOKE_WIDTH,
+        close=("1", "2"),
+        softmax=SLOW,
+        options=own,
+    )
 
 # %% ../../nbs/study/02_profiles.ipynb #85efb518
 def _smoke() -> Profile:
-    slower = replace(SMOKE_SCHEDULE, epochs=8, evaluate_every=8, lr=0.02) # for hardswish, see above
+    slower = replace(
+        SMOKE_SCHEDULE, epochs=8, evaluate_every=8, lr=0.02
+    )  # for hardswish, see above
     fsd10 = _smoke_slot(96, "body25", slower, dims=2, seed=1)
     gym = _smoke_slot(100, "coco17", dims=2, seed=2)
-    ntu = [_smoke_slot(100, "ntu25", dims=3, num_persons=2, partner=1, roam=0.05, seed=seed) for seed in (3, 4)]
+    ntu = [
+        _smoke_slot(100, "ntu25", dims=3, num_persons=2, partner=1, roam=0.05, seed=seed)
+        for seed in (3, 4)
+    ]
     short = _smoke_slot(100, "kinect20", dims=3, seed=5)
     about = "synthetic clips, narrow networks, minutes on two cores"
-    return Profile("smoke", about, SMOKE_SEEDS, dict(zip(SLOTS, (fsd10, fsd10, gym, *ntu, short))), modalities=("joint",), verdicts=False)
+    return Profile(
+        "smoke",
+        about,
+        SMOKE_SEEDS,
+        dict(zip(SLOTS, (fsd10, fsd10, gym, *ntu, short))),
+        modalities=("joint",),
+        verdicts=False,
+    )
 
 # %% ../../nbs/study/02_profiles.ipynb #8180705c
 REPLICA_SEEDS, COMPARISON_SEEDS = 5, 3
 REPLICA_WIDTH = 0.25
 
+
 def _given(epochs: int, batch_size: int = 16, **more) -> Schedule:
     "A schedule that ends at rate zero, as a short one has to."
-    return Schedule(epochs, batch_size, policy="cosine", warmup_epochs=3, evaluate_every=epochs, last_batch="drop", **more)
+    return Schedule(
+        epochs,
+        batch_size,
+        policy="cosine",
+        warmup_epochs=3,
+        evaluate_every=epochs,
+        last_batch="drop",
+        **more,
+    )
+
 
 def _file(source: str) -> str:
     return f"put {source.partition('#')[0]} into the data folder and name that folder as data_root"
 
+
 def _replica_slot(data: str, clips: str, epochs: int, sampling: Sampling, **more) -> Slot:
-    options = both(NARROW, {"mdr_gcn": {"least_mid": 4}}, more.pop("options", {})) # an eighth of 16 channels would be two
-    return Slot(data, clips, _given(epochs), sampling, REPLICA_WIDTH, get=_file(data), options=options, softmax=SLOW, **more)
+    options = both(
+        NARROW, {"mdr_gcn": {"least_mid": 4}}, more.pop("options", {})
+    )  # an eighth of 16 channels would be two
+    return Slot(
+        data,
+        clips,
+        _given(epochs),
+        sampling,
+        REPLICA_WIDTH,
+        get=_file(data),
+        options=options,
+        softmax=SLOW,
+        **more,
+    )
 
 # %% ../../nbs/study/02_profiles.ipynb #8180705d
-KINDER_SAMPLING = Sampling(num_frames=32, mode="pad", stride=5, speed=0.1, rotate=0.3, rotate_axis="vertical", scale=0.1) # about five seconds; speed is what tells some classes apart
-PENN_SAMPLING = Sampling(num_frames=32, mode="crop_resize", min_crop=16, rotate=0.2, scale=0.1) # films of one action each, by cameras that move
-UTD_SAMPLING = Sampling(num_frames=32, mode="crop_resize", min_crop=32, rotate=0.3, rotate_axis="vertical", scale=0.1) # one camera in front
-UCLA_SAMPLING = Sampling(num_frames=32, mode="sorted", rotate=math.radians(60), rotate_axis="xy", stretch=True) # as CTR-GCN's authors prepare it, who take 52 frames
+KINDER_SAMPLING = Sampling(
+    num_frames=32, mode="pad", stride=5, speed=0.1, rotate=0.3, rotate_axis="vertical", scale=0.1
+)  # about five seconds; speed is what tells some classes apart
+PENN_SAMPLING = Sampling(
+    num_frames=32, mode="crop_resize", min_crop=16, rotate=0.2, scale=0.1
+)  # films of one action each, by cameras that move
+UTD_SAMPLING = Sampling(
+    num_frames=32, mode="crop_resize", min_crop=32, rotate=0.3, rotate_axis="vertical", scale=0.1
+)  # one camera in front
+UCLA_SAMPLING = Sampling(
+    num_frames=32, mode="sorted", rotate=math.radians(60), rotate_axis="xy", stretch=True
+)  # as CTR-GCN's authors prepare it, who take 52 frames
+
 
 def _replica() -> Profile:
     "Four real sets in the roles of the paper's."
-    kinder = _replica_slot("kinder_gator.npz#merged", "Kinder-Gator", 40, KINDER_SAMPLING, close=("Bend your knee while raising your leg", "Lift your leg to one side"),
-                           held_out={"holdout": (106, 290, 577, 921)}, budgets=(20, 40, 80))
-    penn = _replica_slot("penn_action.npz", "Penn Action", 30, PENN_SAMPLING, close=("baseball_pitch", "baseball_swing"), options=SCORED, held_out={"holdout_every": 5}, budgets=(15, 30, 60))
-    utd = _replica_slot("utd_mhad.npz", "UTD-MHAD", 50, UTD_SAMPLING, held_out={"holdout": (7,)}, budgets=(25, 50, 100))
-    ucla = _replica_slot("nw_ucla.npz#center=spine", "NW-UCLA", 50, UCLA_SAMPLING, held_out={"holdout": (3, 6)}, budgets=(25, 50, 100))
-    return Profile("replica", "Kinder-Gator, Penn Action, UTD-MHAD and NW-UCLA in the roles of the paper's sets; narrow networks", REPLICA_SEEDS,
-                   dict(zip(SLOTS, (kinder, kinder, penn, utd, ucla, ucla))), comparison_seeds=COMPARISON_SEEDS)
+    kinder = _replica_slot(
+        "kinder_gator.npz#merged",
+        "Kinder-Gator",
+        40,
+        KINDER_SAMPLING,
+        close=("Bend your knee while raising your leg", "Lift your leg to one side"),
+        held_out={"holdout": (106, 290, 577, 921)},
+        budgets=(20, 40, 80),
+    )
+    penn = _replica_slot(
+        "penn_action.npz",
+        "Penn Action",
+        30,
+        PENN_SAMPLING,
+        close=("baseball_pitch", "baseball_swing"),
+        options=SCORED,
+        held_out={"holdout_every": 5},
+        budgets=(15, 30, 60),
+    )
+    utd = _replica_slot(
+        "utd_mhad.npz",
+        "UTD-MHAD",
+        50,
+        UTD_SAMPLING,
+        held_out={"holdout": (7,)},
+        budgets=(25, 50, 100),
+    )
+    ucla = _replica_slot(
+        "nw_ucla.npz#center=spine",
+        "NW-UCLA",
+        50,
+        UCLA_SAMPLING,
+        held_out={"holdout": (3, 6)},
+        budgets=(25, 50, 100),
+    )
+    return Profile(
+        "replica",
+        "Kinder-Gator, Penn Action, UTD-MHAD and NW-UCLA in the roles of the paper's sets; narrow networks",
+        REPLICA_SEEDS,
+        dict(zip(SLOTS, (kinder, kinder, penn, utd, ucla, ucla))),
+        comparison_seeds=COMPARISON_SEEDS,
+    )
 
 # %% ../../nbs/study/02_profiles.ipynb #8180705f
-UCLA_PASSES = 5 # of an epoch of the published configuration
+UCLA_PASSES = 5  # of an epoch of the published configuration
+
 
 def _validation() -> Profile:
     "Three published protocols at full width."
     replica, slots = _replica(), {}
     for name, epochs in (("finegym99", 60), ("ntu60_xsub", 100)):
-        slots[name] = replace(replica.slot(name), schedule=_given(epochs), width=1.0, options=both(SCORED) if name == "finegym99" else {}, softmax=())
-    published = Schedule(65 * UCLA_PASSES, 16, milestones=(50 * UCLA_PASSES,), warmup_epochs=5 * UCLA_PASSES, weight_decay=1e-4, evaluate_every=25, last_batch="drop")
+        slots[name] = replace(
+            replica.slot(name),
+            schedule=_given(epochs),
+            width=1.0,
+            options=both(SCORED) if name == "finegym99" else {},
+            softmax=(),
+        )
+    published = Schedule(
+        65 * UCLA_PASSES,
+        16,
+        milestones=(50 * UCLA_PASSES,),
+        warmup_epochs=5 * UCLA_PASSES,
+        weight_decay=1e-4,
+        evaluate_every=25,
+        last_batch="drop",
+    )
     ucla = replica.slot("ntu60_xview")
-    slots["ntu60_xview"] = replace(ucla, schedule=published, sampling=replace(ucla.sampling, num_frames=52), width=1.0, options={}, softmax=())
-    return Profile("validation", "Penn Action, UTD-MHAD and NW-UCLA on their published protocols, networks at full width", 1, slots, experiments=("validation",))
+    slots["ntu60_xview"] = replace(
+        ucla,
+        schedule=published,
+        sampling=replace(ucla.sampling, num_frames=52),
+        width=1.0,
+        options={},
+        softmax=(),
+    )
+    return Profile(
+        "validation",
+        "Penn Action, UTD-MHAD and NW-UCLA on their published protocols, networks at full width",
+        1,
+        slots,
+        experiments=("validation",),
+    )
 
 # %% ../../nbs/study/02_profiles.ipynb #c0ffee0b
-CHOSEN = { # knob -> why the rule is left, or what decides where both are silent
+CHOSEN = {  # knob -> why the rule is left, or what decides where both are silent
     "reported": "the last epoch; the release keeps the best on the test clips, which is choosing by the answers",
     "test_batch": "as in training; batch norm uses its running statistics in testing, so nothing depends on it",
     "seeds": "five runs a cell; one or three tell too few of the printed differences from chance (see *The plan*)",
     "comparison_seeds": "three runs a cell for systems, noise rates, the released code and precision",
     "centers_lr": "none; RDL's centers have theirs from the loss, other losses as they are published",
-    **dict.fromkeys(("posec3d.confidence", "msin.dims", "efficient_gcn_b4.scores"), "clips of x, y and score"),
+    **dict.fromkeys(
+        ("posec3d.confidence", "msin.dims", "efficient_gcn_b4.scores"), "clips of x, y and score"
+    ),
 }
 TENTH = dict.fromkeys(("epochs", "milestones", "warmup_epochs"), "a tenth of the slot fsd10")
 
 # %% ../../nbs/study/02_profiles.ipynb #c0ffee0d
-def slot_settings(profile: "Profile", name: str) -> dict[str, object]: # knob -> value
+def slot_settings(profile: "Profile", name: str) -> dict[str, object]:  # knob -> value
     "Everything that a profile sets for a slot."
     slot, parts = profile.slot(name), {"mdr_gcn": {}, "rdl": {}}
-    found = {f.name: getattr(part, f.name) for part in (slot.schedule, slot.sampling) for f in fields(part)}
+    found = {
+        f.name: getattr(part, f.name)
+        for part in (slot.schedule, slot.sampling)
+        for f in fields(part)
+    }
     center = read_modifiers(slot.data)[1].get("center")
     found |= {"widths": widths(slot.width), **({"center_joint": center} if center else {})}
     for options in (SETTINGS, slot.options, slot.losses):
-        for part, values in options.items(): parts[part] = parts.get(part, {}) | values
-    found |= {f"{part}.{option}": value for part, values in parts.items() for option, value in values.items()}
-    found |= {knob: getattr(profile, knob) for knob in ("modalities", "fusion", "seeds", "comparison_seeds")}
+        for part, values in options.items():
+            parts[part] = parts.get(part, {}) | values
+    found |= {
+        f"{part}.{option}": value
+        for part, values in parts.items()
+        for option, value in values.items()
+    }
+    found |= {
+        knob: getattr(profile, knob)
+        for knob in ("modalities", "fusion", "seeds", "comparison_seeds")
+    }
     return found | {"reported": "last epoch", "test_batch": slot.schedule.batch_size}
 
-def rule_origins(profile: "Profile", name: str) -> dict[str, str]: # knob -> one of ORIGINS, ": " and the place
+
+def rule_origins(
+    profile: "Profile", name: str
+) -> dict[str, str]:  # knob -> one of ORIGINS, ": " and the place
     "Where each value has to come from: chosen on purpose, else the paper, else the release, else our default."
     slot, stated, released = profile.slot(name), STATED_SETTINGS[name], RELEASE_SETTINGS[name]
     chosen, idle = CHOSEN | (TENTH if name == "short" else {}), unread(slot.sampling)
+
     def origin(knob):
-        if knob in idle: return f"unused: {'nothing is turned' if knob == 'rotate_axis' else f'not read in mode {slot.sampling.mode!r}'}"
-        if knob in chosen: return f"ours: {chosen[knob]}"
-        if s := stated.get(knob): return f"paper: {s.source}, \"{s.words}\""
-        if s := released.get(knob): return f"release: {s.source}, {s.words}"
+        if knob in idle:
+            return f"unused: {'nothing is turned' if knob == 'rotate_axis' else f'not read in mode {slot.sampling.mode!r}'}"
+        if knob in chosen:
+            return f"ours: {chosen[knob]}"
+        if s := stated.get(knob):
+            return f'paper: {s.source}, "{s.words}"'
+        if s := released.get(knob):
+            return f"release: {s.source}, {s.words}"
         return DEFAULT
+
     return {knob: origin(knob) for knob in slot_settings(profile, name)}
 
 # %% ../../nbs/study/02_profiles.ipynb #c0ffee0e
 ORIGINS = ("paper", "release", "ours", "unused")
 DEFAULT = "ours: the default, neither names it"
 
-def origin_problems(profile: "Profile", name: str) -> list[str]: # a sentence each; empty: every origin is true
+
+def origin_problems(
+    profile: "Profile", name: str
+) -> list[str]:  # a sentence each; empty: every origin is true
     "Values that are not what their origin says, and in the paper's profile origins that the rule would not give."
     slot, values, wrong = profile.slot(name), slot_settings(profile, name), []
-    if not slot.origin: return []
-    defaults, idle = {f.name: f.default for part in (Schedule, Sampling) for f in fields(part)}, unread(slot.sampling)
+    if not slot.origin:
+        return []
+    defaults, idle = (
+        {f.name: f.default for part in (Schedule, Sampling) for f in fields(part)},
+        unread(slot.sampling),
+    )
     for knob in dict.fromkeys((*values, *slot.origin)):
         kind, value = slot.origin.get(knob, "").partition(":")[0], values.get(knob)
         table = {"paper": STATED_SETTINGS[name], "release": RELEASE_SETTINGS[name]}.get(kind, {})
         where = f"profile {profile.name}, slot {name}, {knob} = {value!r}: "
-        if kind not in ORIGINS: wrong.append(where + f"no origin; give one of {', '.join(ORIGINS)}")
-        elif kind in ("paper", "release") and knob not in table: wrong.append(where + f"the {kind} does not say")
-        elif knob in table and table[knob].value != value: wrong.append(where + f"the {kind} has {table[knob].value!r}")
-        elif kind == "unused" and (knob not in idle or value != defaults[knob]): wrong.append(where + "is not unused")
-        elif slot.origin[knob] == DEFAULT and value != defaults.get(knob, value): wrong.append(where + "is not the default")
+        if kind not in ORIGINS:
+            wrong.append(where + f"no origin; give one of {', '.join(ORIGINS)}")
+        elif kind in ("paper", "release") and knob not in table:
+            wrong.append(where + f"the {kind} does not say")
+        elif knob in table and table[knob].value != value:
+            wrong.append(where + f"the {kind} has {table[knob].value!r}")
+        elif kind == "unused" and (knob not in idle or value != defaults[knob]):
+            wrong.append(where + "is not unused")
+        elif slot.origin[knob] == DEFAULT and value != defaults.get(knob, value):
+            wrong.append(where + "is not the default")
     rule = rule_origins(profile, name) if profile.name == "paper" else {}
     untrue = {knob: origin for knob, origin in rule.items() if slot.origin.get(knob) != origin}
-    return wrong + [f"slot {name}, {k}: origin {slot.origin.get(k)!r}, by the rule {v!r}" for k, v in untrue.items()]
+    return wrong + [
+        f"slot {name}, {k}: origin {slot.origin.get(k)!r}, by the rule {v!r}"
+        for k, v in untrue.items()
+    ]
 
 # %% ../../nbs/study/02_profiles.ipynb #0639b6cc
 PAPER_SEEDS, PAPER_COMPARISON_SEEDS = 5, 3
 RELEASE_FUSION = {"joint": 0.7, "bone": 0.7, "joint_motion": 0.3, "bone_motion": 0.3}
-RELEASE_CENTERS = {"rdl": {"own_optimizer": True, "centers_lr": 0.1}} # IV.B names no optimizer for the centers
+RELEASE_CENTERS = {
+    "rdl": {"own_optimizer": True, "centers_lr": 0.1}
+}  # IV.B names no optimizer for the centers
 
-def _paper_schedule(epochs: int, batch_size: int, milestones: tuple[int, int], weight_decay: float) -> Schedule:
-    return Schedule(epochs, batch_size, lr=0.1, milestones=milestones, warmup_epochs=5, weight_decay=weight_decay,
-                    last_batch="drop")
 
-def _paper_slot(data: str, clips: str, schedule: Schedule, sampling: Sampling, size: tuple[int, int], get: str, **more) -> Slot:
-    return Slot(data, clips, schedule, sampling, get=f"put {get}", size=size, losses=RELEASE_CENTERS, **more)
+def _paper_schedule(
+    epochs: int, batch_size: int, milestones: tuple[int, int], weight_decay: float
+) -> Schedule:
+    return Schedule(
+        epochs,
+        batch_size,
+        lr=0.1,
+        milestones=milestones,
+        warmup_epochs=5,
+        weight_decay=weight_decay,
+        last_batch="drop",
+    )
+
+
+def _paper_slot(
+    data: str,
+    clips: str,
+    schedule: Schedule,
+    sampling: Sampling,
+    size: tuple[int, int],
+    get: str,
+    **more,
+) -> Slot:
+    return Slot(
+        data, clips, schedule, sampling, get=f"put {get}", size=size, losses=RELEASE_CENTERS, **more
+    )
 
 # %% ../../nbs/study/02_profiles.ipynb #339c51af
 def _fsd10() -> tuple[Slot, Slot]:
     "Section IV.B's two settings for FSD-10: 256 frames, batches of 48; all frames, batches of 8."
-    get = ("train_data_25.npy, train_label_25.pkl, val_data_25.npy and val_label_25.pkl (shenglanliu.github.io/fsd10) "
-           "into the folder FSD-10 below data_root")
+    get = (
+        "train_data_25.npy, train_label_25.pkl, val_data_25.npy and val_label_25.pkl (shenglanliu.github.io/fsd10) "
+        "into the folder FSD-10 below data_root"
+    )
+
     def slot(frames, batch):
         sampling = Sampling(num_frames=frames, mode="released", center="released", move=True)
         schedule = _paper_schedule(300, batch, (150, 225), 5e-4)
-        return _paper_slot("FSD-10#center=mid_hip", "FSD-10", schedule, sampling, (1059, 425), get, close=("5", "8"), options=SCORED)
+        return _paper_slot(
+            "FSD-10#center=mid_hip",
+            "FSD-10",
+            schedule,
+            sampling,
+            (1059, 425),
+            get,
+            close=("5", "8"),
+            options=SCORED,
+        )
+
     return slot(256, 48), slot(1500, 8)
+
 
 def _finegym99() -> Slot:
     get = "gym_hrnet.pkl, the poses of PYSKL, into the folder FineGYM below data_root: mdr-repro data fetch finegym99"
     schedule = _paper_schedule(180, 64, (60, 120), 1e-4)
     sampling = Sampling(num_frames=64, mode="released", center="released")
-    return _paper_slot("FineGYM/gym_hrnet.pkl#center=right_elbow", "FineGym99", schedule, sampling, (20484, 8521), get, options=SCORED)
+    return _paper_slot(
+        "FineGYM/gym_hrnet.pkl#center=right_elbow",
+        "FineGym99",
+        schedule,
+        sampling,
+        (20484, 8521),
+        get,
+        options=SCORED,
+    )
+
 
 def _ntu60(file: str, split: str, size: tuple[int, int]) -> Slot:
-    get = (f"{file} of CTR-GCN's preparation into the folder NTU60 below data_root, "
-           f"or make it: mdr-repro data convert FOLDER NTU60/{file} --split {split}")
+    get = (
+        f"{file} of CTR-GCN's preparation into the folder NTU60 below data_root, "
+        f"or make it: mdr-repro data convert FOLDER NTU60/{file} --split {split}"
+    )
     sampling = Sampling(num_frames=64, p_interval=(0.5, 1.0), min_crop=64, test_p=0.95, rotate=0.3)
-    return _paper_slot(f"NTU60/{file}", "NTU RGB+D", _paper_schedule(65, 64, (35, 55), 4e-4), sampling, size, get)
+    return _paper_slot(
+        f"NTU60/{file}", "NTU RGB+D", _paper_schedule(65, 64, (35, 55), 4e-4), sampling, size, get
+    )
 
 # %% ../../nbs/study/02_profiles.ipynb #339c51b0
 def _tenth(slot: Slot) -> Slot:
     "The same slot with a tenth of the epochs and milestones, to compare all systems cheaply before any full run."
     s = slot.schedule
     milestones = tuple(m // 10 for m in s.milestones)
-    return replace(slot, schedule=replace(s, epochs=s.epochs // 10, milestones=milestones, warmup_epochs=1))
+    return replace(
+        slot, schedule=replace(s, epochs=s.epochs // 10, milestones=milestones, warmup_epochs=1)
+    )
 
 # %% ../../nbs/study/02_profiles.ipynb #13782a3e
 def _paper() -> Profile:
     short, whole = _fsd10()
-    ntu = _ntu60("NTU60_CS.npz", "xsub", (40320, 16560)), _ntu60("NTU60_CV.npz", "xview", (37920, 18960))
+    ntu = (
+        _ntu60("NTU60_CS.npz", "xsub", (40320, 16560)),
+        _ntu60("NTU60_CV.npz", "xview", (37920, 18960)),
+    )
     slots = dict(zip(SLOTS, (short, whole, _finegym99(), *ntu, _tenth(short))))
-    profile = Profile("paper", "the paper's sets and its training details", PAPER_SEEDS, slots,
-                      comparison_seeds=PAPER_COMPARISON_SEEDS, modalities=MODALITIES, fusion=RELEASE_FUSION)
+    profile = Profile(
+        "paper",
+        "the paper's sets and its training details",
+        PAPER_SEEDS,
+        slots,
+        comparison_seeds=PAPER_COMPARISON_SEEDS,
+        modalities=MODALITIES,
+        fusion=RELEASE_FUSION,
+    )
     origins = {name: rule_origins(profile, name) for name in slots}
-    return replace(profile, slots={name: replace(slot, origin=origins[name]) for name, slot in slots.items()})
+    return replace(
+        profile, slots={name: replace(slot, origin=origins[name]) for name, slot in slots.items()}
+    )
 
 # %% ../../nbs/study/02_profiles.ipynb #13782a3f
 PROFILES = {p.name: p for p in (_smoke(), _replica(), _validation(), _paper())}
 
+
 def get_profile(name: str) -> Profile:
     "smoke, replica, validation or paper."
-    if name not in PROFILES: raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
     return PROFILES[name]
 
 # %% ../../nbs/study/02_profiles.ipynb #c0ffee10
-def _shown(value) -> str: # of a knob
+def _shown(value) -> str:  # of a knob
     "For a reader: on and off, 1/N for a weight left open, names without underscores."
-    if isinstance(value, dict): return ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in value.items()) or "all 1"
-    if isinstance(value, tuple): return ", ".join("1/N" if v is None else _shown(v) for v in value)
-    if value is None or isinstance(value, bool): return {None: "none", True: "on", False: "off"}[value]
+    if isinstance(value, dict):
+        return ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in value.items()) or "all 1"
+    if isinstance(value, tuple):
+        return ", ".join("1/N" if v is None else _shown(v) for v in value)
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "on", False: "off"}[value]
     return value.replace("_", " ") if isinstance(value, str) else f"{value:g}"
+
 
 def settings_table(
     profile: Profile,
-    name: str, # slot
-) -> pd.DataFrame: # a line a knob: paper, release, ours, origin
+    name: str,  # slot
+) -> pd.DataFrame:  # a line a knob: paper, release, ours, origin
     "What the paper states and the release has for a slot, and what the profile takes; a dash where nothing is said."
-    stated, released, ours = STATED_SETTINGS[name], RELEASE_SETTINGS[name], slot_settings(profile, name)
+    stated, released, ours = (
+        STATED_SETTINGS[name],
+        RELEASE_SETTINGS[name],
+        slot_settings(profile, name),
+    )
     slot, rows = profile.slot(name), []
     for knob in dict.fromkeys((*ours, *released)):
-        if knob in unread(slot.sampling) and knob not in released: continue
-        paper, release = (_shown(table[knob].value) if knob in table else "–" for table in (stated, released))
+        if knob in unread(slot.sampling) and knob not in released:
+            continue
+        paper, release = (
+            _shown(table[knob].value) if knob in table else "–" for table in (stated, released)
+        )
         own = _shown(ours[knob]) if knob in ours else "–"
-        rows.append({"knob": knob, "paper": paper, "release": release, "ours": own, "origin": slot.origin.get(knob, "ours")})
+        rows.append(
+            {
+                "knob": knob,
+                "paper": paper,
+                "release": release,
+                "ours": own,
+                "origin": slot.origin.get(knob, "ours"),
+            }
+        )
     return pd.DataFrame(rows).set_index("knob")
 
 # %% ../../nbs/study/02_profiles.ipynb #2e2ca2d8
-def profile_table(
-    profile: Profile,
-    data_root: str | None = None,
-) -> pd.DataFrame: # a line a slot
+def profile_table(profile: Profile, data_root: str | None = None) -> pd.DataFrame:  # a line a slot
     "Slots of a profile: clips, sizes, schedule, and the spec of MDR-GCN with RDL, seed 0 (a dash where the data is missing)."
     rows = []
     for name, slot in profile.slots.items():
-        try: id = profile.spec(name, data_root=data_root).id
-        except DataError: id = "–"
+        try:
+            id = profile.spec(name, data_root=data_root).id
+        except DataError:
+            id = "–"
         s = slot.schedule
-        rows.append({"slot": name, "stands for": SLOTS[name], "data": slot.data.split(":")[0], "channels": "-".join(str(w) for w in sorted(set(widths(slot.width)))), "frames": slot.sampling.num_frames,
-                     "sampling": slot.sampling.mode, "batch": s.batch_size, "epochs": s.epochs, "milestones": ", ".join(map(str, s.milestones)), "decay": s.weight_decay, "seeds": profile.seeds, "spec": id})
+        rows.append(
+            {
+                "slot": name,
+                "stands for": SLOTS[name],
+                "data": slot.data.split(":")[0],
+                "channels": "-".join(str(w) for w in sorted(set(widths(slot.width)))),
+                "frames": slot.sampling.num_frames,
+                "sampling": slot.sampling.mode,
+                "batch": s.batch_size,
+                "epochs": s.epochs,
+                "milestones": ", ".join(map(str, s.milestones)),
+                "decay": s.weight_decay,
+                "seeds": profile.seeds,
+                "spec": id,
+            }
+        )
     return pd.DataFrame(rows).set_index("slot")

@@ -12,9 +12,9 @@ from .measure import MeasuredTable
 
 # %% ../../nbs/study/07_protocol.ipynb #2ddacd13
 def chosen_budget(
-    curves: dict[str, dict[int, float]], # objective -> epochs -> accuracy (%)
-    gain: float = 1.0, # points
-) -> int | None: # epochs; None where the series ends before the rule is met
+    curves: dict[str, dict[int, float]],  # objective -> epochs -> accuracy (%)
+    gain: float = 1.0,  # points
+) -> int | None:  # epochs; None where the series ends before the rule is met
     "The smallest budget for which doubling adds less than `gain` points to every objective."
     common = sorted(set.intersection(*(set(c) for c in curves.values()))) if curves else []
     for epochs in common:
@@ -23,7 +23,9 @@ def chosen_budget(
     return None
 
 # %% ../../nbs/study/07_protocol.ipynb #649dca38
-def budget_curves(table: MeasuredTable) -> dict[str, dict[str, dict[int, float]]]: # clips -> objective -> epochs -> accuracy (%)
+def budget_curves(
+    table: MeasuredTable,
+) -> dict[str, dict[str, dict[int, float]]]:  # clips -> objective -> epochs -> accuracy (%)
     "What the runs of *Budget* reached on the held-out clips; unfinished ones are left out."
     curves = {}
     for cell in table.cells:
@@ -33,21 +35,31 @@ def budget_curves(table: MeasuredTable) -> dict[str, dict[str, dict[int, float]]
             curve[int(cell.column.split()[0])] = cell.interval.mean
     return curves
 
-def budget_table(table: MeasuredTable) -> pd.DataFrame: # a line a set
+
+def budget_table(table: MeasuredTable) -> pd.DataFrame:  # a line a set
     "The budget that the rule chooses, beside the one that the profile has."
     rows = {}
     for clips, curves in budget_curves(table).items():
         slot = next(s for s in table.profile.slots.values() if s.clips == clips and s.budgets)
         chosen = chosen_budget(curves)
-        rows[clips] = {"tried": ", ".join(map(str, slot.budgets)), "chosen": "not settled" if chosen is None else str(chosen), "in the profile": slot.schedule.epochs}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["tried", "chosen", "in the profile"])
+        rows[clips] = {
+            "tried": ", ".join(map(str, slot.budgets)),
+            "chosen": "not settled" if chosen is None else str(chosen),
+            "in the profile": slot.schedule.epochs,
+        }
+    return pd.DataFrame.from_dict(
+        rows, orient="index", columns=["tried", "chosen", "in the profile"]
+    )
 
 # %% ../../nbs/study/07_protocol.ipynb #795422dc
-def draw_budget(table: MeasuredTable): # matplotlib Figure
+def draw_budget(table: MeasuredTable):  # matplotlib Figure
     "Held-out accuracy over epochs, a panel a set; the budget of the profile is marked."
     import matplotlib.pyplot as plt
+
     curves = budget_curves(table)
-    fig, axes = plt.subplots(1, len(curves), figsize=(1 + 2.6 * len(curves), 2.8), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        1, len(curves), figsize=(1 + 2.6 * len(curves), 2.8), squeeze=False, layout="constrained"
+    )
     for ax, (clips, objectives) in zip(axes[0], curves.items()):
         for (objective, curve), style in zip(objectives.items(), ("o-", "s--")):
             ax.plot(list(curve), list(curve.values()), style, label=objective)

@@ -24,74 +24,103 @@ def project_root() -> Path:
     here = Path.cwd()
     return next((p for p in (here, *here.parents) if (p / "settings.ini").is_file()), here)
 
+
 def results_folder(
-    results_root: str | Path, # absolute, or relative to the project
-    profile: str, # smoke, replica, paper
-    id: str, # table_05, figure_03, ...
+    results_root: str | Path,  # absolute, or relative to the project
+    profile: str,  # smoke, replica, paper
+    id: str,  # table_05, figure_03, ...
 ) -> Path:
     "The folder of one experiment, made if missing: results_root/profile/id."
     folder = project_root() / results_root / profile / id
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
+
 def data_folder(
-    data_root: str | Path | None, # absolute, or relative to the project; empty: none
+    data_root: str | Path | None,  # absolute, or relative to the project; empty: none
 ) -> str | None:
     "Where clips are looked for."
     return str(project_root() / data_root) if data_root else None
 
 # %% ../../nbs/study/01_results.ipynb #eea17684
 def provenance(
-    records=(), # the Records the numbers come from
-    device: str = "cpu", # for numbers that come from no record
-) -> dict: # plain values only
+    records=(),  # the Records the numbers come from
+    device: str = "cpu",  # for numbers that come from no record
+) -> dict:  # plain values only
     "Everything that decides a number; what may differ between two sound repetitions is under `timing`."
     root, records = project_root(), list(records)
     # results are what the runs write themselves: they do not make the code another one
-    lock, changed = root / "requirements.lock", git(root, "status", "--porcelain", "--", ".", ":(exclude)results")
-    made = [{"code": r.result["git"] or "unknown", "torch": r.result["torch"], "device": r.result["device"], "precision": r.result["precision"]} for r in records]
+    lock, changed = (
+        root / "requirements.lock",
+        git(root, "status", "--porcelain", "--", ".", ":(exclude)results"),
+    )
+    made = [
+        {
+            "code": r.result["git"] or "unknown",
+            "torch": r.result["torch"],
+            "device": r.result["device"],
+            "precision": r.result["precision"],
+        }
+        for r in records
+    ]
     return {
-        "revision": git(root, "rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed),
+        "revision": git(root, "rev-parse", "HEAD"),
+        "dirty": None if changed is None else bool(changed),
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
-        "torch": torch.__version__, "python": platform.python_version(), "device": device_name(device),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device_name(device),
         "made_with": [dict(t) for t in dict.fromkeys(tuple(m.items()) for m in made)],
         "data": dict(sorted({r.spec.data: r.spec.data_checksum for r in records}.items())),
         "runs": sorted(r.spec.id for r in records),
-        "timing": {"date_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                   "run_seconds": round(sum(r.seconds for r in records), 1)},
+        "timing": {
+            "date_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "run_seconds": round(sum(r.seconds for r in records), 1),
+        },
     }
 
 # %% ../../nbs/study/01_results.ipynb #8ecb35d0
 def save_figure(
-    fig, # matplotlib Figure
+    fig,  # matplotlib Figure
     folder: Path,
-    name: str, # name.svg and name.png
-    data: dict, # the numbers drawn, plain JSON values
-    records=(), # the Records they come from
+    name: str,  # name.svg and name.png
+    data: dict,  # the numbers drawn, plain JSON values
+    records=(),  # the Records they come from
     device: str = "cpu",
 ) -> None:
     "Write name.svg, name.png, and the numbers with their provenance in figure.json (one entry a picture); where there is nothing to draw, an earlier picture stays."
     from matplotlib import rc_context
+
     folder, index = Path(folder), Path(folder) / "figure.json"
-    if not data and (folder / f"{name}.svg").is_file(): return # weights are not on every machine that has the records
+    if not data and (folder / f"{name}.svg").is_file():
+        return  # weights are not on every machine that has the records
     pictures = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
     pictures[name] = {"data": data, "provenance": provenance(records, device)}
-    text = json.dumps({k: v for k, v in sorted(pictures.items()) if k == name or (folder / f"{k}.svg").is_file()}, indent=1, allow_nan=False)
-    with rc_context({"svg.hashsalt": name}): # the same drawing gives the same file
+    text = json.dumps(
+        {k: v for k, v in sorted(pictures.items()) if k == name or (folder / f"{k}.svg").is_file()},
+        indent=1,
+        allow_nan=False,
+    )
+    with rc_context({"svg.hashsalt": name}):  # the same drawing gives the same file
         fig.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
     fig.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=150)
     write_atomic(index, text + "\n")
 
 # %% ../../nbs/study/01_results.ipynb #5ec0d002
 def save_record(
-    run: Path, # folder of a finished run
+    run: Path,  # folder of a finished run
     folder: Path,
-) -> Path: # folder/id
+) -> Path:  # folder/id
     "Write what describes a run, without its weights, to folder/id; StoreError where the run is not whole."
-    try: spec = RunSpec.from_json((Path(run) / "spec.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e: raise StoreError(f"{run}: no folder of a run ({' '.join(str(e).split())[:100]}); give one with spec.json") from None
+    try:
+        spec = RunSpec.from_json((Path(run) / "spec.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise StoreError(
+            f"{run}: no folder of a run ({' '.join(str(e).split())[:100]}); give one with spec.json"
+        ) from None
     return write_record(read_record(spec, run), folder)
 
-def record_folders(results_root: str | Path) -> list[Path]: # of all profiles
+
+def record_folders(results_root: str | Path) -> list[Path]:  # of all profiles
     "Where records without weights lie below a results folder: PROFILE/records."
     return sorted((project_root() / results_root).glob("*/records"))

@@ -44,26 +44,28 @@ from ..training.run_store import RunStore
 class RunnerError(RuntimeError):
     "What is wrong with a notebook or its parameters, in one sentence."
 
+
 @dataclass(frozen=True)
 class Parameter:
     "One line `name = default  # help` of a parameters cell."
+
     name: str
     default: object
     help: str
 
 # %% ../../nbs/study/11_runner.ipynb #49dbe1b8
 def trailing_comment(
-    line: str, # of source code
-    statement: ast.stmt, # that ends in it
-) -> str: # without its sign; empty if there is none
+    line: str,  # of source code
+    statement: ast.stmt,  # that ends in it
+) -> str:  # without its sign; empty if there is none
     "The comment behind a statement."
-    rest = line.encode()[statement.end_col_offset:].decode() # ast counts bytes
+    rest = line.encode()[statement.end_col_offset :].decode()  # ast counts bytes
     return rest.partition("#")[2].strip()
 
 # %% ../../nbs/study/11_runner.ipynb #8e953581
 def read_parameters(
-    source: str, # text of the cell
-    where: str = "the parameters cell", # named in errors
+    source: str,  # text of the cell
+    where: str = "the parameters cell",  # named in errors
 ) -> dict[str, Parameter]:
     "The parameters that a cell declares, in its order."
     found = {}
@@ -73,104 +75,153 @@ def read_parameters(
             [target] = statement.targets
             name, default = target.id, ast.literal_eval(statement.value)
             note = trailing_comment(line, statement)
-            if not note: raise ValueError
+            if not note:
+                raise ValueError
         except (SyntaxError, ValueError, AttributeError, TypeError):
-            raise RunnerError(f"{where}: the line {line.strip()!r} is not of the form `name = literal  # help`.") from None
-        if name in found: raise RunnerError(f"{where}: {name} is there twice.")
+            raise RunnerError(
+                f"{where}: the line {line.strip()!r} is not of the form `name = literal  # help`."
+            ) from None
+        if name in found:
+            raise RunnerError(f"{where}: {name} is there twice.")
         found[name] = Parameter(name, default, note)
     return found
 
 # %% ../../nbs/study/11_runner.ipynb #5f4c219a
 def fits(default, value) -> bool:
     "Whether `value` is of the kind of `default`."
-    if default is None: return value is None or isinstance(value, (bool, int, float, str, list, tuple, dict))
-    if isinstance(default, bool) or isinstance(value, bool): return type(default) is type(value)
-    if isinstance(default, float): return isinstance(value, (int, float))
-    if isinstance(default, (list, tuple)): return isinstance(value, (list, tuple))
+    if default is None:
+        return value is None or isinstance(value, (bool, int, float, str, list, tuple, dict))
+    if isinstance(default, bool) or isinstance(value, bool):
+        return type(default) is type(value)
+    if isinstance(default, float):
+        return isinstance(value, (int, float))
+    if isinstance(default, (list, tuple)):
+        return isinstance(value, (list, tuple))
     return isinstance(value, type(default))
 
+
 def check_values(
-    known: dict[str, Parameter], # what the notebook declares
-    given: dict, # what it shall run with
-    where: str, # the notebook's name, for the errors
+    known: dict[str, Parameter],  # what the notebook declares
+    given: dict,  # what it shall run with
+    where: str,  # the notebook's name, for the errors
 ) -> None:
     "RunnerError where a given value has no parameter or is of another kind."
     for name, value in given.items():
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise RunnerError(f"{where} has no parameter {name!r}{hint}; it knows {', '.join(known)}.")
+            raise RunnerError(
+                f"{where} has no parameter {name!r}{hint}; it knows {', '.join(known)}."
+            )
         if not fits(known[name].default, value):
             kind = type(known[name].default).__name__
-            raise RunnerError(f"{where}: {name} = {value!r} does not fit; it must be of type {kind}, like its default {known[name].default!r}.")
+            raise RunnerError(
+                f"{where}: {name} = {value!r} does not fit; it must be of type {kind}, like its default {known[name].default!r}."
+            )
 
 # %% ../../nbs/study/11_runner.ipynb #9be74c70
-SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda) # what has names of its own
+SCOPES = (
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+    ast.ClassDef,
+    ast.Lambda,
+)  # what has names of its own
+
 
 def _binds(node: ast.AST):
     "The names that one node binds."
-    if isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Store, ast.Del)): yield node.id
-    if isinstance(node, ast.alias): yield node.asname or node.name.partition(".")[0]
-    if isinstance(node, (*SCOPES[:3], ast.ExceptHandler, ast.MatchAs, ast.MatchStar)): yield node.name
-    if isinstance(node, ast.MatchMapping): yield node.rest
+    if isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Store, ast.Del)):
+        yield node.id
+    if isinstance(node, ast.alias):
+        yield node.asname or node.name.partition(".")[0]
+    if isinstance(node, (*SCOPES[:3], ast.ExceptHandler, ast.MatchAs, ast.MatchStar)):
+        yield node.name
+    if isinstance(node, ast.MatchMapping):
+        yield node.rest
 
-def _bound(node: ast.AST, admitted: set | None = None): # None: all names count; inside a scope only its global ones
+
+def _bound(
+    node: ast.AST, admitted: set | None = None
+):  # None: all names count; inside a scope only its global ones
     "The names that code binds in the notebook's own namespace."
     for child in ast.iter_child_nodes(node):
-        if isinstance(node, ast.comprehension) and child is node.target: continue
+        if isinstance(node, ast.comprehension) and child is node.target:
+            continue
         yield from (name for name in _binds(child) if admitted is None or name in admitted)
-        inside = {name for g in ast.walk(child) if isinstance(g, ast.Global) for name in g.names} if isinstance(child, SCOPES) else admitted
+        inside = (
+            {name for g in ast.walk(child) if isinstance(g, ast.Global) for name in g.names}
+            if isinstance(child, SCOPES)
+            else admitted
+        )
         yield from _bound(child, inside)
 
 # %% ../../nbs/study/11_runner.ipynb #363a399f
 def reassigned(
-    source: str, # text of a later cell
-    names, # the parameters
+    source: str,  # text of a later cell
+    names,  # the parameters
 ) -> list[str]:
     "Which parameters a cell binds anew; SyntaxError where the cell is no Python."
     from IPython.core.inputtransformer2 import TransformerManager
-    if source.startswith("%%"): source = source.partition("\n")[2] # the cell magic's own line
+
+    if source.startswith("%%"):
+        source = source.partition("\n")[2]  # the cell magic's own line
     return sorted(set(names) & set(_bound(ast.parse(TransformerManager().transform_cell(source)))))
 
 # %% ../../nbs/study/11_runner.ipynb #a2afc024
 def read_notebook(path: str | Path):
     "The notebook's content; RunnerError where it is missing or damaged."
     import nbformat
+
     path = Path(path)
-    if not path.is_file(): raise RunnerError(f"{path}: there is no such notebook.")
+    if not path.is_file():
+        raise RunnerError(f"{path}: there is no such notebook.")
     try:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
-    except Exception as error: # nbformat raises JSON, schema and its own errors
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise RunnerError(f"{path.name} is not a valid notebook ({reason}); restore it from git.") from None
+    except Exception as error:  # nbformat raises JSON, schema and its own errors
+        reason = (
+            str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        )
+        raise RunnerError(
+            f"{path.name} is not a valid notebook ({reason}); restore it from git."
+        ) from None
     return notebook
 
+
 def parameters_index(
-    cells: list, # the notebook's cells
-    where: str, # named in errors
+    cells: list,  # the notebook's cells
+    where: str,  # named in errors
 ) -> int:
     "Where the one cell tagged `parameters` stands."
     tagged = [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
-    if len(tagged) == 1 and cells[tagged[0]].cell_type == "code": return tagged[0]
-    raise RunnerError(f"{where}: exactly one code cell must be tagged `parameters`, and {len(tagged)} cells are tagged; papermill would run the defaults.")
+    if len(tagged) == 1 and cells[tagged[0]].cell_type == "code":
+        return tagged[0]
+    raise RunnerError(
+        f"{where}: exactly one code cell must be tagged `parameters`, and {len(tagged)} cells are tagged; papermill would run the defaults."
+    )
 
 # %% ../../nbs/study/11_runner.ipynb #555b9e74
 def preflight(
-    path: str | Path, # the notebook
-    given: dict | None = None, # values for its parameters
+    path: str | Path,  # the notebook
+    given: dict | None = None,  # values for its parameters
 ) -> dict:
     "All values a notebook would run with; RunnerError for anything that would make it run something else."
     notebook, given, where = read_notebook(path), given or {}, Path(path).name
     at = parameters_index(notebook.cells, where)
     known = read_parameters(notebook.cells[at].source, where)
     check_values(known, given, where)
-    for cell in notebook.cells[at + 1:]:
-        if cell.cell_type != "code" or "injected-parameters" in cell.metadata.get("tags", []): continue
+    for cell in notebook.cells[at + 1 :]:
+        if cell.cell_type != "code" or "injected-parameters" in cell.metadata.get("tags", []):
+            continue
         start = f"{where}: the cell that starts with {cell.source.partition(chr(10))[0]!r}"
-        try: again = reassigned(cell.source, known)
-        except SyntaxError as error: raise RunnerError(f"{start} is not valid Python ({error.msg}).") from None
-        if again: raise RunnerError(f"{start} assigns {', '.join(again)} again, so a given value would be lost; use another name there.")
+        try:
+            again = reassigned(cell.source, known)
+        except SyntaxError as error:
+            raise RunnerError(f"{start} is not valid Python ({error.msg}).") from None
+        if again:
+            raise RunnerError(
+                f"{start} assigns {', '.join(again)} again, so a given value would be lost; use another name there."
+            )
     return {name: p.default for name, p in known.items()} | given
 
 # %% ../../nbs/study/11_runner.ipynb #66166789
@@ -178,52 +229,63 @@ def check_parameters(namespace: dict) -> None:
     "Call as check_parameters(globals()) right after the parameters cell: RunnerError if papermill gave values that would not count."
     cells = list(namespace.get("In") or [])
     injected = [i for i, cell in enumerate(cells) if cell.startswith("# Parameters\n")]
-    if not injected or cells.count(cells[-1]) > 1: return # nothing was given, or the cell is run again by hand
+    if not injected or cells.count(cells[-1]) > 1:
+        return  # nothing was given, or the cell is run again by hand
     if injected != [len(cells) - 2] or len(cells) < 3:
-        raise RunnerError("The given parameters did not follow the parameters cell: its tag `parameters` is lost or on another cell, and the defaults would run.")
+        raise RunnerError(
+            "The given parameters did not follow the parameters cell: its tag `parameters` is lost or on another cell, and the defaults would run."
+        )
     names = [target.id for statement in ast.parse(cells[-2]).body for target in statement.targets]
-    check_values(read_parameters(cells[-3]), {name: namespace[name] for name in names}, "This notebook")
+    check_values(
+        read_parameters(cells[-3]), {name: namespace[name] for name in names}, "This notebook"
+    )
 
 # %% ../../nbs/study/11_runner.ipynb #93c29bbf
 @dataclass(frozen=True)
 class Job:
     "One experiment notebook, ready to run."
-    id: str # table_05
+
+    id: str  # table_05
     notebook: Path
-    folder: Path # where results go: results_root/profile/id
-    parameters: dict # the values that are given
-    everything: dict # all values it runs with
-    runs: tuple[str, ...] = () # ids of the runs it uses
+    folder: Path  # where results go: results_root/profile/id
+    parameters: dict  # the values that are given
+    everything: dict  # all values it runs with
+    runs: tuple[str, ...] = ()  # ids of the runs it uses
 
     @property
-    def output(self) -> Path: return self.folder / f"{self.id}.ipynb"
+    def output(self) -> Path:
+        return self.folder / f"{self.id}.ipynb"
+
     @property
-    def failed(self) -> Path: return self.folder / f"{self.id}.failed.ipynb"
+    def failed(self) -> Path:
+        return self.folder / f"{self.id}.failed.ipynb"
+
     @property
-    def log(self) -> Path: return self.folder / f"{self.id}.log"
+    def log(self) -> Path:
+        return self.folder / f"{self.id}.log"
+
     @property
-    def running(self) -> Path: return self.folder / f"{self.id}.{os.getpid()}.running.ipynb"
+    def running(self) -> Path:
+        return self.folder / f"{self.id}.{os.getpid()}.running.ipynb"
 
 # %% ../../nbs/study/11_runner.ipynb #d9795298
 @dataclass(frozen=True)
 class Outcome:
     "What became of it: done, unchanged or failed."
+
     id: str
     status: str
     seconds: float
-    path: Path # the executed notebook
+    path: Path  # the executed notebook
     message: str = ""
 
 # %% ../../nbs/study/11_runner.ipynb #6a3674d1
-def papermill_command(
-    notebook: str | Path,
-    output: str | Path,
-    parameters: dict,
-) -> list[str]:
+def papermill_command(notebook: str | Path, output: str | Path, parameters: dict) -> list[str]:
     "The command line that runs one notebook."
     values = ["-y", json.dumps(parameters, ensure_ascii=False)] if parameters else []
     fixed = ["-k", "python3", "--language", "python", "--log-output", "--autosave-cell-every", "15"]
     return [sys.executable, "-m", "papermill", str(notebook), str(output), *fixed, *values]
+
 
 def _below(path: Path, root: Path) -> Path:
     "Relative to the project where it lies inside: an executed notebook names no machine's folders."
@@ -234,72 +296,115 @@ def environment(threads: int) -> dict[str, str]:
     "A child's surroundings; threads that the user has set himself stay."
     return {"OMP_NUM_THREADS": str(threads), "PYDEVD_DISABLE_FILE_VALIDATION": "1"} | os.environ
 
+
 def clear_leftovers(job: Job) -> None:
     "Remove what runners left half done that were killed; nobody else will."
-    for folder in (job.folder, job.folder.parent): clear_temporaries(folder)
+    for folder in (job.folder, job.folder.parent):
+        clear_temporaries(folder)
     for path in job.folder.glob(f"{job.id}.*.running.ipynb"):
-        try: os.kill(int(path.name.split(".")[-3]), 0)
-        except ProcessLookupError: path.unlink(missing_ok=True)
-        except (ValueError, PermissionError): pass # not ours
+        try:
+            os.kill(int(path.name.split(".")[-3]), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except (ValueError, PermissionError):
+            pass  # not ours
 
 # %% ../../nbs/study/11_runner.ipynb #317087b5
-def ending_with_parent(sign: int) -> Callable | None: # for `preexec_fn`; None where the system cannot do it
+def ending_with_parent(
+    sign: int,
+) -> Callable | None:  # for `preexec_fn`; None where the system cannot do it
     "Ask Linux to send a signal to the child when its parent ends, be it by kill -9."
-    if not sys.platform.startswith("linux"): return None
-    libc = ctypes.CDLL(None) # loaded here: between fork and exec as little as possible
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)  # loaded here: between fork and exec as little as possible
+
     def child():
-        signal.signal(signal.SIGINT, signal.SIG_DFL) # a command in the background of a script ignores it, and so would all that it starts
-        libc.prctl(1, int(sign)) # PR_SET_PDEATHSIG
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # a command in the background of a script ignores it, and so would all that it starts
+        libc.prctl(1, int(sign))  # PR_SET_PDEATHSIG
+
     return child
+
 
 def start(
     job: Job,
-    root: Path, # the project: working folder of notebook and papermill
-    threads: int, # CPU threads for its kernel
+    root: Path,  # the project: working folder of notebook and papermill
+    threads: int,  # CPU threads for its kernel
 ) -> subprocess.Popen:
     "Begin to run a notebook; a session of its own, so that Ctrl-C reaches the runner alone."
-    with writing(job.folder): job.folder.mkdir(parents=True, exist_ok=True); job.log.touch()
+    with writing(job.folder):
+        job.folder.mkdir(parents=True, exist_ok=True)
+        job.log.touch()
     clear_leftovers(job)
-    command = papermill_command(_below(job.notebook, root), _below(job.running, root), job.parameters)
+    command = papermill_command(
+        _below(job.notebook, root), _below(job.running, root), job.parameters
+    )
     with job.log.open("w") as log:
-        return subprocess.Popen(command, cwd=root, env=environment(threads), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=ending_with_parent(signal.SIGINT))
+        return subprocess.Popen(
+            command,
+            cwd=root,
+            env=environment(threads),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=ending_with_parent(signal.SIGINT),
+        )
 
 # %% ../../nbs/study/11_runner.ipynb #719316f0
 def judge(path: Path) -> str:
     "Why an executed notebook does not count as done; empty where it does."
-    try: notebook = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError): return "papermill wrote no notebook"
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "papermill wrote no notebook"
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
-            if output["output_type"] == "error": return f"In [{cell['execution_count']}]: {output['ename']}: {' '.join(output['evalue'].split())}"
+            if output["output_type"] == "error":
+                return f"In [{cell['execution_count']}]: {output['ename']}: {' '.join(output['evalue'].split())}"
     about = notebook["metadata"].get("papermill", {})
-    if about.get("exception"): return "papermill saw an exception and the notebook does not say which"
-    if not about.get("end_time"): return "it was cut off before its end"
+    if about.get("exception"):
+        return "papermill saw an exception and the notebook does not say which"
+    if not about.get("end_time"):
+        return "it was cut off before its end"
     return ""
 
 # %% ../../nbs/study/11_runner.ipynb #acdacda9
 def passing(path: Path) -> bool:
     "Whether a file will not stay: another runner may have the same notebook in hand."
-    return path.suffix in (".log", ".tmp") or path.name.endswith((".running.ipynb", ".failed.ipynb"))
+    return path.suffix in (".log", ".tmp") or path.name.endswith(
+        (".running.ipynb", ".failed.ipynb")
+    )
+
 
 def finish(
     job: Job,
-    code: int, # exit status of papermill
+    code: int,  # exit status of papermill
     root: Path,
-    whole: bool, # whether all its runs are there
-) -> tuple[str, str]: # status and message
+    whole: bool,  # whether all its runs are there
+) -> tuple[str, str]:  # status and message
     "Give the executed notebook its name and stamp, or lay what there is of it aside as ID.failed.ipynb."
     problem = judge(job.running) or (f"papermill ended with status {code}" if code else "")
     if problem:
-        if job.running.exists(): job.running.replace(job.failed)
+        if job.running.exists():
+            job.running.replace(job.failed)
         return "failed", problem
     notebook = json.loads(job.running.read_text(encoding="utf-8"))
     notebook["metadata"]["papermill"]["output_path"] = str(_below(job.output, root))
     write_atomic(job.output, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-    for path in (job.running, job.failed, job.log): path.unlink(missing_ok=True)
-    files = sorted(p.name for p in job.folder.iterdir() if p.is_file() and p.name != "stamp.json" and not passing(p))
+    for path in (job.running, job.failed, job.log):
+        path.unlink(missing_ok=True)
+    files = sorted(
+        p.name
+        for p in job.folder.iterdir()
+        if p.is_file() and p.name != "stamp.json" and not passing(p)
+    )
     clear_leftovers(job)
-    write_atomic(job.folder / "stamp.json", json.dumps(stamp(job) | {"complete": whole, "files": files}, indent=1) + "\n")
+    write_atomic(
+        job.folder / "stamp.json",
+        json.dumps(stamp(job) | {"complete": whole, "files": files}, indent=1) + "\n",
+    )
     return "done", ""
 
 # %% ../../nbs/study/11_runner.ipynb #7980d568
@@ -308,68 +413,111 @@ def package_digest() -> str:
     folder = Path(mdr_repro.__file__).resolve().parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
-        if path.name != "_modidx.py": digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
+        if path.name != "_modidx.py":
+            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
 
 def stamp(job: Job) -> dict:
     "What a result depends on, as plain values."
-    cells = [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in read_notebook(job.notebook).cells]
-    values = {name: value for name, value in job.everything.items() if name not in ("max_minutes", "results_root")}
-    return {"notebook": hashlib.sha256(json.dumps(cells).encode()).hexdigest(), "parameters": values, "package": package_digest(), "runs": sorted(job.runs)}
+    cells = [
+        (c.cell_type, c.source, c.metadata.get("tags", []))
+        for c in read_notebook(job.notebook).cells
+    ]
+    values = {
+        name: value
+        for name, value in job.everything.items()
+        if name not in ("max_minutes", "results_root")
+    }
+    return {
+        "notebook": hashlib.sha256(json.dumps(cells).encode()).hexdigest(),
+        "parameters": values,
+        "package": package_digest(),
+        "runs": sorted(job.runs),
+    }
+
 
 def unchanged(
     job: Job,
-    whole: bool, # whether all its runs are there
+    whole: bool,  # whether all its runs are there
 ) -> bool:
     "Whether the result on disk is what running the notebook again would give."
-    try: found = json.loads((job.folder / "stamp.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError): return False
+    try:
+        found = json.loads((job.folder / "stamp.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
     files = found.pop("files", [])
-    return whole and found == json.loads(json.dumps(stamp(job) | {"complete": True})) and all((job.folder / f).is_file() for f in files) and not judge(job.output)
+    return (
+        whole
+        and found == json.loads(json.dumps(stamp(job) | {"complete": True}))
+        and all((job.folder / f).is_file() for f in files)
+        and not judge(job.output)
+    )
 
 # %% ../../nbs/study/11_runner.ipynb #921bc155
-def experiments(root: Path | None = None) -> dict[str, Path]: # id -> notebook
+def experiments(root: Path | None = None) -> dict[str, Path]:  # id -> notebook
     "The experiment notebooks of the project, in order."
     root = root or project_root()
-    found = {path.stem: path for path in sorted((root / "nbs" / "experiments").glob("*.ipynb")) if not path.name.startswith(("_", "."))}
-    if not found: raise RunnerError(f"{root}: no notebooks in nbs/experiments; run this inside a clone of the project.")
+    found = {
+        path.stem: path
+        for path in sorted((root / "nbs" / "experiments").glob("*.ipynb"))
+        if not path.name.startswith(("_", "."))
+    }
+    if not found:
+        raise RunnerError(
+            f"{root}: no notebooks in nbs/experiments; run this inside a clone of the project."
+        )
     return found
 
-def of_profile(profile: str, known: dict[str, Path]) -> dict[str, Path]: # id -> notebook
+
+def of_profile(profile: str, known: dict[str, Path]) -> dict[str, Path]:  # id -> notebook
     "The experiments that a profile is made for."
     only = get_profile(profile).experiments
     return {id: path for id, path in known.items() if not only or id in only}
 
+
 def chosen(
-    only, # ids, with or without .ipynb
-    known: dict[str, Path], # of `of_profile`
+    only,  # ids, with or without .ipynb
+    known: dict[str, Path],  # of `of_profile`
 ) -> list[str]:
     "The ids asked for, all if none; RunnerError for an unknown one."
     ids = [str(name).removesuffix(".ipynb") for name in only]
     for id in ids:
         near = get_close_matches(id, known, n=1)
-        if id not in known: raise RunnerError(f"There is no experiment {id!r}{f' (did you mean {near[0]}?)' if near else ''}; there are {', '.join(known)}.")
+        if id not in known:
+            raise RunnerError(
+                f"There is no experiment {id!r}{f' (did you mean {near[0]}?)' if near else ''}; there are {', '.join(known)}."
+            )
     return list(dict.fromkeys(ids)) or list(known)
 
 # %% ../../nbs/study/11_runner.ipynb #65ed0b4d
 def make_job(
     id: str,
     notebook: Path,
-    given: dict, # parameter -> value, None for the notebook's own default
+    given: dict,  # parameter -> value, None for the notebook's own default
     root: Path,
 ) -> tuple[Job, list[RunSpec] | None]:
     "A checked notebook with the runs it needs; None where its data is missing."
     given = {name: value for name, value in given.items() if value is not None}
     values = preflight(notebook, given)
     folder = root / values["results_root"] / values["profile"] / id
-    try: specs = experiment_specs(id, values["profile"], values["seeds"], values["data_root"]) if id in EXPERIMENTS else []
-    except DataError: return Job(id, notebook, folder, given, values, ("unknown",)), None # the notebook will say which file is missing
+    try:
+        specs = (
+            experiment_specs(id, values["profile"], values["seeds"], values["data_root"])
+            if id in EXPERIMENTS
+            else []
+        )
+    except DataError:
+        return Job(
+            id, notebook, folder, given, values, ("unknown",)
+        ), None  # the notebook will say which file is missing
     return Job(id, notebook, folder, given, values, tuple(s.id for s in specs)), specs
 
 # %% ../../nbs/study/11_runner.ipynb #c0164abd
 @dataclass
 class Running:
     "A notebook that is being executed."
+
     job: Job
     specs: list[RunSpec]
     process: subprocess.Popen
@@ -377,126 +525,214 @@ class Running:
     tries: int = 1
 
     @property
-    def seconds(self) -> float: return time.monotonic() - self.began
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
 
     def last_line(self) -> str:
         "What it said last: the training's progress line, mostly."
-        try: lines = self.job.log.read_text(errors="replace").replace("\r", "\n").splitlines()
-        except FileNotFoundError: return "" # another runner of the same notebook has ended
+        try:
+            lines = self.job.log.read_text(errors="replace").replace("\r", "\n").splitlines()
+        except FileNotFoundError:
+            return ""  # another runner of the same notebook has ended
         return next((line.strip()[:120] for line in reversed(lines) if line.strip()), "")
 
 # %% ../../nbs/study/11_runner.ipynb #c0164abe
 def lost_port(job: Job) -> bool:
     "Two kernels that start at the same moment may choose the same port; one then dies before the first cell, which is nobody's fault."
-    try: return "Kernel died before replying to kernel_info" in job.log.read_text(errors="replace")
-    except FileNotFoundError: return False
+    try:
+        return "Kernel died before replying to kernel_info" in job.log.read_text(errors="replace")
+    except FileNotFoundError:
+        return False
 
-def stop(running: list[Running], patience: float = 15.0) -> None: # seconds
+
+def stop(running: list[Running], patience: float = 15.0) -> None:  # seconds
     "Ask every papermill to end, which ends its kernel too; what is left after a while is killed."
-    for r in running: r.process.send_signal(signal.SIGINT)
     for r in running:
-        try: r.process.wait(patience)
-        except subprocess.TimeoutExpired: os.killpg(r.process.pid, signal.SIGKILL)
-        if r.job.running.exists(): r.job.running.replace(r.job.failed)
+        r.process.send_signal(signal.SIGINT)
+    for r in running:
+        try:
+            r.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(r.process.pid, signal.SIGKILL)
+        if r.job.running.exists():
+            r.job.running.replace(r.job.failed)
 
 # %% ../../nbs/study/11_runner.ipynb #79949c5f
 def cores() -> int:
     "CPU cores this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+
 def workers(
-    jobs: int | None, # as asked for
+    jobs: int | None,  # as asked for
     device: str,
-    count: int, # notebooks, or runs
+    count: int,  # notebooks, or runs
 ) -> int:
     "Processes at once: as asked, else one on a GPU and up to four on CPU cores."
-    if jobs is not None and jobs < 1: raise RunnerError(f"jobs = {jobs}: at least one must run at a time.")
+    if jobs is not None and jobs < 1:
+        raise RunnerError(f"jobs = {jobs}: at least one must run at a time.")
     return max(1, min(count, jobs or (1 if device.startswith("cuda") else min(cores(), 4))))
 
 # %% ../../nbs/study/11_runner.ipynb #79949c60
 def worker_devices(
-    device: str, # cpu, cuda (all of them), cuda:1, ...
-    jobs: int | None, # workers in all, None: as many as there is room for
-    runs_per_device: int | None, # at once on each device; with jobs: at most
-    count: int, # runs
-) -> list[str]: # the device of each worker
+    device: str,  # cpu, cuda (all of them), cuda:1, ...
+    jobs: int | None,  # workers in all, None: as many as there is room for
+    runs_per_device: int | None,  # at once on each device; with jobs: at most
+    count: int,  # runs
+) -> list[str]:  # the device of each worker
     "Where runs are trained at the same time: one run does not fill a GPU if its network is small."
-    if runs_per_device is None: return [device] * workers(jobs, device, count)
-    if runs_per_device < 1: raise RunnerError(f"runs_per_device = {runs_per_device}: at least one run must be trained at a time.")
-    devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or [device] if device == "cuda" else [device]
-    return (devices * runs_per_device)[:max(1, min(count, jobs or count))]
+    if runs_per_device is None:
+        return [device] * workers(jobs, device, count)
+    if runs_per_device < 1:
+        raise RunnerError(
+            f"runs_per_device = {runs_per_device}: at least one run must be trained at a time."
+        )
+    devices = (
+        [f"cuda:{i}" for i in range(torch.cuda.device_count())] or [device]
+        if device == "cuda"
+        else [device]
+    )
+    return (devices * runs_per_device)[: max(1, min(count, jobs or count))]
+
 
 def duration(seconds: float) -> str:
     "12 s, 3 min 05 s, 2 h 10 min."
     minutes, s = divmod(round(seconds), 60)
-    if minutes >= 60: return f"{minutes // 60} h {minutes % 60:02} min"
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
     return f"{minutes} min {s:02} s" if minutes else f"{s} s"
 
 # %% ../../nbs/study/11_runner.ipynb #24c48cce
 @dataclass
 class Worker:
     "A process that trains; what it says goes into a nameless file that ends with it."
+
     process: subprocess.Popen
     log: IO[bytes]
 
     def text(self) -> str:
-        return os.pread(self.log.fileno(), os.fstat(self.log.fileno()).st_size, 0).decode(errors="replace") # the worker's own place in it stays
-    def last_line(self) -> str: return next((line.strip()[:120] for line in reversed(self.text().splitlines()) if line.strip()), "")
+        return os.pread(self.log.fileno(), os.fstat(self.log.fileno()).st_size, 0).decode(
+            errors="replace"
+        )  # the worker's own place in it stays
+
+    def last_line(self) -> str:
+        return next(
+            (line.strip()[:120] for line in reversed(self.text().splitlines()) if line.strip()), ""
+        )
+
 
 def start_worker(
-    specs: list[RunSpec], # in this order
-    values: dict, # results_root, data_root, device
-    root: Path, # the project
+    specs: list[RunSpec],  # in this order
+    values: dict,  # results_root, data_root, device
+    root: Path,  # the project
     threads: int,
     max_minutes: float = 0.0,
 ) -> Worker:
     "Begin `mdr-repro work` on a list of runs, in a session of its own."
-    options = [f"--{name.replace('_', '-')}={values[name]}" for name in ("results_root", "data_root", "device")]
-    command = [sys.executable, "-c", "from mdr_repro.use.command_line import main; raise SystemExit(main())", "work", "--runs=-", *options, f"--max-minutes={max_minutes}"]
+    options = [
+        f"--{name.replace('_', '-')}={values[name]}"
+        for name in ("results_root", "data_root", "device")
+    ]
+    command = [
+        sys.executable,
+        "-c",
+        "from mdr_repro.use.command_line import main; raise SystemExit(main())",
+        "work",
+        "--runs=-",
+        *options,
+        f"--max-minutes={max_minutes}",
+    ]
     log = TemporaryFile()
     with TemporaryFile("w+") as lines:
-        lines.write("".join(spec.canonical() + "\n" for spec in specs)); lines.seek(0)
-        return Worker(subprocess.Popen(command, cwd=root, env=environment(threads), stdin=lines, stdout=log, stderr=log, start_new_session=True, preexec_fn=ending_with_parent(signal.SIGTERM)), log)
+        lines.write("".join(spec.canonical() + "\n" for spec in specs))
+        lines.seek(0)
+        return Worker(
+            subprocess.Popen(
+                command,
+                cwd=root,
+                env=environment(threads),
+                stdin=lines,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=ending_with_parent(signal.SIGTERM),
+            ),
+            log,
+        )
 
 # %% ../../nbs/study/11_runner.ipynb #21338f51
 @dataclass
 class Training:
     "The missing runs of all notebooks, and the processes that train them."
+
     store: RunStore
     specs: list[RunSpec]
     workers: list[Worker]
     began: float
 
-    def alive(self) -> bool: return any(w.process.poll() is None for w in self.workers)
-    def done(self) -> int: return sum(self.store.status(s) == "done" for s in self.specs)
+    def alive(self) -> bool:
+        return any(w.process.poll() is None for w in self.workers)
+
+    def done(self) -> int:
+        return sum(self.store.status(s) == "done" for s in self.specs)
+
     def progress(self) -> str:
         lines = [w.last_line() for w in self.workers if w.process.poll() is None]
         return f"{self.done()} of {len(self.specs)} runs trained in {duration(time.monotonic() - self.began)}; now: {' | '.join(filter(None, lines))}"
-    def told(self, word: str) -> list[str]: # what the workers' lines with this word say
-        return list(dict.fromkeys(line.removeprefix(f"{word} ") for w in self.workers for line in w.text().splitlines() if line.startswith(f"{word} ")))
-    def failures(self) -> list[str]: # a sentence each
-        whole = all(self.store.settled(s) for s in self.specs) # then it does not matter who was lost
-        ended = [] if whole else [f"a worker ended with status {w.process.returncode}: {w.last_line()}" for w in self.workers if w.process.returncode not in (0, 1)]
+
+    def told(self, word: str) -> list[str]:  # what the workers' lines with this word say
+        return list(
+            dict.fromkeys(
+                line.removeprefix(f"{word} ")
+                for w in self.workers
+                for line in w.text().splitlines()
+                if line.startswith(f"{word} ")
+            )
+        )
+
+    def failures(self) -> list[str]:  # a sentence each
+        whole = all(
+            self.store.settled(s) for s in self.specs
+        )  # then it does not matter who was lost
+        ended = (
+            []
+            if whole
+            else [
+                f"a worker ended with status {w.process.returncode}: {w.last_line()}"
+                for w in self.workers
+                if w.process.returncode not in (0, 1)
+            ]
+        )
         return self.told("FAILED") + list(dict.fromkeys(ended))
-    def stop(self, patience: float = 15.0) -> None: # seconds
-        for w in self.workers: w.process.poll() is None and w.process.terminate()
+
+    def stop(self, patience: float = 15.0) -> None:  # seconds
         for w in self.workers:
-            try: w.process.wait(patience)
-            except subprocess.TimeoutExpired: os.killpg(w.process.pid, signal.SIGKILL)
+            w.process.poll() is None and w.process.terminate()
+        for w in self.workers:
+            try:
+                w.process.wait(patience)
+            except subprocess.TimeoutExpired:
+                os.killpg(w.process.pid, signal.SIGKILL)
 
 # %% ../../nbs/study/11_runner.ipynb #29a71091
 def missing_runs(
     todo: list[tuple[Job, list[RunSpec] | None]],
-) -> tuple[RunStore, list[RunSpec], dict] | None: # where they go, the runs, the values of all notebooks; None: nothing is missing
+) -> (
+    tuple[RunStore, list[RunSpec], dict] | None
+):  # where they go, the runs, the values of all notebooks; None: nothing is missing
     "The missing runs of all notebooks, in the order in which time is best spent."
     todo = [(job, specs) for job, specs in todo if specs and not complete(job, specs)]
-    if not todo: return None
+    if not todo:
+        return None
     values = todo[0][0].everything
     store = open_store(values["results_root"], values["data_root"], values["device"])
-    plan = make_plan([job.id for job, _ in todo], values["profile"], values["seeds"], values["data_root"])
+    plan = make_plan(
+        [job.id for job, _ in todo], values["profile"], values["seeds"], values["data_root"]
+    )
     return store, most_valuable(plan, store, values["device"]), values
 
-def _work(specs: list[RunSpec] | None) -> int: # frames per clip
+
+def _work(specs: list[RunSpec] | None) -> int:  # frames per clip
     "About how long the runs of a notebook take, next to others of the same profile."
     return sum(s.schedule.epochs * s.sampling.num_frames for s in specs or [])
 
@@ -504,40 +740,67 @@ def _work(specs: list[RunSpec] | None) -> int: # frames per clip
 def begin_training(
     todo: list[tuple[Job, list[RunSpec] | None]],
     root: Path,
-    jobs: int | None, # workers, None: as many as there is room for
+    jobs: int | None,  # workers, None: as many as there is room for
     max_minutes: float = 0.0,
     runs_per_device: int | None = None,
-) -> Training | None: # None: nothing is missing
+) -> Training | None:  # None: nothing is missing
     "Start workers on the missing runs of all notebooks."
-    if not (found := missing_runs(todo)): return None
+    if not (found := missing_runs(todo)):
+        return None
     store, specs, values = found
     devices = worker_devices(values["device"], jobs, runs_per_device, len(specs))
     threads = max(1, cores() // len(devices))
-    return Training(store, specs, [start_worker(specs, {**values, "device": d}, root, threads, max_minutes) for d in devices], time.monotonic())
+    return Training(
+        store,
+        specs,
+        [start_worker(specs, {**values, "device": d}, root, threads, max_minutes) for d in devices],
+        time.monotonic(),
+    )
 
 # %% ../../nbs/study/11_runner.ipynb #3429ff7c
 def reproduce(
     profile: str = "smoke",
-    only=(), # experiments, all if empty
-    device: str | None = None, # this and the following: None leaves the notebook's own default
+    only=(),  # experiments, all if empty
+    device: str | None = None,  # this and the following: None leaves the notebook's own default
     data_root: str | None = None,
     results_root: str | None = None,
     seeds: int | None = None,
-    max_minutes: float | None = None, # begin no further epoch after so long
-    jobs: int | None = None, # workers, then notebooks, at once
-    runs_per_device: int | None = None, # workers on each device, see `worker_devices`
-    say=print, # takes the progress lines
-    begin: Callable | None = None, # how trainings begin; None: `begin_training`, on this machine
+    max_minutes: float | None = None,  # begin no further epoch after so long
+    jobs: int | None = None,  # workers, then notebooks, at once
+    runs_per_device: int | None = None,  # workers on each device, see `worker_devices`
+    say=print,  # takes the progress lines
+    begin: Callable | None = None,  # how trainings begin; None: `begin_training`, on this machine
 ) -> list[Outcome]:
     "Train what the experiment notebooks of a profile need, and run them; a failed one does not keep the others from running."
     root = project_root()
     known = of_profile(profile, experiments())
-    given = dict(profile=profile, device=device, data_root=data_root, results_root=results_root, seeds=seeds, max_minutes=max_minutes)
-    todo = sorted((make_job(id, known[id], given, root) for id in chosen(only, known)), key=lambda job: -_work(job[1])) # none long is left alone at the end
-    try: import papermill
-    except ImportError: raise RunnerError("papermill is not installed; pip install 'mdr_repro[reproduce]'.") from None
+    given = dict(
+        profile=profile,
+        device=device,
+        data_root=data_root,
+        results_root=results_root,
+        seeds=seeds,
+        max_minutes=max_minutes,
+    )
+    todo = sorted(
+        (make_job(id, known[id], given, root) for id in chosen(only, known)),
+        key=lambda job: -_work(job[1]),
+    )  # none long is left alone at the end
+    try:
+        import papermill
+    except ImportError:
+        raise RunnerError(
+            "papermill is not installed; pip install 'mdr_repro[reproduce]'."
+        ) from None
     at_once = workers(jobs, device or "cpu", len(todo))
-    return _run(todo, root, at_once, max_minutes, say, (begin or begin_training)(todo, root, jobs, max_minutes or 0.0, runs_per_device))
+    return _run(
+        todo,
+        root,
+        at_once,
+        max_minutes,
+        say,
+        (begin or begin_training)(todo, root, jobs, max_minutes or 0.0, runs_per_device),
+    )
 
 # %% ../../nbs/study/11_runner.ipynb #e8473a2f
 def complete(job: Job, specs: list[RunSpec] | None) -> bool:
@@ -545,71 +808,127 @@ def complete(job: Job, specs: list[RunSpec] | None) -> bool:
     store = open_store(job.everything["results_root"])
     return specs is not None and all(store.settled(spec) for spec in specs)
 
-NO_TIME = 0.0001 # minutes: enough to measure what is there, and to begin no epoch; 0 would mean no limit, and 1e-6 is text in YAML
+
+NO_TIME = 0.0001  # minutes: enough to measure what is there, and to begin no epoch; 0 would mean no limit, and 1e-6 is text in YAML
+
 
 def _begin(job: Job, specs, root: Path, at_once: int, minutes: float | None) -> Running:
     "Start a notebook with its share of the cores; where time is limited, trainings have had theirs, and what else a notebook does gets the rest."
-    if minutes is not None: job = replace(job, parameters=job.parameters | {"max_minutes": NO_TIME if specs else max(round(minutes, 2), 0.01)})
+    if minutes is not None:
+        job = replace(
+            job,
+            parameters=job.parameters
+            | {"max_minutes": NO_TIME if specs else max(round(minutes, 2), 0.01)},
+        )
     return Running(job, specs, start(job, root, max(1, cores() // at_once)), time.monotonic())
 
-def _again(r: Running, root: Path, at_once: int) -> Running | None: # None: it has had its turn
-    return Running(r.job, r.specs, start(r.job, root, max(1, cores() // at_once)), r.began, r.tries + 1) if r.tries < 3 and lost_port(r.job) else None
+
+def _again(r: Running, root: Path, at_once: int) -> Running | None:  # None: it has had its turn
+    return (
+        Running(
+            r.job, r.specs, start(r.job, root, max(1, cores() // at_once)), r.began, r.tries + 1
+        )
+        if r.tries < 3 and lost_port(r.job)
+        else None
+    )
+
 
 def _end(r: Running, root: Path) -> Outcome:
     "What became of a notebook whose papermill has ended."
     status, message = finish(r.job, r.process.returncode, root, complete(r.job, r.specs))
-    return Outcome(r.job.id, status, r.seconds, r.job.output if status == "done" else r.job.failed, message)
+    return Outcome(
+        r.job.id, status, r.seconds, r.job.output if status == "done" else r.job.failed, message
+    )
 
 # %% ../../nbs/study/11_runner.ipynb #e8473a30
 def _line(o: Outcome, root: Path) -> str:
     "One line for a person."
-    if o.status == "failed": return f"{o.id}  FAILED after {duration(o.seconds)}: {o.message} ({_below(o.path, root)})"
+    if o.status == "failed":
+        return f"{o.id}  FAILED after {duration(o.seconds)}: {o.message} ({_below(o.path, root)})"
     return f"{o.id}  {o.status}{f' in {duration(o.seconds)}' if o.seconds else ''}  {_below(o.path, root)}"
 
-def _ready(waiting: list, training: Training | None) -> int | None: # index; None: none yet
+
+def _ready(waiting: list, training: Training | None) -> int | None:  # index; None: none yet
     "Which notebook may start: while runs are trained, one that has all of its own."
-    if training is None: return 0 if waiting else None
+    if training is None:
+        return 0 if waiting else None
     return next((i for i, (job, specs) in enumerate(waiting) if complete(job, specs)), None)
 
 # %% ../../nbs/study/11_runner.ipynb #e8473a31
-SIGN_OF_LIFE = 60.0 # seconds
+SIGN_OF_LIFE = 60.0  # seconds
+
 
 def _alive(running: list[Running], training: Training | None, say) -> None:
     "What is being done now."
-    if training: say(f"      {training.progress()}")
-    for r in running: say(f"      {r.job.id}  {duration(r.seconds)}  {r.last_line()}")
+    if training:
+        say(f"      {training.progress()}")
+    for r in running:
+        say(f"      {r.job.id}  {duration(r.seconds)}  {r.last_line()}")
+
 
 def _trained(training: Training, root: Path, say) -> list[Outcome]:
     "Tell how the trainings went; failed ones are an outcome, diverged ones a result."
     seconds, failures = time.monotonic() - training.began, training.failures()
-    say(f"training  {training.done()} of {len(training.specs)} missing runs done in {duration(seconds)}")
+    say(
+        f"training  {training.done()} of {len(training.specs)} missing runs done in {duration(seconds)}"
+    )
     for word, lines in (("DIVERGED", training.told("DIVERGED")), ("FAILED", failures)):
-        for line in lines: say(f"      {word} {line}")
+        for line in lines:
+            say(f"      {word} {line}")
     more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
-    return [Outcome("training", "failed", seconds, training.store.root / "runs", failures[0] + more)] if failures else []
+    return (
+        [Outcome("training", "failed", seconds, training.store.root / "runs", failures[0] + more)]
+        if failures
+        else []
+    )
 
 # %% ../../nbs/study/11_runner.ipynb #0b2bd0ac
-def _run(todo, root: Path, at_once: int, max_minutes: float | None, say, training: Training | None = None) -> list[Outcome]:
+def _run(
+    todo, root: Path, at_once: int, max_minutes: float | None, say, training: Training | None = None
+) -> list[Outcome]:
     "The queue: start what there is room for, see what has ended; whatever happens, leave no process behind."
     waiting, running, outcomes, first, began = list(todo), [], [], training, time.monotonic()
     heard = began
+
     def tell(outcome):
         outcomes.append(outcome)
         say(f"[{len(outcomes)}/{len(todo)}] {_line(outcome, root)}")
+
     try:
         while waiting or running or training:
-            while len(running) < (1 if training else at_once) and (i := _ready(waiting, training)) is not None:
+            while (
+                len(running) < (1 if training else at_once)
+                and (i := _ready(waiting, training)) is not None
+            ):
                 job, specs = waiting.pop(i)
-                if unchanged(job, complete(job, specs)): clear_leftovers(job); tell(Outcome(job.id, "unchanged", 0.0, job.output)); continue
-                running.append(_begin(job, specs, root, at_once, max_minutes - (time.monotonic() - began) / 60 if max_minutes else None))
+                if unchanged(job, complete(job, specs)):
+                    clear_leftovers(job)
+                    tell(Outcome(job.id, "unchanged", 0.0, job.output))
+                    continue
+                running.append(
+                    _begin(
+                        job,
+                        specs,
+                        root,
+                        at_once,
+                        max_minutes - (time.monotonic() - began) / 60 if max_minutes else None,
+                    )
+                )
             for r in [r for r in running if r.process.poll() is not None]:
                 running.remove(r)
-                if again := _again(r, root, at_once): running.append(again)
-                else: tell(_end(r, root))
-            if time.monotonic() - heard > SIGN_OF_LIFE: heard = time.monotonic(); _alive(running, training, say)
-            if training and not training.alive(): failed, training = _trained(training, root, say), None
-            elif running or training: time.sleep(1.0 if training else 0.2)
+                if again := _again(r, root, at_once):
+                    running.append(again)
+                else:
+                    tell(_end(r, root))
+            if time.monotonic() - heard > SIGN_OF_LIFE:
+                heard = time.monotonic()
+                _alive(running, training, say)
+            if training and not training.alive():
+                failed, training = _trained(training, root, say), None
+            elif running or training:
+                time.sleep(1.0 if training else 0.2)
         return outcomes + (failed if first else [])
     finally:
         stop(running)
-        if first: first.stop()
+        if first:
+            first.stop()

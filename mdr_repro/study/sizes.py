@@ -21,110 +21,175 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..mdrgcn import literal_form
-from ..models import build_backbone
-from .audit import ratio_range
-from .measure import SYSTEMS, MeasuredCell, MeasuredTable, Verdict, table_title
-from ..paper.tables import CLAIMS, TABLES, Claim, printed_value
-from ..skeleton import Skeleton, get_skeleton
 from ..measuring.efficiency import count_parameters, latency, peak_memory
 from ..measuring.statistics import mean_interval
+from ..models import build_backbone
+from ..paper.tables import CLAIMS, TABLES, Claim, printed_value
+from ..skeleton import Skeleton, get_skeleton
+from .audit import ratio_range
+from .cells import SYSTEMS
+from .measure import MeasuredCell, MeasuredTable, table_title
+from .verdicts import Verdict
 
 # %% ../../nbs/study/09_sizes.ipynb #034e728a
 class Shape(NamedTuple):
     "What a network is given: one clip [1, 3, T, V, M], and the number of classes."
+
     skeleton: str
-    frames: int # T
-    persons: int # M
-    classes: int # K
+    frames: int  # T
+    persons: int  # M
+    classes: int  # K
 
     @property
-    def body(self) -> Skeleton: return get_skeleton(self.skeleton)
+    def body(self) -> Skeleton:
+        return get_skeleton(self.skeleton)
+
     @property
-    def clip(self) -> tuple[int, int, int, int, int]: return 1, 3, self.frames, self.body.num_joints, self.persons
+    def clip(self) -> tuple[int, int, int, int, int]:
+        return 1, 3, self.frames, self.body.num_joints, self.persons
+
     @property
-    def text(self) -> str: return "×".join(map(str, self.clip[1:])) # 3×64×17×1
+    def text(self) -> str:
+        return "×".join(map(str, self.clip[1:]))  # 3×64×17×1
+
 
 SHAPES = {"paper": Shape("coco17", 64, 1, 99), "ntu": Shape("ntu25", 64, 2, 60)}
 
 # %% ../../nbs/study/09_sizes.ipynb #432f32ff
-ROWS: dict[str, tuple[str, dict]] = { # row -> backbone and options; every system of Tables IX to XI, then variants
-    **{name: (backbone, {"frames": 48} if backbone == "posec3d" else {}) for name, backbone in SYSTEMS.items()},
-    "MDR-GCN, one kernel": ("mdr_gcn", {"temporal_kernels": 1}), "MDR-GCN, released": ("mdr_gcn", {"form": "released"}),
-    "MDR-GCN, released, one kernel": ("mdr_gcn", {"form": "released", "temporal_kernels": 1}), "PoseC3D, all frames": ("posec3d", {}),
-    "MDR-GCN, branches": ("mdr_gcn", {"temporal": "branches"}), # both kernels in one block
+ROWS: dict[
+    str, tuple[str, dict]
+] = {  # row -> backbone and options; every system of Tables IX to XI, then variants
+    **{
+        name: (backbone, {"frames": 48} if backbone == "posec3d" else {})
+        for name, backbone in SYSTEMS.items()
+    },
+    "MDR-GCN, one kernel": ("mdr_gcn", {"temporal_kernels": 1}),
+    "MDR-GCN, released": ("mdr_gcn", {"form": "released"}),
+    "MDR-GCN, released, one kernel": ("mdr_gcn", {"form": "released", "temporal_kernels": 1}),
+    "PoseC3D, all frames": ("posec3d", {}),
+    "MDR-GCN, branches": ("mdr_gcn", {"temporal": "branches"}),  # both kernels in one block
     "MDR-GCN, released, branches": ("mdr_gcn", {"form": "released", "temporal": "branches"}),
 }
 MDR_ROWS = tuple(row for row, (backbone, _) in ROWS.items() if backbone == "mdr_gcn")
 
+
 def row_backbone(
-    row: str, # of ROWS
+    row: str,  # of ROWS
     shape: Shape,
-    device: str = "cpu", # "meta": shapes without numbers, enough to count
+    device: str = "cpu",  # "meta": shapes without numbers, enough to count
 ) -> nn.Module:
     "The network of a row, at full width, in evaluation mode."
-    if row not in ROWS: raise ValueError(f"no network is called {row!r}; known: {', '.join(ROWS)}")
+    if row not in ROWS:
+        raise ValueError(f"no network is called {row!r}; known: {', '.join(ROWS)}")
     name, options = ROWS[row]
     return build_backbone(name, shape.body, 3, shape.persons, **options).to(device).eval()
 
 # %% ../../nbs/study/09_sizes.ipynb #d0a905de
-def _norm(x, *_, out_shape=None, **__) -> int: return 4 * prod(x) # the counter's FLOPs are halved below
-def _relu(x, *_, out_shape=None, **__) -> int: return 2 * prod(x)
+def _norm(x, *_, out_shape=None, **__) -> int:
+    return 4 * prod(x)  # the counter's FLOPs are halved below
 
-NORMS = [getattr(torch.ops.aten, name) for name in ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")] # names differ between versions and devices
-LAYERS = {**dict.fromkeys(NORMS, _norm), torch.ops.aten.relu: _relu} # what the counter of PyTorch leaves out
-KINDS = {torch.ops.aten.convolution: "convolution", **dict.fromkeys(NORMS, "norm"), torch.ops.aten.relu: "relu"} # all others are matrix products
+
+def _relu(x, *_, out_shape=None, **__) -> int:
+    return 2 * prod(x)
+
+
+NORMS = [
+    getattr(torch.ops.aten, name)
+    for name in ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
+]  # names differ between versions and devices
+LAYERS = {
+    **dict.fromkeys(NORMS, _norm),
+    torch.ops.aten.relu: _relu,
+}  # what the counter of PyTorch leaves out
+KINDS = {
+    torch.ops.aten.convolution: "convolution",
+    **dict.fromkeys(NORMS, "norm"),
+    torch.ops.aten.relu: "relu",
+}  # all others are matrix products
+
 
 def count_operations(
-    backbone: nn.Module, # on any device, evaluation mode
+    backbone: nn.Module,  # on any device, evaluation mode
     shape: Shape,
-) -> dict[str, int]: # convolution, product (MACs, with the classifier's), norm, relu
+) -> dict[str, int]:  # convolution, product (MACs, with the classifier's), norm, relu
     "Operations of one clip and a linear classifier, by kind."
-    x, counts = torch.zeros(shape.clip, device=next(backbone.parameters()).device), dict.fromkeys(("convolution", "product", "norm", "relu"), 0)
-    with FlopCounterMode(display=False, custom_mapping=LAYERS) as counter: literal_form(backbone).requires_grad_(False)(x) # layer by layer, nothing joined
-    for op, flops in counter.get_flop_counts()["Global"].items(): counts[KINDS.get(op, "product")] += flops // 2
-    return counts | {"convolution": counts["convolution"] + backbone.embedding_dim * shape.classes} # the classifier is a layer too
+    x, counts = (
+        torch.zeros(shape.clip, device=next(backbone.parameters()).device),
+        dict.fromkeys(("convolution", "product", "norm", "relu"), 0),
+    )
+    with FlopCounterMode(display=False, custom_mapping=LAYERS) as counter:
+        literal_form(backbone).requires_grad_(False)(x)  # layer by layer, nothing joined
+    for op, flops in counter.get_flop_counts()["Global"].items():
+        counts[KINDS.get(op, "product")] += flops // 2
+    return counts | {
+        "convolution": counts["convolution"] + backbone.embedding_dim * shape.classes
+    }  # the classifier is a layer too
 
 # %% ../../nbs/study/09_sizes.ipynb #74172e00
-READINGS = { # what "FLOPs" may mean -> its value from the operations by kind
+READINGS = {  # what "FLOPs" may mean -> its value from the operations by kind
     "MACs": lambda n: n["convolution"] + n["product"],
     "2 × MACs": lambda n: 2 * (n["convolution"] + n["product"]),
-    "layers": lambda n: n["convolution"] + n["norm"] + n["relu"], # no matrix products
+    "layers": lambda n: n["convolution"] + n["norm"] + n["relu"],  # no matrix products
 }
 
-@lru_cache(maxsize=None) # a count is the same for ever
-def _counted(row: str, shape: Shape) -> tuple[int, int, dict[str, int]]: # parameters, embedding_dim, operations
+
+@lru_cache(maxsize=None)  # a count is the same for ever
+def _counted(
+    row: str, shape: Shape
+) -> tuple[int, int, dict[str, int]]:  # parameters, embedding_dim, operations
     net = row_backbone(row, shape, "meta")
     return count_parameters(net), net.embedding_dim, count_operations(net, shape)
 
+
 def size_table(
-    shape: Shape,
-    rows: tuple[str, ...] = tuple(ROWS),
-) -> pd.DataFrame: # a line a row: parameters, MACs, FLOPs, layers
+    shape: Shape, rows: tuple[str, ...] = tuple(ROWS)
+) -> pd.DataFrame:  # a line a row: parameters, MACs, FLOPs, layers
     "Parameters with a linear classifier, and operations of one clip."
     found = {}
     for row in rows:
         parameters, D, n = _counted(row, shape)
-        found[row] = {"parameters": parameters + (D + 1) * shape.classes, "MACs": READINGS["MACs"](n), "FLOPs": READINGS["2 × MACs"](n), "layers": READINGS["layers"](n)}
+        found[row] = {
+            "parameters": parameters + (D + 1) * shape.classes,
+            "MACs": READINGS["MACs"](n),
+            "FLOPs": READINGS["2 × MACs"](n),
+            "layers": READINGS["layers"](n),
+        }
     return pd.DataFrame.from_dict(found, orient="index")
 
 # %% ../../nbs/study/09_sizes.ipynb #0dfdc3e4
-BODIES = ("coco17", "ntu25") # 17 joints of FineGym's and 25 of NTU's and FSD-10's poses
-USUAL_FRAMES = (48, 64, 100, 128, 150, 256, 288, 300) # lengths in use: 64 and 48 (here), 100 (FineGYM), 300 (NTU as recorded), 288 (EfficientGCN), ...
-CLIPS = (1, 10) # one, or the ten of one test clip that are averaged at test time
+BODIES = ("coco17", "ntu25")  # 17 joints of FineGym's and 25 of NTU's and FSD-10's poses
+USUAL_FRAMES = (
+    48,
+    64,
+    100,
+    128,
+    150,
+    256,
+    288,
+    300,
+)  # lengths in use: 64 and 48 (here), 100 (FineGYM), 300 (NTU as recorded), 288 (EfficientGCN), ...
+CLIPS = (1, 10)  # one, or the ten of one test clip that are averaged at test time
+
 
 class Line(NamedTuple):
     "Operations of one person as a function of frames: fixed + frames * each, by reading."
+
     fixed: dict[str, float]
     each: dict[str, float]
-    classifier: int # counted once, however many persons
+    classifier: int  # counted once, however many persons
 
     def at(self, reading: str, frames: float, persons: int) -> float:
         factor = 2 if reading == "2 × MACs" else 1
-        return persons * (self.fixed[reading] + frames * self.each[reading]) + factor * self.classifier
+        return (
+            persons * (self.fixed[reading] + frames * self.each[reading]) + factor * self.classifier
+        )
+
 
 def size_line(row: str, skeleton: str, frames: tuple[int, int] = (64, 128)) -> Line:
     "From two counts of one person."
-    (_, D, first), (_, _, second) = (_counted(row, Shape(skeleton, T, 1, SHAPES["paper"].classes)) for T in frames)
+    (_, D, first), (_, _, second) = (
+        _counted(row, Shape(skeleton, T, 1, SHAPES["paper"].classes)) for T in frames
+    )
     classifier = D * SHAPES["paper"].classes
     first, second = (n | {"convolution": n["convolution"] - classifier} for n in (first, second))
     each = {r: (f(second) - f(first)) / (frames[1] - frames[0]) for r, f in READINGS.items()}
@@ -132,52 +197,80 @@ def size_line(row: str, skeleton: str, frames: tuple[int, int] = (64, 128)) -> L
 
 # %% ../../nbs/study/09_sizes.ipynb #86d8c884
 def shape_search(
-    row: str, # a graph network of ROWS
-    printed: float, # operations
+    row: str,  # a graph network of ROWS
+    printed: float,  # operations
     bodies: tuple[str, ...] = BODIES,
-) -> pd.DataFrame: # a line a combination, the nearest first
+) -> pd.DataFrame:  # a line a combination, the nearest first
     "For which clips would the printed number be right?"
     found = []
     for skeleton in bodies:
         line = size_line(row, skeleton)
         for reading, persons, clips in product(READINGS, (1, 2), CLIPS):
-            def count(frames): return clips * line.at(reading, frames, persons)
+
+            def count(frames):
+                return clips * line.at(reading, frames, persons)
+
             frames = (printed - count(0)) / (count(1) - count(0))
             usual = min(USUAL_FRAMES, key=lambda T: abs(count(T) / printed - 1))
-            found.append({"reading": reading, "joints": get_skeleton(skeleton).num_joints, "persons": persons, "clips": clips, "frames needed": frames,
-                          "usual frames": usual, "counted": count(usual), "off": count(usual) / printed - 1})
+            found.append(
+                {
+                    "reading": reading,
+                    "joints": get_skeleton(skeleton).num_joints,
+                    "persons": persons,
+                    "clips": clips,
+                    "frames needed": frames,
+                    "usual frames": usual,
+                    "counted": count(usual),
+                    "off": count(usual) / printed - 1,
+                }
+            )
     return pd.DataFrame(found).sort_values("off", key=abs, kind="stable", ignore_index=True)
 
 # %% ../../nbs/study/09_sizes.ipynb #b9fab9ee
 def chance_of_fit(row: str, tolerance: float = 0.02, bodies: tuple[str, ...] = BODIES) -> float:
     "Share of numbers between 1 and 100 G for which some usual shape is within the tolerance."
     lines = [size_line(row, b) for b in bodies]
-    counts = torch.tensor([c * line.at(r, T, m) for line in lines for r, m, c, T in product(READINGS, (1, 2), CLIPS, USUAL_FRAMES)], dtype=torch.float64)
+    counts = torch.tensor(
+        [
+            c * line.at(r, T, m)
+            for line in lines
+            for r, m, c, T in product(READINGS, (1, 2), CLIPS, USUAL_FRAMES)
+        ],
+        dtype=torch.float64,
+    )
     numbers = torch.logspace(9, 11, 2001, dtype=torch.float64)
     return ((counts / numbers[:, None] - 1).abs() <= tolerance).any(1).double().mean().item()
 
+
 def common_shapes(
-    printed: dict[str, float], # row -> operations
+    printed: dict[str, float],  # row -> operations
     bodies: tuple[str, ...] = BODIES,
-) -> pd.DataFrame: # a line a combination: how far each row is off, the best combination first
+) -> pd.DataFrame:  # a line a combination: how far each row is off, the best combination first
     "The readings and shapes at which the counts of all rows are nearest to their printed numbers."
     found, lines = {}, {(row, b): size_line(row, b) for row in printed for b in bodies}
-    for b, reading, persons, clips, frames in product(bodies, READINGS, (1, 2), CLIPS, USUAL_FRAMES):
+    for b, reading, persons, clips, frames in product(
+        bodies, READINGS, (1, 2), CLIPS, USUAL_FRAMES
+    ):
         key = (reading, get_skeleton(b).num_joints, persons, clips, frames)
-        found[key] = {row: clips * lines[row, b].at(reading, frames, persons) / value - 1 for row, value in printed.items()}
+        found[key] = {
+            row: clips * lines[row, b].at(reading, frames, persons) / value - 1
+            for row, value in printed.items()
+        }
     frame = pd.DataFrame.from_dict(found, orient="index")
-    frame.index = pd.MultiIndex.from_tuples(found, names=("reading", "joints", "persons", "clips", "frames"))
+    frame.index = pd.MultiIndex.from_tuples(
+        found, names=("reading", "joints", "persons", "clips", "frames")
+    )
     return frame.assign(worst=frame.abs().max(axis=1)).sort_values("worst", kind="stable")
 
 # %% ../../nbs/study/09_sizes.ipynb #afe0f744
-def printed_ratio(a: str, b: str) -> tuple[float, float, float]: # ratio, lowest, highest
+def printed_ratio(a: str, b: str) -> tuple[float, float, float]:  # ratio, lowest, highest
     "a / b as printed, and what rounding leaves open."
     return printed_value(a) / printed_value(b), *ratio_range(a, b)
 
 # %% ../../nbs/study/09_sizes.ipynb #2cd31371
 def ratio_table(
-    sizes: pd.DataFrame, # of `size_table`, with CTR-GCN and MDR_ROWS
-) -> pd.DataFrame: # a line a form of MDR-GCN
+    sizes: pd.DataFrame,  # of `size_table`, with CTR-GCN and MDR_ROWS
+) -> pd.DataFrame:  # a line a form of MDR-GCN
     "MDR-GCN over CTR-GCN, counted, and whether the printed ratio allows it."
     text, found = TABLES["table_07"].text, {}
     for row in MDR_ROWS:
@@ -185,131 +278,285 @@ def ratio_table(
         for column, counted in (("Params", "parameters"), ("FLOPs", "MACs")):
             _, low, high = printed_ratio(text("MDR-GCN", column), text("CTR-GCN", column))
             ratio = sizes.loc[row, counted] / sizes.loc["CTR-GCN", counted]
-            found[row] |= {f"{counted}, ratio": ratio, f"{counted}, as printed": low <= ratio <= high}
+            found[row] |= {
+                f"{counted}, ratio": ratio,
+                f"{counted}, as printed": low <= ratio <= high,
+            }
     return pd.DataFrame.from_dict(found, orient="index")
 
 # %% ../../nbs/study/09_sizes.ipynb #eb5508d6
 def latency_table(
-    rows: tuple[str, ...],
-    shape: Shape,
-    device: str = "cpu",
-    repeats: int = 15,
-    warmup: int = 3,
-) -> pd.DataFrame: # a line a row: median, low, high (quartiles) in milliseconds
+    rows: tuple[str, ...], shape: Shape, device: str = "cpu", repeats: int = 15, warmup: int = 3
+) -> pd.DataFrame:  # a line a row: median, low, high (quartiles) in milliseconds
     "Milliseconds a clip, in evaluation mode."
     x = torch.randn(shape.clip, generator=torch.Generator().manual_seed(0)).to(device)
-    found = latency({row: row_backbone(row, shape, device).requires_grad_(False) for row in rows}, x, repeats, warmup)
+    found = latency(
+        {row: row_backbone(row, shape, device).requires_grad_(False) for row in rows},
+        x,
+        repeats,
+        warmup,
+    )
     return found[["median", "low", "high"]] * 1e3
 
-def memory_table(rows: tuple[str, ...], shape: Shape, device: str = "cpu") -> pd.DataFrame: # MB, and how it was measured
+
+def memory_table(
+    rows: tuple[str, ...], shape: Shape, device: str = "cpu"
+) -> pd.DataFrame:  # MB, and how it was measured
     "Memory of one training step on one clip."
     found = {}
     for row in rows:
         name, options = ROWS[row]
-        seen = shape._replace(frames=options.get("frames", shape.frames)) # a network that picks frames is given just these: `peak_memory` warms up on a short clip
-        net = build_backbone(name, shape.body, 3, shape.persons, **{k: v for k, v in options.items() if k != "frames"}).to(device).train()
+        seen = shape._replace(
+            frames=options.get("frames", shape.frames)
+        )  # a network that picks frames is given just these: `peak_memory` warms up on a short clip
+        net = (
+            build_backbone(
+                name,
+                shape.body,
+                3,
+                shape.persons,
+                **{k: v for k, v in options.items() if k != "frames"},
+            )
+            .to(device)
+            .train()
+        )
         found[row] = peak_memory(net, seen.clip)
-    return pd.DataFrame({row: {"MB": grown / 1e6, "measured by": method} for row, (grown, method) in found.items()}).T.astype({"MB": float})
+    return pd.DataFrame(
+        {row: {"MB": grown / 1e6, "measured by": method} for row, (grown, method) in found.items()}
+    ).T.astype({"MB": float})
 
 # %% ../../nbs/study/09_sizes.ipynb #9e031029
-UNITS = {"Params": ("Params (M)", 1e6), "FLOPs": ("FLOPs (G)", 1e9)} # column of Table VII -> ours, its unit
+UNITS = {
+    "Params": ("Params (M)", 1e6),
+    "FLOPs": ("FLOPs (G)", 1e9),
+}  # column of Table VII -> ours, its unit
+
 
 class SizeClaim(Claim):
     "A claim about sizes, in the units of the table."
+
     @property
-    def unit(self) -> float: return UNITS[self.better[0].column][1]
+    def unit(self) -> float:
+        return UNITS[self.better[0].column][1]
+
     @property
-    def computed(self) -> float: return round(super().computed / self.unit, 4)
+    def computed(self) -> float:
+        return round(super().computed / self.unit, 4)
+
 
 def size_verdicts(
-    sizes: pd.DataFrame, # of `size_table`
-    trained: MeasuredTable | None = None, # the accuracies
+    sizes: pd.DataFrame,  # of `size_table`
+    trained: MeasuredTable | None = None,  # the accuracies
 ) -> tuple[Verdict, ...]:
     "The claims on Table VII: sizes are compared as they are, accuracies as in every table."
     found, judged = [], {v.claim.id: v for v in trained.verdicts} if trained else {}
     for claim in (c for c in CLAIMS if c.table == "table_07"):
-        if claim.better[0].column not in UNITS: found.append(judged.get(claim.id, Verdict(claim, None, None, "not run"))); continue
+        if claim.better[0].column not in UNITS:
+            found.append(judged.get(claim.id, Verdict(claim, None, None, "not run")))
+            continue
         if any(place.row not in sizes.index for place in (*claim.better, *claim.worse)):
             found.append(Verdict(claim, None, None, "not run"))
             continue
-        claim, counted = SizeClaim(**{f.name: getattr(claim, f.name) for f in fields(claim)}), {"Params": "parameters", "FLOPs": "FLOPs"}[claim.better[0].column]
-        better, worse = (sum(sizes.loc[place.row, counted] for place in side) for side in (claim.better, claim.worse))
+        claim, counted = (
+            SizeClaim(**{f.name: getattr(claim, f.name) for f in fields(claim)}),
+            {"Params": "parameters", "FLOPs": "FLOPs"}[claim.better[0].column],
+        )
+        better, worse = (
+            sum(sizes.loc[place.row, counted] for place in side)
+            for side in (claim.better, claim.worse)
+        )
         effect = claim.sign * (better - worse) / claim.unit
-        found.append(Verdict(claim, mean_interval([effect]), None, "holds" if effect > 0 else "fails"))
+        found.append(
+            Verdict(claim, mean_interval([effect]), None, "holds" if effect > 0 else "fails")
+        )
     return tuple(found)
 
 # %% ../../nbs/study/09_sizes.ipynb #6b17d21d
 def size_cells(
-    sizes: pd.DataFrame, # of `size_table`, at the paper's shape
-    times: pd.DataFrame, # of `latency_table`
-    memory: pd.DataFrame, # of `memory_table`
-    trained: MeasuredTable | None = None, # the accuracies
+    sizes: pd.DataFrame,  # of `size_table`, at the paper's shape
+    times: pd.DataFrame,  # of `latency_table`
+    memory: pd.DataFrame,  # of `memory_table`
+    trained: MeasuredTable | None = None,  # the accuracies
 ) -> tuple[MeasuredCell, ...]:
     "The table in cells: all quantities for the printed systems, sizes for the others."
-    printed, cells, accuracy = {r.name: r.results for r in TABLES["table_07"].rows}, [], {c.row: c for c in trained.cells} if trained else {}
+    printed, cells, accuracy = (
+        {r.name: r.results for r in TABLES["table_07"].rows},
+        [],
+        {c.row: c for c in trained.cells} if trained else {},
+    )
     for row in (*printed, *(r for r in sizes.index if r not in printed)):
-        def add(column, value, text="–", note=""): cells.append(MeasuredCell(row, column, "finegym99", text.rstrip("MG"), {} if value is None else {0: float(value)}, note))
+
+        def add(column, value, text="–", note=""):
+            cells.append(
+                MeasuredCell(
+                    row,
+                    column,
+                    "finegym99",
+                    text.rstrip("MG"),
+                    {} if value is None else {0: float(value)},
+                    note,
+                )
+            )
+
         result = printed.get(row, dict.fromkeys(("Params", "FLOPs"), "–"))
         add("Params (M)", sizes.loc[row, "parameters"] / 1e6, result["Params"])
         add("MACs (G)", sizes.loc[row, "MACs"] / 1e9, result["FLOPs"])
-        if row not in printed: continue
+        if row not in printed:
+            continue
         add("FLOPs (G)", sizes.loc[row, "FLOPs"] / 1e9, result["FLOPs"], "2 × MACs")
         t = times.loc[row]
-        add("Latency (ms)", t["median"], note=f"median, quartiles {t['low']:.1f} and {t['high']:.1f}; one clip")
-        if row in memory.index: add("Memory (MB)", memory.loc[row, "MB"], note="training step, one clip")
-        if row in accuracy: cells.append(accuracy[row])
-        else: add("Accuracy(%)", None, result["Accuracy(%)"], "needs training")
+        add(
+            "Latency (ms)",
+            t["median"],
+            note=f"median, quartiles {t['low']:.1f} and {t['high']:.1f}; one clip",
+        )
+        if row in memory.index:
+            add("Memory (MB)", memory.loc[row, "MB"], note="training step, one clip")
+        if row in accuracy:
+            cells.append(accuracy[row])
+        else:
+            add("Accuracy(%)", None, result["Accuracy(%)"], "needs training")
     return tuple(cells)
 
 # %% ../../nbs/study/09_sizes.ipynb #6c7d37fc
 class SizeTable(MeasuredTable):
     "Sizes are of networks at full width: the same in every profile."
+
     MEASURED = "counted; latency and memory are medians; accuracies are means over seeds with their 95 % interval"
+
     @property
-    def title(self) -> str: return f"Table VII: sizes at full width, {SHAPES['paper'].text}; accuracies {table_title(self.id, self.profile, ['finegym99']).partition(', ')[2]}"
-    def claims(self) -> pd.DataFrame: # the printed cells in the units of the table
+    def title(self) -> str:
+        return f"Table VII: sizes at full width, {SHAPES['paper'].text}; accuracies {table_title(self.id, self.profile, ['finegym99']).partition(', ')[2]}"
+
+    def claims(self) -> pd.DataFrame:  # the printed cells in the units of the table
         return super().claims().assign(paper=[v.claim.computed for v in self.verdicts])
 
-def wide_table(sizes: pd.DataFrame, times: pd.DataFrame, memory: pd.DataFrame) -> pd.DataFrame: # a line a row
+
+def wide_table(
+    sizes: pd.DataFrame, times: pd.DataFrame, memory: pd.DataFrame
+) -> pd.DataFrame:  # a line a row
     "Everything measured at one shape, in readable units; what was not measured is empty."
-    frame = pd.DataFrame({"params (M)": sizes["parameters"] / 1e6, "MACs (G)": sizes["MACs"] / 1e9, "FLOPs (G)": sizes["FLOPs"] / 1e9})
-    spread = {"latency (ms)": times["median"], "quartile 1": times["low"], "quartile 3": times["high"], "memory (MB)": memory["MB"]}
+    frame = pd.DataFrame(
+        {
+            "params (M)": sizes["parameters"] / 1e6,
+            "MACs (G)": sizes["MACs"] / 1e9,
+            "FLOPs (G)": sizes["FLOPs"] / 1e9,
+        }
+    )
+    spread = {
+        "latency (ms)": times["median"],
+        "quartile 1": times["low"],
+        "quartile 3": times["high"],
+        "memory (MB)": memory["MB"],
+    }
     return frame.assign(**{name: column.reindex(frame.index) for name, column in spread.items()})
 
 # %% ../../nbs/study/09_sizes.ipynb #8c132802
-PLACES = [(dx, dy) for r in (9, 16, 25, 36) for dx, dy in ((r, 0), (-r, 0), (0, r), (0, -r), (r, r), (-r, r), (r, -r), (-r, -r))] # points off the marker
+PLACES = [
+    (dx, dy)
+    for r in (9, 16, 25, 36)
+    for dx, dy in ((r, 0), (-r, 0), (0, r), (0, -r), (r, r), (-r, r), (r, -r), (-r, -r))
+]  # points off the marker
 
-def _label(ax, names: dict[str, tuple[float, float]], color: str, taken: list) -> None: # name -> marker; taken: boxes in pixels
+
+def _label(
+    ax, names: dict[str, tuple[float, float]], color: str, taken: list
+) -> None:  # name -> marker; taken: boxes in pixels
     "Write each name at the first place where it covers nothing, else at the last."
     from matplotlib.text import Text
+
     at = {dx: "left" if dx > 0 else "right" if dx < 0 else "center" for dx, _ in PLACES}
     for name, point in names.items():
         for dx, dy in PLACES:
-            note = ax.annotate(name, point, xytext=(dx, dy), textcoords="offset points", ha=at[dx], va="center", fontsize=8, color=color, arrowprops={"arrowstyle": "-", "lw": 0.6, "color": ".5", "shrinkA": 0, "shrinkB": 3})
+            note = ax.annotate(
+                name,
+                point,
+                xytext=(dx, dy),
+                textcoords="offset points",
+                ha=at[dx],
+                va="center",
+                fontsize=8,
+                color=color,
+                arrowprops={
+                    "arrowstyle": "-",
+                    "lw": 0.6,
+                    "color": ".5",
+                    "shrinkA": 0,
+                    "shrinkB": 3,
+                },
+            )
             note.update_positions(ax.figure.canvas.get_renderer())
-            box = Text.get_window_extent(note).expanded(1.02, 1.1) # without the line to the marker
-            if (dx, dy) == PLACES[-1] or ax.bbox.contains(box.x0, box.y0) and ax.bbox.contains(box.x1, box.y1) and not any(box.overlaps(other) for other in taken): break
+            box = Text.get_window_extent(note).expanded(1.02, 1.1)  # without the line to the marker
+            if (
+                (dx, dy) == PLACES[-1]
+                or ax.bbox.contains(box.x0, box.y0)
+                and ax.bbox.contains(box.x1, box.y1)
+                and not any(box.overlaps(other) for other in taken)
+            ):
+                break
             note.remove()
         taken.append(box)
 
 # %% ../../nbs/study/09_sizes.ipynb #8f571a2d
-def draw_size_table(sizes: pd.DataFrame, title: str): # of `size_table`; matplotlib Figure
+def draw_size_table(sizes: pd.DataFrame, title: str):  # of `size_table`; matplotlib Figure
     "Counted and printed sizes on logarithmic axes."
     import matplotlib.pyplot as plt
     from matplotlib.transforms import Bbox
+
     fig, ax = plt.subplots(figsize=(8.2, 5.2))
-    counted = {row: (sizes.loc[row, "parameters"] / 1e6, sizes.loc[row, "MACs"] / 1e9) for row in sizes.index}
-    printed = {r.name: (printed_value(r.results["Params"]) / 1e6, printed_value(r.results["FLOPs"]) / 1e9) for r in TABLES["table_07"].rows}
-    for row, point in counted.items(): ax.plot(*point, "s" if row in MDR_ROWS else "o", color="C2" if row in MDR_ROWS else "C0", markersize=6)
+    counted = {
+        row: (sizes.loc[row, "parameters"] / 1e6, sizes.loc[row, "MACs"] / 1e9)
+        for row in sizes.index
+    }
+    printed = {
+        r.name: (printed_value(r.results["Params"]) / 1e6, printed_value(r.results["FLOPs"]) / 1e9)
+        for r in TABLES["table_07"].rows
+    }
+    for row, point in counted.items():
+        ax.plot(
+            *point,
+            "s" if row in MDR_ROWS else "o",
+            color="C2" if row in MDR_ROWS else "C0",
+            markersize=6,
+        )
     for row, point in printed.items():
         ax.plot(*zip(counted[row], point), ":", color="C1", lw=1)
         ax.plot(*point, "D", color="C1", markerfacecolor="none")
-    for label, marker, color in (("counted", "o", "C0"), ("counted, forms of MDR-GCN", "s", "C2"), ("printed in Table VII", "D", "C1")): ax.plot([], [], marker, color=color, label=label, markerfacecolor="none" if color == "C1" else color)
+    for label, marker, color in (
+        ("counted", "o", "C0"),
+        ("counted, forms of MDR-GCN", "s", "C2"),
+        ("printed in Table VII", "D", "C1"),
+    ):
+        ax.plot(
+            [],
+            [],
+            marker,
+            color=color,
+            label=label,
+            markerfacecolor="none" if color == "C1" else color,
+        )
     ticks = {"x": (0.5, 0.7, 1, 2, 3, 5, 7, 10), "y": (0.2, 0.5, 1, 2, 5, 10, 20, 40)}
-    ax.set(xscale="log", yscale="log", xlim=(0.5, 10), ylim=(0.2, 45), xlabel="parameters with the classifier (millions)", ylabel="MACs of one clip, or printed FLOPs (G)")
-    for axis in "xy": ax.set(**{f"{axis}ticks": ticks[axis], f"{axis}ticklabels": [f"{t:g}" for t in ticks[axis]]}); ax.tick_params(axis=axis, which="minor", labelleft=False, labelbottom=False)
-    ax.set_title(title, fontsize="medium"); ax.legend(fontsize=8, loc="lower right")
-    fig.tight_layout(); fig.canvas.draw()
-    dots = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in ax.transData.transform([*counted.values(), *printed.values()])]
-    for names, color in ((printed, "C1"), (counted, "k")): _label(ax, names, color, dots) # the boxes of earlier labels are added to `dots`
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlim=(0.5, 10),
+        ylim=(0.2, 45),
+        xlabel="parameters with the classifier (millions)",
+        ylabel="MACs of one clip, or printed FLOPs (G)",
+    )
+    for axis in "xy":
+        ax.set(
+            **{f"{axis}ticks": ticks[axis], f"{axis}ticklabels": [f"{t:g}" for t in ticks[axis]]}
+        )
+        ax.tick_params(axis=axis, which="minor", labelleft=False, labelbottom=False)
+    ax.set_title(title, fontsize="medium")
+    ax.legend(fontsize=8, loc="lower right")
+    fig.tight_layout()
+    fig.canvas.draw()
+    dots = [
+        Bbox.from_bounds(x - 5, y - 5, 10, 10)
+        for x, y in ax.transData.transform([*counted.values(), *printed.values()])
+    ]
+    for names, color in ((printed, "C1"), (counted, "k")):
+        _label(ax, names, color, dots)  # the boxes of earlier labels are added to `dots`
     return fig

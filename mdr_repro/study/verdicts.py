@@ -20,45 +20,68 @@ from typing import NamedTuple
 
 from scipy import stats
 
+from mdr_repro.measuring.statistics import (
+    POCOCK,
+    Interval,
+    PairedTest,
+    paired_test,
+    smallest_told,
+    two_looks_p,
+)
+from ..paper.sentences import STATEMENTS
 from ..paper.tables import CLAIMS, MARGIN, MARGIN_CLIPS, NUMERALS, TABLES, Claim
 from .profiles import PROFILES, get_profile
 from .results import project_root
-from ..paper.sentences import STATEMENTS
 from ..training.run_spec import write_atomic
-from ..measuring.statistics import POCOCK, Interval, PairedTest, paired_test, smallest_told, two_looks_p
 
 # %% ../../nbs/study/04_verdicts.ipynb #b8aae8b7
 SIGNIFICANCE = 0.05
 
+
 @dataclass(frozen=True)
 class Verdict:
     "What the measured cells say about a claim."
+
     claim: Claim
-    effect: Interval | None # better - worse over seeds, in the claimed direction; of kind similar the difference that may be largest
+    effect: (
+        Interval | None
+    )  # better - worse over seeds, in the claimed direction; of kind similar the difference that may be largest
     p: float | None
-    verdict: str # one of VERDICTS
-    margin: float | None = None # of kinds similar and close, as judged
-    looks: int = 1 # 2 where seeds were added after the planned ones
-    clips: int | None = None # in the test set; of several the smallest
-    untrained: tuple[str, ...] = () # settings that were not trained to the end, with their numbers
+    verdict: str  # one of VERDICTS
+    margin: float | None = None  # of kinds similar and close, as judged
+    looks: int = 1  # 2 where seeds were added after the planned ones
+    clips: int | None = None  # in the test set; of several the smallest
+    untrained: tuple[str, ...] = ()  # settings that were not trained to the end, with their numbers
+
 
 class Look(NamedTuple):
     "The test of a claim on some seeds."
+
     effect: Interval
     p: float | None
-    positive: bool # does the difference point where the claim does?
+    positive: bool  # does the difference point where the claim does?
 
-def measured_margin(claim: Claim, clips: int | None = None) -> float | None: # in points
+
+def measured_margin(claim: Claim, clips: int | None = None) -> float | None:  # in points
     "The margin of a claim on a test set of so many clips."
-    return claim.margin if claim.margin is None or not clips else max(MARGIN, 100 * MARGIN_CLIPS / clips)
+    return (
+        claim.margin
+        if claim.margin is None or not clips
+        else max(MARGIN, 100 * MARGIN_CLIPS / clips)
+    )
 
 # %% ../../nbs/study/04_verdicts.ipynb #10a00001
 def _look(claim: Claim, values: dict, seeds: list[int], margin: float | None) -> Look:
     "Paired test over these seeds."
-    def of(side): return [sum(values[tuple(place)][seed] for place in side) for seed in seeds]
-    if claim.kind == "similar": return _look_similar([of([place]) for place in claim.better], margin)
+
+    def of(side):
+        return [sum(values[tuple(place)][seed] for place in side) for seed in seeds]
+
+    if claim.kind == "similar":
+        return _look_similar([of([place]) for place in claim.better], margin)
     better, worse = of(claim.better), of(claim.worse)
-    if claim.sign < 0: better, worse = worse, better
+    if claim.sign < 0:
+        better, worse = worse, better
     test = paired_test(better, worse)
     decides = test if claim.kind == "better" else paired_test([b + margin for b in better], worse)
     return Look(test.interval, decides.p, decides.effect > 0)
@@ -66,19 +89,33 @@ def _look(claim: Claim, values: dict, seeds: list[int], margin: float | None) ->
 # %% ../../nbs/study/04_verdicts.ipynb #10a00014
 def judge(
     claim: Claim,
-    values: dict[tuple[str, str], dict[int, float]], # (row, column) -> seed -> measured
-    planned: int = 0, # seeds of the first look: those below it; 0: there is one look
-    clips: int | None = None, # in the test set
+    values: dict[tuple[str, str], dict[int, float]],  # (row, column) -> seed -> measured
+    planned: int = 0,  # seeds of the first look: those below it; 0: there is one look
+    clips: int | None = None,  # in the test set
 ) -> Verdict:
     "Paired test of a claim over the seeds that all its cells have."
-    seeds = sorted(set.intersection(*(set(values.get(tuple(place), {})) for place in (*claim.better, *claim.worse))))
+    seeds = sorted(
+        set.intersection(
+            *(set(values.get(tuple(place), {})) for place in (*claim.better, *claim.worse))
+        )
+    )
     margin = measured_margin(claim, clips)
-    if not seeds: return Verdict(claim, None, None, "not run", margin, clips=clips)
+    if not seeds:
+        return Verdict(claim, None, None, "not run", margin, clips=clips)
     first = [seed for seed in seeds if seed < planned]
-    looks = [_look(claim, values, part, margin) for part in ([first, seeds] if 1 < len(first) < len(seeds) else [seeds])]
+    looks = [
+        _look(claim, values, part, margin)
+        for part in ([first, seeds] if 1 < len(first) < len(seeds) else [seeds])
+    ]
     decisive = min(looks[::-1], key=lambda look: 1.0 if look.p is None else look.p)
-    p = looks[0].p if len(looks) == 1 else two_looks_p(looks[0].p, looks[1].p, len(first) / len(seeds))
-    verdict = "undecided" if p is None or p >= SIGNIFICANCE else "holds" if decisive.positive else "fails"
+    p = (
+        looks[0].p
+        if len(looks) == 1
+        else two_looks_p(looks[0].p, looks[1].p, len(first) / len(seeds))
+    )
+    verdict = (
+        "undecided" if p is None or p >= SIGNIFICANCE else "holds" if decisive.positive else "fails"
+    )
     return Verdict(claim, looks[-1].effect, p, verdict, margin, len(looks), clips)
 
 # %% ../../nbs/study/04_verdicts.ipynb #78ebdb23
@@ -87,15 +124,20 @@ def _above(d: list[float]) -> float:
     test = paired_test(d, [0.0] * len(d))
     return test.p / 2 if test.effect > 0 else 1 - test.p / 2
 
-def _reach(test: PairedTest) -> float: # the largest difference that its interval allows
+
+def _reach(test: PairedTest) -> float:  # the largest difference that its interval allows
     i = test.interval
     return abs(i.mean) if i.low is None else max(abs(i.low), abs(i.high))
 
-def _look_similar(rows: list[list[float]], m: float) -> Look: # rows: one a cell, seeds in the same order
+
+def _look_similar(
+    rows: list[list[float]], m: float
+) -> Look:  # rows: one a cell, seeds in the same order
     "Do all rows lie within the margin m of each other?"
     pairs = [sorted(pair, key=sum, reverse=True) for pair in combinations(rows, 2)]
     farthest = max((paired_test(a, b) for a, b in pairs), key=_reach).interval
-    if farthest.n == 1: return Look(farthest, None, True)
+    if farthest.n == 1:
+        return Look(farthest, None, True)
     d = [[x - y for x, y in zip(a, b)] for a, b in pairs]
     within = max(max(_above([m - x for x in each]), _above([m + x for x in each])) for each in d)
     beyond = min(1.0, len(d) * min(_above([x - m for x in each]) for each in d))
@@ -103,8 +145,8 @@ def _look_similar(rows: list[list[float]], m: float) -> Look: # rows: one a cell
 
 # %% ../../nbs/study/04_verdicts.ipynb #7449e77b
 def holm(
-    ps: Iterable[float | None], # None: not tested
-) -> list[float | None]: # adjusted
+    ps: Iterable[float | None],  # None: not tested
+) -> list[float | None]:  # adjusted
     "Holm's adjusted p, in the same order."
     ps = list(ps)
     order, above = sorted((i for i, p in enumerate(ps) if p is not None), key=lambda i: ps[i]), 0.0
@@ -118,71 +160,135 @@ def holm(
 def verdict_row(v: Verdict) -> dict:
     "A verdict in plain values, as table.json holds it."
     c, e = v.claim, v.effect
-    return {"id": c.id, "text": c.text, "section": c.section, "better": [list(p) for p in c.better], "worse": [list(p) for p in c.worse], "kind": c.kind, "margin": c.margin if v.margin is None else v.margin,
-            "printed": c.difference, "computed": c.computed, "effect": e and {"mean": e.mean, "low": e.low, "high": e.high, "n": e.n}, "p": v.p, "verdict": v.verdict,
-            "looks": v.looks, "test_clips": v.clips, "untrained": list(v.untrained)}
+    return {
+        "id": c.id,
+        "text": c.text,
+        "section": c.section,
+        "better": [list(p) for p in c.better],
+        "worse": [list(p) for p in c.worse],
+        "kind": c.kind,
+        "margin": c.margin if v.margin is None else v.margin,
+        "printed": c.difference,
+        "computed": c.computed,
+        "effect": e and {"mean": e.mean, "low": e.low, "high": e.high, "n": e.n},
+        "p": v.p,
+        "verdict": v.verdict,
+        "looks": v.looks,
+        "test_clips": v.clips,
+        "untrained": list(v.untrained),
+    }
 
-def without_verdict(v: Verdict) -> Verdict: # of a profile whose clips are made up
-    "Whether a claim's cells have values, and no more: \"works\" or \"not run\"."
-    if v.effect is None: return v
-    return replace(v, effect=Interval(v.effect.mean, None, None, v.effect.n), p=None, verdict="works", looks=1, untrained=())
+
+def without_verdict(v: Verdict) -> Verdict:  # of a profile whose clips are made up
+    'Whether a claim\'s cells have values, and no more: "works" or "not run".'
+    if v.effect is None:
+        return v
+    return replace(
+        v,
+        effect=Interval(v.effect.mean, None, None, v.effect.n),
+        p=None,
+        verdict="works",
+        looks=1,
+        untrained=(),
+    )
 
 # %% ../../nbs/study/04_verdicts.ipynb #10a00004
-def claimed_clips(claim: Claim) -> tuple[int, int] | None: # clips, of how many
+def claimed_clips(claim: Claim) -> tuple[int, int] | None:  # clips, of how many
     "The paper's difference in test clips; None where the size of the test set is not known or nothing is recognised."
-    if claim.computed is None or "%" not in claim.better[0].column: return None
+    if claim.computed is None or "%" not in claim.better[0].column:
+        return None
     size = get_profile("paper").slot(TABLES[claim.table].slots[claim.better[0].column]).size[1]
     return (round(claim.computed * size / 100), size) if size else None
 
+
 def _read_table(path: Path) -> dict:
     "table.json; empty where there is none."
-    if not path.is_file(): return {}
-    try: return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError: raise ValueError(f"{path} is damaged; delete it and run the experiment again") from None
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{path} is damaged; delete it and run the experiment again") from None
 
 # %% ../../nbs/study/04_verdicts.ipynb #a864026d
-def same_test(claim: Claim, profile: str) -> str | None: # id of the earlier claim
+def same_test(claim: Claim, profile: str) -> str | None:  # id of the earlier claim
     "The claim that rests on the same runs: the same rows, in a column whose slot holds the same clips and settings."
     slots = getattr(PROFILES.get(profile), "slots", {})
-    def column(c, name): # of another slot that is filled alike, if there is one before it
+
+    def column(c, name):  # of another slot that is filled alike, if there is one before it
         columns = TABLES[c.table].slots if c.table in TABLES else {}
         own = columns.get(name)
         first = next((s for s in columns.values() if own in slots and slots[s] == slots[own]), own)
         return name if first == own else next(k for k, s in columns.items() if s == first)
-    def key(c): return c.table, c.kind, *(tuple((p.row, column(c, p.column)) for p in side) for side in (c.better, c.worse))
+
+    def key(c):
+        return (
+            c.table,
+            c.kind,
+            *(tuple((p.row, column(c, p.column)) for p in side) for side in (c.better, c.worse)),
+        )
+
     first = next(c.id for c in CLAIMS if key(c) == key(claim))
     return None if first == claim.id else first
 
-def told(row: dict) -> float | None: # in the unit of the cells
+
+def told(row: dict) -> float | None:  # in the unit of the cells
     "The smallest difference that so many seeds decide four times out of five, from the measured deviation; None where there is none."
     e = row["effect"]
-    if not e or e["low"] is None or row["p"] is None or row["kind"] == "similar": return None
+    if not e or e["low"] is None or row["p"] is None or row["kind"] == "similar":
+        return None
     deviation = (e["high"] - e["low"]) / 2 * math.sqrt(e["n"]) / stats.t.ppf(0.975, e["n"] - 1)
     return smallest_told(deviation, e["n"], 1 - (POCOCK if row["looks"] > 1 else SIGNIFICANCE))
 
 # %% ../../nbs/study/04_verdicts.ipynb #10a00005
 JUDGED = ("holds", "fails", "undecided")
 
+
 def _is_todays(found: dict, row: dict) -> bool:
     "Whether a row of table.json is about today's cells, and was judged at a margin fixed beforehand."
-    return all(found[side] == row[side] for side in ("better", "worse")) and (row["margin"] is None or (found.get("margin") or 0) >= MARGIN and "looks" in found)
+    return all(found[side] == row[side] for side in ("better", "worse")) and (
+        row["margin"] is None or (found.get("margin") or 0) >= MARGIN and "looks" in found
+    )
 
-def is_counted(row: dict) -> bool: # in Holm's correction and in what chance gives
+
+def is_counted(row: dict) -> bool:  # in Holm's correction and in what chance gives
     "Whether a row is a test of its own that gave a verdict."
     return row["p"] is not None and row["verdict"] in JUDGED and not row["same_as"]
 
+
 def load_claims(
-    folder: Path, # results/<profile>
-) -> list[dict]: # as table.json's claims, with table, title, contradicted, clips, same_as, told, told_clips, p_holm
+    folder: Path,  # results/<profile>
+) -> list[
+    dict
+]:  # as table.json's claims, with table, title, contradicted, clips, same_as, told, told_clips, p_holm
     "Every claim of the paper, in order."
     folder, rows = Path(folder), []
-    tables = {id: _read_table(folder / id / "table.json") for id in dict.fromkeys(c.table for c in CLAIMS)}
-    found = {(id, row["id"]): row for id, table in tables.items() for row in table.get("claims", [])}
+    tables = {
+        id: _read_table(folder / id / "table.json") for id in dict.fromkeys(c.table for c in CLAIMS)
+    }
+    found = {
+        (id, row["id"]): row for id, table in tables.items() for row in table.get("claims", [])
+    }
     for c in CLAIMS:
         row = verdict_row(Verdict(c, None, None, "not run"))
         there = found.get((c.table, c.id), row)
-        if _is_todays(there, row): row |= there | {"margin": there.get("margin") if row["margin"] else None, "kind": c.kind, "text": c.text, "section": c.section}
-        rows.append({**row, "table": c.table, "title": tables[c.table].get("title", ""), "contradicted": c.contradicted, "clips": claimed_clips(c), "same_as": same_test(c, folder.name)})
+        if _is_todays(there, row):
+            row |= there | {
+                "margin": there.get("margin") if row["margin"] else None,
+                "kind": c.kind,
+                "text": c.text,
+                "section": c.section,
+            }
+        rows.append(
+            {
+                **row,
+                "table": c.table,
+                "title": tables[c.table].get("title", ""),
+                "contradicted": c.contradicted,
+                "clips": claimed_clips(c),
+                "same_as": same_test(c, folder.name),
+            }
+        )
     _add_told(rows)
     return rows
 
@@ -191,164 +297,353 @@ def _add_told(rows: list[dict]) -> None:
     "What the seeds could have told, also in test clips, and Holm's p; a claim on the runs of another has its p."
     for row in rows:
         row["told"], size, percent = told(row), row["test_clips"], "%" in row["better"][0][1]
-        row["told_clips"] = round(row["told"] * size / 100, 1) if row["told"] and size and percent else None
-    adjusted = dict(zip((r["id"] for r in rows), holm(r["p"] if is_counted(r) else None for r in rows)))
-    for row in rows: row["p_holm"] = adjusted[row["same_as"] or row["id"]]
+        row["told_clips"] = (
+            round(row["told"] * size / 100, 1) if row["told"] and size and percent else None
+        )
+    adjusted = dict(
+        zip((r["id"] for r in rows), holm(r["p"] if is_counted(r) else None for r in rows))
+    )
+    for row in rows:
+        row["p_holm"] = adjusted[row["same_as"] or row["id"]]
 
 # %% ../../nbs/study/04_verdicts.ipynb #18df6cc8
 VERDICTS = ("holds", "fails", "undecided", "under-trained", "not run", "works")
 
-def sentence_verdict(rows: list[dict]) -> str: # of the claims of one sentence
+
+def sentence_verdict(rows: list[dict]) -> str:  # of the claims of one sentence
     "What its claims say together."
     states, ids = {r["verdict"] for r in rows}, {r["id"] for r in rows}
-    if "works" in states: return "works" if states == {"works"} else "not run"
-    judged = [r for r in rows if r["verdict"] in JUDGED and r.get("same_as") not in ids] # the same runs are one test
-    if any(r["verdict"] == "fails" and (p is None or p < SIGNIFICANCE) for r, p in zip(judged, holm(r["p"] for r in judged))): return "fails"
-    if "under-trained" in states: return "under-trained"
+    if "works" in states:
+        return "works" if states == {"works"} else "not run"
+    judged = [
+        r for r in rows if r["verdict"] in JUDGED and r.get("same_as") not in ids
+    ]  # the same runs are one test
+    if any(
+        r["verdict"] == "fails" and (p is None or p < SIGNIFICANCE)
+        for r, p in zip(judged, holm(r["p"] for r in judged))
+    ):
+        return "fails"
+    if "under-trained" in states:
+        return "under-trained"
     return states.pop() if states in ({"holds"}, {"not run"}) else "undecided"
 
+
 def statement_rows(
-    rows: list[dict], # of `load_claims`
-) -> list[dict]: # section, text, claims, verdict ("" where no claim tests it), reason
+    rows: list[dict],  # of `load_claims`
+) -> list[dict]:  # section, text, claims, verdict ("" where no claim tests it), reason
     "Every sentence of the paper that compares, with what its claims say together."
     by_id = {r["id"]: r for r in rows}
-    return [{"section": s.section, "text": s.text, "claims": list(s.claims), "verdict": sentence_verdict([by_id[id] for id in s.claims]) if s.claims else "", "reason": s.reason} for s in STATEMENTS]
+    return [
+        {
+            "section": s.section,
+            "text": s.text,
+            "claims": list(s.claims),
+            "verdict": sentence_verdict([by_id[id] for id in s.claims]) if s.claims else "",
+            "reason": s.reason,
+        }
+        for s in STATEMENTS
+    ]
 
-def by_chance(rows: list[dict]) -> tuple[int, float]: # tests for an advantage, and how many would hold if there were none at all
+
+def by_chance(
+    rows: list[dict],
+) -> tuple[int, float]:  # tests for an advantage, and how many would hold if there were none at all
     tests = sum(is_counted(r) and r["kind"] == "better" for r in rows)
     return tests, tests * SIGNIFICANCE / 2
 
 # %% ../../nbs/study/04_verdicts.ipynb #59783d40
-SECTIONS = {"Abstract": "Abstract", "I": "Introduction", "II.A": "Skeleton-based action recognition",
-            "II.B": "Loss functions for fine-grained tasks", "III.B": "Model implementation", "III.C": "Robust Decouple Loss", "IV.A": "Datasets", "IV.C": "Ablation study", "IV.D": "Comparison with other loss functions",
-            "IV.E": "Visualization of CVSTA", "IV.F": "Visualization of RDL", "IV.G": "Comparison with the State-of-the-Art", "V": "Limitations and social impacts", "VI": "Conclusion"}
+SECTIONS = {
+    "Abstract": "Abstract",
+    "I": "Introduction",
+    "II.A": "Skeleton-based action recognition",
+    "II.B": "Loss functions for fine-grained tasks",
+    "III.B": "Model implementation",
+    "III.C": "Robust Decouple Loss",
+    "IV.A": "Datasets",
+    "IV.C": "Ablation study",
+    "IV.D": "Comparison with other loss functions",
+    "IV.E": "Visualization of CVSTA",
+    "IV.F": "Visualization of RDL",
+    "IV.G": "Comparison with the State-of-the-Art",
+    "V": "Limitations and social impacts",
+    "VI": "Conclusion",
+}
 
-def where(table: str) -> str: # table_02 -> Table II
+
+def where(table: str) -> str:  # table_02 -> Table II
     kind, number = table.split("_")
     return f"Table {NUMERALS[int(number) - 1]}" if kind == "table" else f"Figure {int(number)}"
+
 
 def in_short(row: dict) -> str:
     "The statement of a claim in few words."
     columns = list(dict.fromkeys(column for _, column in (*row["better"], *row["worse"])))
-    def name(place): return place[0] if len(columns) == 1 else f"{place[0]} at {place[1].removesuffix(' (%)')}"
+
+    def name(place):
+        return place[0] if len(columns) == 1 else f"{place[0]} at {place[1].removesuffix(' (%)')}"
+
     better, worse = (list(map(name, row[side])) for side in ("better", "worse"))
-    of = f"; {columns[0].replace('(%)', '').strip()}" if len(columns) == 1 and columns != ["Accuracy(%)"] else ""
-    if row["kind"] == "similar": return f"{', '.join(better)} within {row['margin']:.2f} of each other{of}"
-    if row["kind"] == "close": return f"{better[0]} at most {row['margin']:.2f} below {worse[0]}{of}"
-    if len(better) == 1: return f"{better[0]} over {worse[0]}{of}"
-    return f"({worse[0]} → {better[0]}) over ({better[1]} → {worse[1]}){of}" # the gain of one step over that of another
+    of = (
+        f"; {columns[0].replace('(%)', '').strip()}"
+        if len(columns) == 1 and columns != ["Accuracy(%)"]
+        else ""
+    )
+    if row["kind"] == "similar":
+        return f"{', '.join(better)} within {row['margin']:.2f} of each other{of}"
+    if row["kind"] == "close":
+        return f"{better[0]} at most {row['margin']:.2f} below {worse[0]}{of}"
+    if len(better) == 1:
+        return f"{better[0]} over {worse[0]}{of}"
+    return f"({worse[0]} → {better[0]}) over ({better[1]} → {worse[1]}){of}"  # the gain of one step over that of another
 
 # %% ../../nbs/study/04_verdicts.ipynb #521eb743
 def _amount(value: float, signed: bool = True) -> str:
     "A difference for the eye; large ones (parameters, FLOPs) in millions."
     sign = "+" if signed else ""
-    return f"{value / 1e6:{sign},.2f} M" if abs(value) >= 1e5 else f"{value:{sign}.2f}" if abs(value) >= 0.1 or not value else f"{value:{sign}.3f}"
+    return (
+        f"{value / 1e6:{sign},.2f} M"
+        if abs(value) >= 1e5
+        else f"{value:{sign}.2f}"
+        if abs(value) >= 0.1 or not value
+        else f"{value:{sign}.3f}"
+    )
+
 
 def paper_difference(row: dict) -> str:
     "What the paper prints, what its cells give, and how many clips that is."
     printed, computed = row["printed"], row["computed"]
-    if computed is None: return ""
+    if computed is None:
+        return ""
     signed = row["kind"] != "similar"
-    parts = [f"{_amount(printed)} in the text, {_amount(computed)} in its cells" if printed is not None and abs(printed - computed) > 0.005 else _amount(computed, signed)]
-    if row["clips"]: parts.append(f"{row['clips'][0]} of {row['clips'][1]} clips")
+    parts = [
+        f"{_amount(printed)} in the text, {_amount(computed)} in its cells"
+        if printed is not None and abs(printed - computed) > 0.005
+        else _amount(computed, signed)
+    ]
+    if row["clips"]:
+        parts.append(f"{row['clips'][0]} of {row['clips'][1]} clips")
     return "; ".join([*parts, *(["against its words"] if row["contradicted"] else [])])
+
 
 def measured_difference(row: dict) -> str:
     "Mean, 95 % interval, number of seeds; sizes are counted, without chance."
     e = row["effect"]
-    if e is None: return "–"
-    if row.get("p") is None and row.get("verdict") in ("holds", "fails"): return f"{_amount(e['mean'])}, counted"
-    return _amount(e["mean"]) + (f" [{_amount(e['low'])}, {_amount(e['high'])}], n={e['n']}" if e["low"] is not None else f", n={e['n']}")
+    if e is None:
+        return "–"
+    if row.get("p") is None and row.get("verdict") in ("holds", "fails"):
+        return f"{_amount(e['mean'])}, counted"
+    return _amount(e["mean"]) + (
+        f" [{_amount(e['low'])}, {_amount(e['high'])}], n={e['n']}"
+        if e["low"] is not None
+        else f", n={e['n']}"
+    )
 
 # %% ../../nbs/study/04_verdicts.ipynb #10a00013
 def told_text(row: dict) -> str:
     "The smallest difference that the seeds could have told, and how many test clips that is."
-    if row["told"] is None: return ""
-    return _amount(row["told"], signed=False) + (f" ({row['told_clips']:.1f} clips)" if row["told_clips"] is not None else "")
+    if row["told"] is None:
+        return ""
+    return _amount(row["told"], signed=False) + (
+        f" ({row['told_clips']:.1f} clips)" if row["told_clips"] is not None else ""
+    )
 
-def p_text(p: float | None) -> str: return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+def p_text(p: float | None) -> str:
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 # %% ../../nbs/study/04_verdicts.ipynb #3308202b
 def _table(header: Iterable[str], rows: Iterable[Iterable]) -> list[str]:
     "A Markdown table."
     header = list(header)
-    def line(cells): return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+
+    def line(cells):
+        return (
+            "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+        )
+
     return [line(header), line(["---"] * len(header)), *map(line, rows), ""]
+
 
 def _claims_of(rows: list[dict]) -> list[str]:
     "The claims of one section; words that are those of the line above are not repeated."
     lines, before = [], None
     for r in rows:
-        verdict = f"**{r['verdict']}**" if r["verdict"] in ("holds", "fails") else "; ".join([r["verdict"], *r["untrained"]])
-        if r["looks"] > 1: verdict += " (two looks)"
-        lines.append([r["id"], where(r["table"]), in_short(r), paper_difference(r), measured_difference(r), told_text(r), p_text(r["p"]), p_text(r["p_holm"]), verdict, "as above" if r["text"] == before else r["text"]])
+        verdict = (
+            f"**{r['verdict']}**"
+            if r["verdict"] in ("holds", "fails")
+            else "; ".join([r["verdict"], *r["untrained"]])
+        )
+        if r["looks"] > 1:
+            verdict += " (two looks)"
+        lines.append(
+            [
+                r["id"],
+                where(r["table"]),
+                in_short(r),
+                paper_difference(r),
+                measured_difference(r),
+                told_text(r),
+                p_text(r["p"]),
+                p_text(r["p_holm"]),
+                verdict,
+                "as above" if r["text"] == before else r["text"],
+            ]
+        )
         before = r["text"]
-    return _table(("Claim", "Where", "Statement", "Paper", "Measured", "Could tell", "p", "p (Holm)", "Verdict", "The paper's words"), lines)
+    return _table(
+        (
+            "Claim",
+            "Where",
+            "Statement",
+            "Paper",
+            "Measured",
+            "Could tell",
+            "p",
+            "p (Holm)",
+            "Verdict",
+            "The paper's words",
+        ),
+        lines,
+    )
 
 # %% ../../nbs/study/04_verdicts.ipynb #10a00011
 def _headline(rows: list[dict], judged: bool = True) -> list[str]:
     "How many claims and sentences got which verdict."
     sentences = [s for s in statement_rows(rows) if s["claims"]]
     own = [r for r in rows if not r["same_as"]]
-    sure = Counter(r["verdict"] for r in own if r["p_holm"] is not None and r["p_holm"] < SIGNIFICANCE)
-    counts = [(name, Counter(x["verdict"] for x in of), len(of)) for name, of in (("claims", own), ("sentences", sentences))]
+    sure = Counter(
+        r["verdict"] for r in own if r["p_holm"] is not None and r["p_holm"] < SIGNIFICANCE
+    )
+    counts = [
+        (name, Counter(x["verdict"] for x in of), len(of))
+        for name, of in (("claims", own), ("sentences", sentences))
+    ]
     kinds = ("works", "not run") if not judged else VERDICTS[:-1]
-    table = _table(("", *kinds, "all"), [[name, *(c[v] for v in kinds), n] for name, c, n in counts])
-    if len(own) < len(rows): table += [f"{len(rows) - len(own)} further claims rest on the runs of others here and are not counted twice.", ""]
-    if not judged: return table
-    return [*table, f"After Holm's correction for all claims that were tested, {sure['holds']} hold and {sure['fails']} fail.", ""]
+    table = _table(
+        ("", *kinds, "all"), [[name, *(c[v] for v in kinds), n] for name, c, n in counts]
+    )
+    if len(own) < len(rows):
+        table += [
+            f"{len(rows) - len(own)} further claims rest on the runs of others here and are not counted twice.",
+            "",
+        ]
+    if not judged:
+        return table
+    return [
+        *table,
+        f"After Holm's correction for all claims that were tested, {sure['holds']} hold and {sure['fails']} fail.",
+        "",
+    ]
 
 # %% ../../nbs/study/04_verdicts.ipynb #0be59058
-def _ids(ids: list[str]) -> str: # forty names say less than three counts
-    return ", ".join(ids) if len(ids) <= 6 else ", ".join(f"{n} of {group}.*" for group, n in Counter(id.split(".")[0] for id in ids).items())
+def _ids(ids: list[str]) -> str:  # forty names say less than three counts
+    return (
+        ", ".join(ids)
+        if len(ids) <= 6
+        else ", ".join(
+            f"{n} of {group}.*" for group, n in Counter(id.split(".")[0] for id in ids).items()
+        )
+    )
 
 # %% ../../nbs/study/04_verdicts.ipynb #10a00012
 def _meaning(rows: list[dict], judged: bool = True) -> list[str]:
     "What a verdict means, and what chance alone would give."
     tests, chance = by_chance(rows)
     wrong = [r["id"] for r in rows if r["contradicted"]]
-    if not judged: return ["## What is said", "", "- *works*: every cell of the claim has a value. The clips are made up, so no claim is judged.", "- *not run*: a cell is missing.", ""]
+    if not judged:
+        return [
+            "## What is said",
+            "",
+            "- *works*: every cell of the claim has a value. The clips are made up, so no claim is judged.",
+            "- *not run*: a cell is missing.",
+            "",
+        ]
     return [
-        "## What a verdict means", "",
+        "## What a verdict means",
+        "",
         "- *Measured*: the difference over seeds, each seed a pair, with its 95 % interval, in the claimed direction: positive is what the paper says. Points where the column is in per cent.",
         "- *holds*, *fails*: a two-sided paired t test at the 5 % level finds a difference in the claimed direction, or in the opposite one. Sizes are counted, not sampled: they have no p.",
         "- *undecided*: chance explains what was measured; more seeds may decide. One seed decides nothing.",
         "- *under-trained*: a setting was not trained to the end: all of its epochs beat half of them by more than two points (seed 0), or its training accuracy ends below 90 %. Then no verdict is given.",
         "- *Could tell*: the smallest difference that so many seeds decide four times out of five, with the measured deviation. A second block of seeds is a second look: both are then judged at Pocock's level, 0.0294 for 5 % in all.",
-        "- \"within\" holds if the 95 % intervals of all pairs of rows lie inside the margin (two one-sided tests), fails if a pair is surely farther apart; \"at most\" is the test of an advantage after the margin is added.",
+        '- "within" holds if the 95 % intervals of all pairs of rows lie inside the margin (two one-sided tests), fails if a pair is surely farther apart; "at most" is the test of an advantage after the margin is added.',
         "- *Paper*: the difference of its printed cells, and how many test clips that is. A verdict is about the direction (or the margin), not about that size.",
         f"- By chance: {tests} tests for an advantage were made; if no setting differed from any other, {chance:.1f} of them would hold and as many fail. *p (Holm)* is adjusted for all tests of this page.",
         "- A sentence holds if all claims that test it hold; it fails if one of them fails, its p adjusted by Holm for all tested claims of the sentence; it is not run if none was.",
-        f"- The paper's own cells contradict its words in {len(wrong)} claims: {', '.join(wrong)}." if wrong else "- The paper's own cells contradict none of its words.", ""]
+        f"- The paper's own cells contradict its words in {len(wrong)} claims: {', '.join(wrong)}."
+        if wrong
+        else "- The paper's own cells contradict none of its words.",
+        "",
+    ]
 
 # %% ../../nbs/study/04_verdicts.ipynb #6b60a39a
 def claims_markdown(
-    rows: list[dict], # of `load_claims`
+    rows: list[dict],  # of `load_claims`
     profile: str,
 ) -> str:
     "The page: counts, what they mean, claims section by section, sentences."
     about = get_profile(profile)
-    foreign = "" if profile == "paper" else " These are not the paper's clips: what is tested is which of two settings is better, not its accuracies."
-    lines = [f"# The paper's claims, profile {profile}", "", f"Data: {about.about}.{foreign}", "", *_headline(rows, about.verdicts), *_meaning(rows, about.verdicts)]
+    foreign = (
+        ""
+        if profile == "paper"
+        else " These are not the paper's clips: what is tested is which of two settings is better, not its accuracies."
+    )
+    lines = [
+        f"# The paper's claims, profile {profile}",
+        "",
+        f"Data: {about.about}.{foreign}",
+        "",
+        *_headline(rows, about.verdicts),
+        *_meaning(rows, about.verdicts),
+    ]
     for key, title in SECTIONS.items():
         own = [r for r in rows if r["section"] == key]
-        if own: lines += [f"## {title if key == 'Abstract' else f'Section {key}: {title}'}", "", *_claims_of(own)]
+        if own:
+            lines += [
+                f"## {title if key == 'Abstract' else f'Section {key}: {title}'}",
+                "",
+                *_claims_of(own),
+            ]
     found = statement_rows(rows)
-    shown = [[s["section"], s["text"].replace("$", ""), s["verdict"], _ids(s["claims"])] for s in found if s["claims"]]
-    lines += ["## Sentence by sentence", "", *_table(("Section", "Sentence", "Verdict", "Claims"), shown)]
+    shown = [
+        [s["section"], s["text"].replace("$", ""), s["verdict"], _ids(s["claims"])]
+        for s in found
+        if s["claims"]
+    ]
+    lines += [
+        "## Sentence by sentence",
+        "",
+        *_table(("Section", "Sentence", "Verdict", "Claims"), shown),
+    ]
     untested = [[s["section"], s["text"], s["reason"]] for s in found if not s["claims"]]
-    return "\n".join([*lines, "## Sentences that no cell can test", "", *_table(("Section", "Sentence", "Why"), untested)])
+    return "\n".join(
+        [
+            *lines,
+            "## Sentences that no cell can test",
+            "",
+            *_table(("Section", "Sentence", "Why"), untested),
+        ]
+    )
 
 # %% ../../nbs/study/04_verdicts.ipynb #0d987a85
 def write_claims(
-    results_root: str | Path = "results", # relative to the project
+    results_root: str | Path = "results",  # relative to the project
     profile: str = "smoke",
-) -> Path: # claims.md
+) -> Path:  # claims.md
     "Write results_root/profile/claims.md and claims.json from the tables below it."
-    get_profile(profile) # an unknown name is refused before a folder is made
+    get_profile(profile)  # an unknown name is refused before a folder is made
     folder = project_root() / results_root / profile
     rows = load_claims(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "claims.md", claims_markdown(rows, profile))
-    write_atomic(folder / "claims.json", json.dumps({"profile": profile, "claims": rows, "sentences": statement_rows(rows)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(
+        folder / "claims.json",
+        json.dumps(
+            {"profile": profile, "claims": rows, "sentences": statement_rows(rows)},
+            indent=1,
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+        + "\n",
+    )
     return folder / "claims.md"

@@ -24,34 +24,57 @@ from ..recognizer import Recognizer
 from .run_spec import write_atomic
 
 # %% ../../nbs/training/02_evaluation.ipynb #7d3e0a11
-class NotFinite(ValueError): "A recognizer whose numbers have left the range of floats."
+class NotFinite(ValueError):
+    "A recognizer whose numbers have left the range of floats."
 
 # %% ../../nbs/training/02_evaluation.ipynb #100a7ffe
 @dataclass(frozen=True, eq=False)
 class Scores:
     "What a recognizer says of every clip of a split: one logit a class."
-    scores: np.ndarray # float32 [N, K]
-    labels: np.ndarray # int64 [N]
-    names: tuple[str, ...] # of the clips [N]
-    class_names: tuple[str, ...] # [K]
+
+    scores: np.ndarray  # float32 [N, K]
+    labels: np.ndarray  # int64 [N]
+    names: tuple[str, ...]  # of the clips [N]
+    class_names: tuple[str, ...]  # [K]
 
     def __post_init__(self):
-        for name, value in _checked(self).items(): object.__setattr__(self, name, value)
+        for name, value in _checked(self).items():
+            object.__setattr__(self, name, value)
+
     @property
-    def predictions(self) -> np.ndarray: return self.scores.argmax(1) # [N]
+    def predictions(self) -> np.ndarray:
+        return self.scores.argmax(1)  # [N]
+
     @property
-    def top1(self) -> float: return float((self.predictions == self.labels).mean())
+    def top1(self) -> float:
+        return float((self.predictions == self.labels).mean())
+
     @property
-    def top5(self) -> float: return _top_k(self, 5)
+    def top5(self) -> float:
+        return _top_k(self, 5)
+
     @property
-    def per_class(self) -> np.ndarray: return _per_class(self) # [K], NaN for a class without clips
+    def per_class(self) -> np.ndarray:
+        return _per_class(self)  # [K], NaN for a class without clips
+
     @property
-    def mean_class(self) -> float: return float(np.nanmean(self.per_class))
-    def confusion(self) -> np.ndarray: return _confusion(self) # counts [K, K], row = label, column = prediction
-    def rounded(self) -> "Scores": return _rounded(self) # in half precision, but for clips whose first places that would change
-    def save(self, path: str | Path, half: bool = False): _save(self, path, half) # half: the rounded scores, packed
+    def mean_class(self) -> float:
+        return float(np.nanmean(self.per_class))
+
+    def confusion(self) -> np.ndarray:
+        return _confusion(self)  # counts [K, K], row = label, column = prediction
+
+    def rounded(self) -> "Scores":
+        return _rounded(
+            self
+        )  # in half precision, but for clips whose first places that would change
+
+    def save(self, path: str | Path, half: bool = False):
+        _save(self, path, half)  # half: the rounded scores, packed
+
     @classmethod
-    def load(cls, path: str | Path) -> "Scores": return _load(cls, path)
+    def load(cls, path: str | Path) -> "Scores":
+        return _load(cls, path)
 
 # %% ../../nbs/training/02_evaluation.ipynb #757bb245
 def _checked(s: Scores) -> dict:
@@ -59,76 +82,114 @@ def _checked(s: Scores) -> dict:
     scores, labels = np.asarray(s.scores, np.float32), np.asarray(s.labels, np.int64)
     names, class_names = tuple(map(str, s.names)), tuple(map(str, s.class_names))
     if scores.shape != (len(labels), len(class_names)) or len(names) != len(labels):
-        raise ValueError(f"scores {scores.shape} do not fit {len(labels)} labels, {len(names)} clip names and {len(class_names)} classes")
-    if not len(labels): raise ValueError("there are no clips to score; is the split empty?")
+        raise ValueError(
+            f"scores {scores.shape} do not fit {len(labels)} labels, {len(names)} clip names and {len(class_names)} classes"
+        )
+    if not len(labels):
+        raise ValueError("there are no clips to score; is the split empty?")
     bad = np.flatnonzero(~np.isfinite(scores).all(1))
-    if len(bad): raise NotFinite(f"clip {names[bad[0]]!r}: a score is not finite")
+    if len(bad):
+        raise NotFinite(f"clip {names[bad[0]]!r}: a score is not finite")
     bad = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
-    if len(bad): raise ValueError(f"clip {names[bad[0]]!r}: label {labels[bad[0]]} is outside 0..{len(class_names) - 1}")
+    if len(bad):
+        raise ValueError(
+            f"clip {names[bad[0]]!r}: label {labels[bad[0]]} is outside 0..{len(class_names) - 1}"
+        )
     return dict(scores=scores, labels=labels, names=names, class_names=class_names)
 
 # %% ../../nbs/training/02_evaluation.ipynb #0d6054df
 def _top_k(s: Scores, k: int) -> float:
     "Share of clips whose label is among the k highest scores; 1 where there are no more than k classes."
-    if k >= len(s.class_names): return 1.0
+    if k >= len(s.class_names):
+        return 1.0
     return float(top_k_accuracy_score(s.labels, s.scores, k=k, labels=range(len(s.class_names))))
+
 
 def _confusion(s: Scores) -> np.ndarray:
     return confusion_matrix(s.labels, s.predictions, labels=range(len(s.class_names)))
 
+
 def _per_class(s: Scores) -> np.ndarray:
     "Recall of each class."
     counts = s.confusion()
-    with np.errstate(invalid="ignore"): return counts.diagonal() / counts.sum(1)
+    with np.errstate(invalid="ignore"):
+        return counts.diagonal() / counts.sum(1)
 
 # %% ../../nbs/training/02_evaluation.ipynb #97eb3d0a
 def _save(s: Scores, path: str | Path, half: bool = False):
     "Scores as .npz without pickled objects."
     buffer = io.BytesIO()
-    if half: np.savez_compressed(buffer, **_packed(s))
-    else: np.savez(buffer, scores=s.scores, labels=s.labels, names=np.array(s.names), class_names=np.array(s.class_names))
+    if half:
+        np.savez_compressed(buffer, **_packed(s))
+    else:
+        np.savez(
+            buffer,
+            scores=s.scores,
+            labels=s.labels,
+            names=np.array(s.names),
+            class_names=np.array(s.class_names),
+        )
     write_atomic(path, buffer.getvalue())
+
 
 def _load(cls, path: str | Path) -> Scores:
     try:
         with np.load(path) as d:
             scores = d["scores"].astype(np.float32)
-            if "exact_rows" in d: scores[d["exact_rows"]] = d["exact"]
+            if "exact_rows" in d:
+                scores[d["exact_rows"]] = d["exact"]
             return cls(scores, d["labels"], d["names"].tolist(), d["class_names"].tolist())
-    except FileNotFoundError: raise ValueError(f"{path}: no such file of scores") from None
-    except Exception as e: raise ValueError(f"{path}: no readable scores ({e})") from None
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file of scores") from None
+    except Exception as e:
+        raise ValueError(f"{path}: no readable scores ({e})") from None
 
 # %% ../../nbs/training/02_evaluation.ipynb #b84a922d
-_places = 6 # one more than top 5 looks at
+_places = 6  # one more than top 5 looks at
 
-def _half(s: Scores) -> tuple[np.ndarray, np.ndarray]: # float32 [N, K]; bool [N]: clips whose first places stay
+
+def _half(
+    s: Scores,
+) -> tuple[np.ndarray, np.ndarray]:  # float32 [N, K]; bool [N]: clips whose first places stay
     "Scores in half precision, and where they may be used."
-    with np.errstate(over="ignore"): half = s.scores.astype(np.float16).astype(np.float32)
+    with np.errstate(over="ignore"):
+        half = s.scores.astype(np.float16).astype(np.float32)
     first = np.argsort(-s.scores, axis=1, kind="stable")[:, :_places]
     same = (np.argsort(-half, axis=1, kind="stable")[:, :_places] == first).all(1)
     falling = (np.diff(np.take_along_axis(half, first, 1), axis=1) < 0).all(1)
     return half, same & falling & np.isfinite(half).all(1)
 
+
 def _rounded(s: Scores) -> Scores:
     half, stays = _half(s)
     return Scores(np.where(stays[:, None], half, s.scores), s.labels, s.names, s.class_names)
+
 
 def _packed(s: Scores) -> dict[str, np.ndarray]:
     "Arrays of a small file: half precision, and the clips that need single precision apart."
     half, stays = _half(s)
     rows = np.flatnonzero(~stays).astype(np.int32)
-    return dict(scores=np.where(stays[:, None], half, 0).astype(np.float16), exact_rows=rows, exact=s.scores[rows],
-                labels=s.labels.astype(np.int16), names=np.array(s.names), class_names=np.array(s.class_names))
+    return dict(
+        scores=np.where(stays[:, None], half, 0).astype(np.float16),
+        exact_rows=rows,
+        exact=s.scores[rows],
+        labels=s.labels.astype(np.int16),
+        names=np.array(s.names),
+        class_names=np.array(s.class_names),
+    )
 
 # %% ../../nbs/training/02_evaluation.ipynb #b55fd055
 @contextmanager
-def arithmetic(precision: str) -> Iterator[None]: # "fp32", "tf32" or "bf16"
+def arithmetic(precision: str) -> Iterator[None]:  # "fp32", "tf32" or "bf16"
     "TensorFloat-32 in matrix products and convolutions on CUDA only if asked for; put back afterwards."
     conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
     before = conv.fp32_precision, matmul.fp32_precision
     conv.fp32_precision = matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-    try: yield
-    finally: conv.fp32_precision, matmul.fp32_precision = before
+    try:
+        yield
+    finally:
+        conv.fp32_precision, matmul.fp32_precision = before
+
 
 def autocast(precision: str, device: str | torch.device) -> torch.autocast:
     "bfloat16 in the backbone where the run asks for it."
@@ -147,41 +208,71 @@ def evaluate(
     precision: str = "fp32",
 ) -> Scores:
     "Logits of every clip of the split, in its order, without augmentation; batch norm uses its running statistics."
-    index, training, logits, labels, net = clips.indices(split).tolist(), recognizer.training, [], [], None
+    index, training, logits, labels, net = (
+        clips.indices(split).tolist(),
+        recognizer.training,
+        [],
+        [],
+        None,
+    )
     recognizer.eval()
     try:
         with arithmetic(precision):
-            for x, y in batches(clips, split, batch_size, sampling, modality=modality, training=False, device=device):
+            for x, y in batches(
+                clips, split, batch_size, sampling, modality=modality, training=False, device=device
+            ):
                 with autocast(precision, device):
                     net = net or quickest(recognizer.backbone, x)
                     features = net(x)
-                logits.append(recognizer.objective.logits(features.float()).cpu()); labels.append(y.cpu())
-    finally: recognizer.train(training)
-    if not logits: raise ValueError(f"the split {split!r} has no clips")
-    return Scores(torch.cat(logits).float().numpy(), torch.cat(labels).numpy(), [clips.names[i] for i in index], clips.class_names)
+                logits.append(recognizer.objective.logits(features.float()).cpu())
+                labels.append(y.cpu())
+    finally:
+        recognizer.train(training)
+    if not logits:
+        raise ValueError(f"the split {split!r} has no clips")
+    return Scores(
+        torch.cat(logits).float().numpy(),
+        torch.cat(labels).numpy(),
+        [clips.names[i] for i in index],
+        clips.class_names,
+    )
 
 # %% ../../nbs/training/02_evaluation.ipynb #ba556488
 def fuse(
-    streams: Sequence[Scores], # of the same clips, in any order
-    weights: Sequence[float] | None = None, # one a stream; None: all 1
+    streams: Sequence[Scores],  # of the same clips, in any order
+    weights: Sequence[float] | None = None,  # one a stream; None: all 1
 ) -> Scores:
     "The weighted sum of the streams' logits, clips matched by name."
     weights = [1.0] * len(streams) if weights is None else list(weights)
-    if not streams or len(weights) != len(streams): raise ValueError(f"{len(streams)} streams and {len(weights)} weights: give one weight a stream, at least one")
+    if not streams or len(weights) != len(streams):
+        raise ValueError(
+            f"{len(streams)} streams and {len(weights)} weights: give one weight a stream, at least one"
+        )
     first = streams[0]
     total = np.zeros(first.scores.shape)
     for n, (s, w) in enumerate(zip(streams, weights)):
         total += w * s.scores[_match(first, s, n)].astype(float)
     return Scores(total, first.labels, first.names, first.class_names)
 
+
 def _match(first: Scores, other: Scores, n: int) -> list[int]:
     "Where the clips of the first stream stand in another."
-    if other.class_names != first.class_names: raise ValueError(f"stream {n} has other classes than stream 0; only streams of one data set can be fused")
+    if other.class_names != first.class_names:
+        raise ValueError(
+            f"stream {n} has other classes than stream 0; only streams of one data set can be fused"
+        )
     where = {name: i for i, name in enumerate(other.names)}
-    if len(where) != len(other.names): raise ValueError(f"stream {n} names a clip twice, so clips cannot be matched")
+    if len(where) != len(other.names):
+        raise ValueError(f"stream {n} names a clip twice, so clips cannot be matched")
     odd = sorted(set(first.names) ^ set(other.names))
-    if odd: raise ValueError(f"stream {n} and stream 0 are of different clips: {odd[0]!r} is in only one of them")
+    if odd:
+        raise ValueError(
+            f"stream {n} and stream 0 are of different clips: {odd[0]!r} is in only one of them"
+        )
     order = [where[name] for name in first.names]
     bad = np.flatnonzero(other.labels[order] != first.labels)
-    if len(bad): raise ValueError(f"stream {n} and stream 0 give clip {first.names[bad[0]]!r} different labels")
+    if len(bad):
+        raise ValueError(
+            f"stream {n} and stream 0 give clip {first.names[bad[0]]!r} different labels"
+        )
     return order

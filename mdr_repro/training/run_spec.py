@@ -24,8 +24,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-try: import fcntl
-except ImportError: fcntl = None # Windows
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # Windows
 
 from ..clips.modalities import modalities
 from ..clips.noise import units
@@ -34,105 +36,171 @@ from ..clips.sampling import Sampling
 # %% ../../nbs/training/01_run_spec.ipynb #7f835eb8
 def _plain(value, where: str):
     "The normal form of an option: None, bool, int, finite float, str, or a list or dict of them; 8.0 is 8, a tuple is a list."
-    if value is None or isinstance(value, (bool, str)): return value
-    if isinstance(value, numbers.Integral): return int(value)
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
     if isinstance(value, numbers.Real) and math.isfinite(value):
         value = float(value)
         return int(value) if value.is_integer() and abs(value) < 2**53 else value
-    if isinstance(value, (list, tuple)): return [_plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
-    if isinstance(value, Mapping) and all(isinstance(k, str) for k in value): return {k: _plain(v, f"{where}.{k}") for k, v in value.items()}
-    raise ValueError(f"{where}: {value!r} cannot be written down; give None, true or false, finite numbers, text, or lists and dicts of them")
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
+        return {k: _plain(v, f"{where}.{k}") for k, v in value.items()}
+    raise ValueError(
+        f"{where}: {value!r} cannot be written down; give None, true or false, finite numbers, text, or lists and dicts of them"
+    )
+
 
 def _frozen(value):
     "The normal form made unchangeable: lists become tuples, dicts become Options."
-    if isinstance(value, list): return tuple(map(_frozen, value))
+    if isinstance(value, list):
+        return tuple(map(_frozen, value))
     return Options(value) if isinstance(value, dict) else value
 
 # %% ../../nbs/training/01_run_spec.ipynb #56a390ed
 class Options(Mapping):
     "Keyword arguments that nobody can change afterwards: a deep copy in normal form, hashable, equal to the dict it was made from."
+
     __slots__ = ("_items",)
+
     def __init__(self, items: Mapping = types.MappingProxyType({}), where: str = "options"):
         self._items = {k: _frozen(v) for k, v in sorted(_plain(items, where).items())}
 
-    def __getitem__(self, key): return self._items[key]
-    def __iter__(self): return iter(self._items)
-    def __len__(self): return len(self._items)
-    def __or__(self, other): return Options({**self, **other})
-    def __eq__(self, other): return isinstance(other, Mapping) and _plain(self, "options") == _plain(other, "options")
-    def __hash__(self): return hash(json.dumps(_plain(self, "options"), sort_keys=True))
-    def __repr__(self): return repr(self._items)
-    def __reduce__(self): return Options, (self._items,)
+    def __getitem__(self, key):
+        return self._items[key]
+
+    def __iter__(self):
+        return iter(self._items)
+
+    def __len__(self):
+        return len(self._items)
+
+    def __or__(self, other):
+        return Options({**self, **other})
+
+    def __eq__(self, other):
+        return isinstance(other, Mapping) and _plain(self, "options") == _plain(other, "options")
+
+    def __hash__(self):
+        return hash(json.dumps(_plain(self, "options"), sort_keys=True))
+
+    def __repr__(self):
+        return repr(self._items)
+
+    def __reduce__(self):
+        return Options, (self._items,)
 
 # %% ../../nbs/training/01_run_spec.ipynb #2c10cafc
 def _fit(value, kind, where: str):
     "The value as the annotated type `kind`: ints widen to float, lists become tuples, dicts become Options; ValueError names the field."
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType): return _fit_any(value, args, where)
-    if is_dataclass(kind): return _build(kind, value, where)
-    if kind in (dict, Mapping, Options) and isinstance(value, Mapping): return Options(value, where)
-    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) < 1e308: return float(value)
-    if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool): return int(value)
-    if kind in (bool, str) and isinstance(value, kind): return value
+    if origin in (typing.Union, types.UnionType):
+        return _fit_any(value, args, where)
+    if is_dataclass(kind):
+        return _build(kind, value, where)
+    if kind in (dict, Mapping, Options) and isinstance(value, Mapping):
+        return Options(value, where)
+    if (
+        kind is float
+        and isinstance(value, numbers.Real)
+        and not isinstance(value, bool)
+        and abs(value) < 1e308
+    ):
+        return float(value)
+    if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if kind in (bool, str) and isinstance(value, kind):
+        return value
     if origin is tuple and isinstance(value, (list, tuple)):
         kinds = [args[0]] * len(value) if args[1:] == (...,) else args
-        if len(kinds) == len(value): return tuple(_fit(v, k, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, kinds)))
-    names = {float: "a finite number", int: "a whole number", bool: "true or false", str: "text", dict: "a dict of options"}
+        if len(kinds) == len(value):
+            return tuple(_fit(v, k, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, kinds)))
+    names = {
+        float: "a finite number",
+        int: "a whole number",
+        bool: "true or false",
+        str: "text",
+        dict: "a dict of options",
+    }
     raise ValueError(f"{where}: {value!r} is not {names.get(kind, kind)}")
 
 # %% ../../nbs/training/01_run_spec.ipynb #3b16c95a
 def _fit_any(value, kinds, where: str):
     "The first of the kinds that fits."
-    if value is None and type(None) in kinds: return None
+    if value is None and type(None) in kinds:
+        return None
     kinds = [k for k in kinds if k is not type(None)]
     for k in kinds[:-1]:
-        try: return _fit(value, k, where)
-        except ValueError: pass
+        try:
+            return _fit(value, k, where)
+        except ValueError:
+            pass
     return _fit(value, kinds[-1], where)
 
 # %% ../../nbs/training/01_run_spec.ipynb #eff2769a
 def _fit_fields(self):
     "Bring every field of a frozen dataclass to its annotated type."
     hints = typing.get_type_hints(type(self))
-    for f in fields(self): object.__setattr__(self, f.name, _fit(getattr(self, f.name), hints[f.name], f"{type(self).__name__}.{f.name}"))
+    for f in fields(self):
+        object.__setattr__(
+            self,
+            f.name,
+            _fit(getattr(self, f.name), hints[f.name], f"{type(self).__name__}.{f.name}"),
+        )
+
 
 def _build(cls, value, where: str):
     "A dataclass from itself or from a mapping; unknown and missing fields are named, and the known ones listed."
-    if isinstance(value, cls): value = {f.name: getattr(value, f.name) for f in fields(cls)}
-    if not isinstance(value, Mapping): raise ValueError(f"{where}: {value!r} is not a {cls.__name__}")
+    if isinstance(value, cls):
+        value = {f.name: getattr(value, f.name) for f in fields(cls)}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where}: {value!r} is not a {cls.__name__}")
     known = {f.name: f for f in fields(cls)}
     unknown = [k for k in value if k not in known]
-    if unknown: raise ValueError(f"{where} has no field {unknown[0]!r}; known: {', '.join(known)}")
-    missing = [k for k, f in known.items() if k not in value and f.default is MISSING and f.default_factory is MISSING]
-    if missing: raise ValueError(f"{where} lacks the field {missing[0]!r}")
+    if unknown:
+        raise ValueError(f"{where} has no field {unknown[0]!r}; known: {', '.join(known)}")
+    missing = [
+        k
+        for k, f in known.items()
+        if k not in value and f.default is MISSING and f.default_factory is MISSING
+    ]
+    if missing:
+        raise ValueError(f"{where} lacks the field {missing[0]!r}")
     hints = typing.get_type_hints(cls)
     return cls(**{k: _fit(v, hints[k], f"{where}.{k}") for k, v in value.items()})
 
 # %% ../../nbs/training/01_run_spec.ipynb #e788b711
-ADDED = {"added": True} # of a field that older records do not have: at its default it is not written down, so their ids stay
+ADDED = {
+    "added": True
+}  # of a field that older records do not have: at its default it is not written down, so their ids stay
+
 
 @dataclass(frozen=True)
 class Schedule:
     "How long, in what batches and at which learning rate (Section IV-B)."
+
     epochs: int = 60
-    batch_size: int = 16 # clips
-    lr: float = 0.1 # at its highest
-    policy: str = "step" # or "cosine"
-    milestones: tuple[int, ...] = () # epochs after which the rate is multiplied by gamma
+    batch_size: int = 16  # clips
+    lr: float = 0.1  # at its highest
+    policy: str = "step"  # or "cosine"
+    milestones: tuple[int, ...] = ()  # epochs after which the rate is multiplied by gamma
     gamma: float = 0.1
-    warmup_epochs: int = 0 # the rate climbs in equal steps over these
+    warmup_epochs: int = 0  # the rate climbs in equal steps over these
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
-    centers_lr: float | None = None # rate of the class centers; None: as everything else
-    evaluate_every: int = 1 # epochs
-    last_batch: str = field(default="keep", metadata=ADDED) # of a pass, where it is not full: "keep", "drop", or "join" to the one before if it is less than half full
+    centers_lr: float | None = None  # rate of the class centers; None: as everything else
+    evaluate_every: int = 1  # epochs
+    last_batch: str = field(
+        default="keep", metadata=ADDED
+    )  # of a pass, where it is not full: "keep", "drop", or "join" to the one before if it is less than half full
 
     def __post_init__(self):
         _fit_fields(self)
         _check_schedule(self)
 
-    def lr_factor(self, epoch: int) -> float: # 0-based
+    def lr_factor(self, epoch: int) -> float:  # 0-based
         "What `lr` is multiplied by during this epoch."
         return _lr_factor(self, epoch)
 
@@ -140,97 +208,174 @@ class Schedule:
 def _check_schedule(s: Schedule):
     "One sentence for each way in which a schedule cannot be meant."
     for name in ("epochs", "batch_size", "evaluate_every"):
-        if getattr(s, name) < 1: raise ValueError(f"Schedule.{name}: {getattr(s, name)} is less than 1")
+        if getattr(s, name) < 1:
+            raise ValueError(f"Schedule.{name}: {getattr(s, name)} is less than 1")
     for name in ("momentum", "weight_decay", "warmup_epochs", "gamma"):
-        if getattr(s, name) < 0: raise ValueError(f"Schedule.{name}: {getattr(s, name)} is negative")
-    if s.lr <= 0 or (s.centers_lr is not None and s.centers_lr < 0): raise ValueError("Schedule.lr must be positive, and centers_lr not negative")
+        if getattr(s, name) < 0:
+            raise ValueError(f"Schedule.{name}: {getattr(s, name)} is negative")
+    if s.lr <= 0 or (s.centers_lr is not None and s.centers_lr < 0):
+        raise ValueError("Schedule.lr must be positive, and centers_lr not negative")
     for name, known in (("policy", ("step", "cosine")), ("last_batch", ("keep", "drop", "join"))):
-        if getattr(s, name) not in known: raise ValueError(f"Schedule.{name}: unknown {getattr(s, name)!r}; known: {', '.join(known)}")
-    if any(b <= a for a, b in zip((0, *s.milestones), s.milestones)): raise ValueError(f"Schedule.milestones: {s.milestones} must be positive and increase")
-    if s.policy == "cosine" and s.milestones: raise ValueError("Schedule.milestones belong to the policy 'step'; leave them empty for 'cosine'")
-    if s.nesterov and s.momentum == 0: raise ValueError("Schedule.nesterov needs a momentum above 0; set nesterov=False for plain gradient descent")
+        if getattr(s, name) not in known:
+            raise ValueError(
+                f"Schedule.{name}: unknown {getattr(s, name)!r}; known: {', '.join(known)}"
+            )
+    if any(b <= a for a, b in zip((0, *s.milestones), s.milestones)):
+        raise ValueError(f"Schedule.milestones: {s.milestones} must be positive and increase")
+    if s.policy == "cosine" and s.milestones:
+        raise ValueError(
+            "Schedule.milestones belong to the policy 'step'; leave them empty for 'cosine'"
+        )
+    if s.nesterov and s.momentum == 0:
+        raise ValueError(
+            "Schedule.nesterov needs a momentum above 0; set nesterov=False for plain gradient descent"
+        )
+
 
 def _lr_factor(s: Schedule, epoch: int) -> float:
     "Warm-up, then steps or half a cosine; constant within an epoch."
-    if epoch < s.warmup_epochs: return (epoch + 1) / s.warmup_epochs
-    if s.policy == "step": return s.gamma ** sum(m <= epoch for m in s.milestones)
-    return 0.5 * (1 + math.cos(math.pi * (epoch - s.warmup_epochs) / max(s.epochs - s.warmup_epochs, 1)))
+    if epoch < s.warmup_epochs:
+        return (epoch + 1) / s.warmup_epochs
+    if s.policy == "step":
+        return s.gamma ** sum(m <= epoch for m in s.milestones)
+    return 0.5 * (
+        1 + math.cos(math.pi * (epoch - s.warmup_epochs) / max(s.epochs - s.warmup_epochs, 1))
+    )
 
 # %% ../../nbs/training/01_run_spec.ipynb #f81c3453
 class Canonical:
     "A frozen dataclass with one text, and one name made from that text."
-    def canonical(self) -> str: return _canonical(self) # JSON
+
+    def canonical(self) -> str:
+        return _canonical(self)  # JSON
+
     @classmethod
-    def from_json(cls, text: str): return _from_json(cls, text)
-    @cached_property # frozen, so it is asked for often and never changes
-    def id(self) -> str: return hashlib.sha256(self.canonical().encode()).hexdigest()[:12]
+    def from_json(cls, text: str):
+        return _from_json(cls, text)
+
+    @cached_property  # frozen, so it is asked for often and never changes
+    def id(self) -> str:
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:12]
 
 # %% ../../nbs/training/01_run_spec.ipynb #d92cad2e
 @dataclass(frozen=True)
 class RunSpec(Canonical):
     "Everything that decides the result of one training run."
-    data: str # source of the clips, see `open_clips`
-    data_checksum: str # of that source, see `source_checksum`
+
+    data: str  # source of the clips, see `open_clips`
+    data_checksum: str  # of that source, see `source_checksum`
     schedule: Schedule
-    modality: str = "joint" # or bone, joint_motion, bone_motion
-    noise: float = 0.0 # share of `noise_unit` set to 0, in training and testing (Section IV-C)
-    noise_unit: str = "coordinates" # what `noise` is a share of: or "joints", "clips"
+    modality: str = "joint"  # or bone, joint_motion, bone_motion
+    noise: float = 0.0  # share of `noise_unit` set to 0, in training and testing (Section IV-C)
+    noise_unit: str = "coordinates"  # what `noise` is a share of: or "joints", "clips"
     backbone: str = "mdr_gcn"
     backbone_options: dict = field(default_factory=Options)
     objective: str = "rdl"
     objective_options: dict = field(default_factory=Options)
     sampling: Sampling = field(default_factory=Sampling)
-    seed: int = 0 # of weights, batches, augmentation and noise
-    holdout: tuple[int, ...] = () # training subjects kept for validation
-    precision: str = "fp32" # or "tf32", "bf16" (autocast)
-    format: int = 1 # of the record
-    holdout_every: int = field(default=0, metadata=ADDED) # every n-th training clip of each class, kept for validation too; 0: none
-    scored: str = field(default="test", metadata=ADDED) # the clips whose scores are the result: "test", or the held-out "val", and then no test clip is looked at
+    seed: int = 0  # of weights, batches, augmentation and noise
+    holdout: tuple[int, ...] = ()  # training subjects kept for validation
+    precision: str = "fp32"  # or "tf32", "bf16" (autocast)
+    format: int = 1  # of the record
+    holdout_every: int = field(
+        default=0, metadata=ADDED
+    )  # every n-th training clip of each class, kept for validation too; 0: none
+    scored: str = field(
+        default="test", metadata=ADDED
+    )  # the clips whose scores are the result: "test", or the held-out "val", and then no test clip is looked at
 
-    def __post_init__(self): _fit_fields(self); _check_spec(self)
+    def __post_init__(self):
+        _fit_fields(self)
+        _check_spec(self)
 
     @property
-    def validates(self) -> bool: return bool(self.holdout or self.holdout_every) # whether training clips are held out
+    def validates(self) -> bool:
+        return bool(self.holdout or self.holdout_every)  # whether training clips are held out
+
     @property
-    def label(self) -> str: return _label(self) # what a person calls it
+    def label(self) -> str:
+        return _label(self)  # what a person calls it
 
 # %% ../../nbs/training/01_run_spec.ipynb #0be58924
 def _check_spec(s: RunSpec):
     "One sentence for each spec that cannot be meant; the order of held-out subjects does not matter."
     object.__setattr__(s, "holdout", tuple(sorted(set(s.holdout))))
-    if s.noise == 0: object.__setattr__(s, "noise_unit", units[0]) # nothing is set to 0, so there are no two ways to do it
+    if s.noise == 0:
+        object.__setattr__(
+            s, "noise_unit", units[0]
+        )  # nothing is set to 0, so there are no two ways to do it
     for name in ("data", "data_checksum", "backbone", "objective"):
-        if not getattr(s, name): raise ValueError(f"RunSpec.{name} is empty")
-    if not 0 <= s.noise < 1: raise ValueError(f"RunSpec.noise: {s.noise} is no share in 0..1")
-    if s.holdout_every < 0 or s.holdout_every == 1: raise ValueError(f"RunSpec.holdout_every: {s.holdout_every} keeps no training clip or makes no sense; give 2 or more, or 0 for none")
-    if s.scored == "val" and not s.validates: raise ValueError("RunSpec.scored: 'val' needs clips that are held out; give holdout or holdout_every")
-    if not 0 <= s.seed < 2**63: raise ValueError(f"RunSpec.seed: {str(s.seed)[:40]} is {'negative' if s.seed < 0 else 'too large'}; give 0 or more, below 2^63")
-    if s.format != 1: raise ValueError(f"RunSpec.format: {s.format} is not 1, the only one this version reads")
+        if not getattr(s, name):
+            raise ValueError(f"RunSpec.{name} is empty")
+    if not 0 <= s.noise < 1:
+        raise ValueError(f"RunSpec.noise: {s.noise} is no share in 0..1")
+    if s.holdout_every < 0 or s.holdout_every == 1:
+        raise ValueError(
+            f"RunSpec.holdout_every: {s.holdout_every} keeps no training clip or makes no sense; give 2 or more, or 0 for none"
+        )
+    if s.scored == "val" and not s.validates:
+        raise ValueError(
+            "RunSpec.scored: 'val' needs clips that are held out; give holdout or holdout_every"
+        )
+    if not 0 <= s.seed < 2**63:
+        raise ValueError(
+            f"RunSpec.seed: {str(s.seed)[:40]} is {'negative' if s.seed < 0 else 'too large'}; give 0 or more, below 2^63"
+        )
+    if s.format != 1:
+        raise ValueError(f"RunSpec.format: {s.format} is not 1, the only one this version reads")
     if s.noise and s.noise_unit in ("joint", "coordinate"):
-        raise ValueError(f"RunSpec.noise_unit: {s.noise_unit!r} is of a time when joints at 0 counted as missing; such a run cannot be made again: use {', '.join(units)}")
-    for name, known in (("modality", tuple(modalities)), ("noise_unit", units), ("precision", ("fp32", "tf32", "bf16")), ("scored", ("test", "val"))):
-        if getattr(s, name) not in known: raise ValueError(f"RunSpec.{name}: unknown {getattr(s, name)!r}; known: {', '.join(known)}")
+        raise ValueError(
+            f"RunSpec.noise_unit: {s.noise_unit!r} is of a time when joints at 0 counted as missing; such a run cannot be made again: use {', '.join(units)}"
+        )
+    for name, known in (
+        ("modality", tuple(modalities)),
+        ("noise_unit", units),
+        ("precision", ("fp32", "tf32", "bf16")),
+        ("scored", ("test", "val")),
+    ):
+        if getattr(s, name) not in known:
+            raise ValueError(
+                f"RunSpec.{name}: unknown {getattr(s, name)!r}; known: {', '.join(known)}"
+            )
 
 # %% ../../nbs/training/01_run_spec.ipynb #f3adad84
 def _tree(value):
     "Dataclasses to dicts, all the way down."
-    if not is_dataclass(value): return _plain(value, "spec") if isinstance(value, (Options, tuple)) else value
-    written = [f for f in fields(value) if not ("added" in f.metadata and getattr(value, f.name) == f.default)]
+    if not is_dataclass(value):
+        return _plain(value, "spec") if isinstance(value, (Options, tuple)) else value
+    written = [
+        f
+        for f in fields(value)
+        if not ("added" in f.metadata and getattr(value, f.name) == f.default)
+    ]
     tree = {f.name: _tree(getattr(value, f.name)) for f in written}
     clean = isinstance(value, RunSpec) and not value.noise
-    return {**tree, "noise_unit": "joint"} if clean else tree # what the oldest records say of clean clips, so that their ids stay
+    return (
+        {**tree, "noise_unit": "joint"} if clean else tree
+    )  # what the oldest records say of clean clips, so that their ids stay
+
 
 def _canonical(spec) -> str:
     "Keys sorted, no white space, every number in its shortest exact form, every field written even at its default, but for those that older records do not have."
     return json.dumps(_tree(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
+
 def _from_json(cls, text: str):
     "The inverse; ValueError for text that is no JSON and for fields that do not fit."
-    try: value = json.loads(text)
-    except (ValueError, RecursionError) as e: raise ValueError(f"not a run spec: no readable JSON ({str(e)[:200]}); write it as RunSpec.canonical() does") from None
-    newest, found = getattr(cls, "format", None), value.get("format") if isinstance(value, dict) else None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(
+            f"not a run spec: no readable JSON ({str(e)[:200]}); write it as RunSpec.canonical() does"
+        ) from None
+    newest, found = (
+        getattr(cls, "format", None),
+        value.get("format") if isinstance(value, dict) else None,
+    )
     if newest and isinstance(found, int) and found > newest:
-        raise ValueError(f"{cls.__name__}.format: {found} is not {newest}, the only one this version reads; a newer version of the package wrote it: update the package")
+        raise ValueError(
+            f"{cls.__name__}.format: {found} is not {newest}, the only one this version reads; a newer version of the package wrote it: update the package"
+        )
     return _build(cls, value, cls.__name__)
 
 # %% ../../nbs/training/01_run_spec.ipynb #e5a00005
@@ -238,30 +383,49 @@ def _label(s: RunSpec) -> str:
     "What a person calls the run: only what is not at its default."
     short = lambda name, o: name + (f"({','.join(f'{k}={v}' for k, v in o.items())})" if o else "")
     words = [short(s.backbone, s.backbone_options), short(s.objective, s.objective_options)]
-    if s.modality != "joint": words.append(s.modality)
-    if s.noise: words.append(f"noise {s.noise:g}" + (f" of {s.noise_unit}" if s.noise_unit != units[0] else ""))
-    if s.precision != "fp32": words.append(s.precision)
+    if s.modality != "joint":
+        words.append(s.modality)
+    if s.noise:
+        words.append(
+            f"noise {s.noise:g}" + (f" of {s.noise_unit}" if s.noise_unit != units[0] else "")
+        )
+    if s.precision != "fp32":
+        words.append(s.precision)
     return " ".join((*words, f"seed {s.seed}")).replace("'", "")
 
 # %% ../../nbs/training/01_run_spec.ipynb #4579c0f4
-class WriteError(OSError): "A folder that cannot be written to; the sentence says why and what to do."
+class WriteError(OSError):
+    "A folder that cannot be written to; the sentence says why and what to do."
+
 
 @contextmanager
 def writing(folder: str | Path) -> Iterator[None]:
     "What the system refuses inside becomes a WriteError about this folder; a lock that somebody else holds stays what it is."
-    try: yield
-    except (WriteError, TimeoutError): raise
+    try:
+        yield
+    except (WriteError, TimeoutError):
+        raise
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        do = "make room there" if full else "see that it is a folder and may be written to, or give another one"
-        raise WriteError(f"{folder}: cannot be written to ({e.strerror or e}); {do}, and give the same command again: it goes on from what is written") from None
+        do = (
+            "make room there"
+            if full
+            else "see that it is a folder and may be written to, or give another one"
+        )
+        raise WriteError(
+            f"{folder}: cannot be written to ({e.strerror or e}); {do}, and give the same command again: it goes on from what is written"
+        ) from None
+
 
 def sync_folder(folder: str | Path):
     "Push a rename inside this folder to the disk (where the system can: not on Windows)."
-    if os.name != "posix": return
+    if os.name != "posix":
+        return
     handle = os.open(folder, os.O_RDONLY)
-    try: os.fsync(handle)
-    finally: os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 # %% ../../nbs/training/01_run_spec.ipynb #e5a00002
 @contextmanager
@@ -271,25 +435,40 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
         with open(temporary, "xb") as f:
             if fcntl:
-                with suppress(OSError): fcntl.flock(f, fcntl.LOCK_EX) # a file system without locks: then nobody clears up
-            if not temporary.exists(): continue # taken for a leftover before it was locked
-            try: yield f
-            except BaseException: temporary.unlink(missing_ok=True); raise
+                with suppress(OSError):
+                    fcntl.flock(
+                        f, fcntl.LOCK_EX
+                    )  # a file system without locks: then nobody clears up
+            if not temporary.exists():
+                continue  # taken for a leftover before it was locked
+            try:
+                yield f
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
             return
+
 
 def clear_temporaries(
     folder: str | Path,
-    name: str | None = None, # of the file they were to become; None: any
+    name: str | None = None,  # of the file they were to become; None: any
 ):
     "Remove what killed processes left of their writing; what is being written is locked, and stays."
     for path in Path(folder).glob("*.tmp") if fcntl else ():
-        if not re.fullmatch(rf"{'.+' if name is None else re.escape(name)}\.[0-9a-f]{{8}}\.tmp", path.name): continue
-        with suppress(OSError), open(path, "rb+") as f: # OSError: locked, gone meanwhile, or not ours to remove
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB); path.unlink()
+        if not re.fullmatch(
+            rf"{'.+' if name is None else re.escape(name)}\.[0-9a-f]{{8}}\.tmp", path.name
+        ):
+            continue
+        with (
+            suppress(OSError),
+            open(path, "rb+") as f,
+        ):  # OSError: locked, gone meanwhile, or not ours to remove
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 # %% ../../nbs/training/01_run_spec.ipynb #e5a00003
 def write_atomic(
-    path: str | Path, # the folder exists
+    path: str | Path,  # the folder exists
     data: bytes | str,
 ):
     "Write beside, push to the disk, then rename over: after a crash the old file or the new one is there, never half of one."
@@ -299,7 +478,8 @@ def write_atomic(
             f.write(data.encode() if isinstance(data, str) else data)
             f.flush()
             os.fsync(f.fileno())
-            if fcntl is None: f.close() # Windows renames no open file
+            if fcntl is None:
+                f.close()  # Windows renames no open file
             os.replace(f.name, path)
         sync_folder(path.parent)
     clear_temporaries(path.parent, path.name)

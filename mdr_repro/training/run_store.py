@@ -27,180 +27,299 @@ from ..clips.sources import open_clips, source_checksum
 from ..recognizer import Recognizer
 from ..skeleton import Skeleton
 from .evaluation import Scores
-from .run_spec import RunSpec, clear_temporaries, sync_folder, write_atomic, writing
+from mdr_repro.training.run_spec import (
+    RunSpec,
+    clear_temporaries,
+    sync_folder,
+    write_atomic,
+    writing,
+)
 from .trainer import TrainingError, build_recognizer, signed, train
 
 # %% ../../nbs/training/07_run_store.ipynb #1cd4958a
-class StoreError(RuntimeError): "A run's folder that cannot be trusted, or data that is not what the spec says."
-class NoWeights(StoreError): "A run whose record is here and whose weights are not."
+class StoreError(RuntimeError):
+    "A run's folder that cannot be trusted, or data that is not what the spec says."
+
+
+class NoWeights(StoreError):
+    "A run whose record is here and whose weights are not."
+
 
 @dataclass(frozen=True)
 class Record:
     "A finished run."
+
     spec: RunSpec
     folder: Path
-    result: dict # of result.json
-    quantities: dict = field(default_factory=dict) # name -> what was measured with the weights
-    weights: bool = True # whether they are here
+    result: dict  # of result.json
+    quantities: dict = field(default_factory=dict)  # name -> what was measured with the weights
+    weights: bool = True  # whether they are here
 
     @property
-    def seconds(self) -> float: return self.result["seconds"]
+    def seconds(self) -> float:
+        return self.result["seconds"]
+
     @property
-    def metrics(self) -> pd.DataFrame: # a row an epoch
-        return pd.DataFrame([json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()])
-    def scores(self) -> Scores: return Scores.load(self.folder / "scores.npz") # of the reported epoch
-    def rounded_scores(self) -> Scores: return self.scores().rounded() # the same on every machine, with weights or without
-    def model(self, device: str | torch.device = "cpu") -> Recognizer: # of the reported epoch, in eval mode
+    def metrics(self) -> pd.DataFrame:  # a row an epoch
+        return pd.DataFrame(
+            [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        )
+
+    def scores(self) -> Scores:
+        return Scores.load(self.folder / "scores.npz")  # of the reported epoch
+
+    def rounded_scores(self) -> Scores:
+        return self.scores().rounded()  # the same on every machine, with weights or without
+
+    def model(
+        self, device: str | torch.device = "cpu"
+    ) -> Recognizer:  # of the reported epoch, in eval mode
         r = self.result
-        if not self.weights: raise NoWeights(_no_weights(self))
-        try: recognizer = build_recognizer(self.spec, Skeleton(**r["skeleton"]), r["in_channels"], r["num_persons"], len(r["class_names"]))
-        except (KeyError, TypeError, ValueError) as e: raise StoreError(f"{self.folder / 'result.json'}: tells of no network ({type(e).__name__}: {e}); delete the folder to train it again") from None
-        try: recognizer.load_state_dict(load_file(self.folder / "model.safetensors"))
-        except Exception as e: raise StoreError(f"{self.folder / 'model.safetensors'}: not the weights of this run ({next(iter(str(e).splitlines()), '')[:100]}); delete the folder to train it again") from None
+        if not self.weights:
+            raise NoWeights(_no_weights(self))
+        try:
+            recognizer = build_recognizer(
+                self.spec,
+                Skeleton(**r["skeleton"]),
+                r["in_channels"],
+                r["num_persons"],
+                len(r["class_names"]),
+            )
+        except (KeyError, TypeError, ValueError) as e:
+            raise StoreError(
+                f"{self.folder / 'result.json'}: tells of no network ({type(e).__name__}: {e}); delete the folder to train it again"
+            ) from None
+        try:
+            recognizer.load_state_dict(load_file(self.folder / "model.safetensors"))
+        except Exception as e:
+            raise StoreError(
+                f"{self.folder / 'model.safetensors'}: not the weights of this run ({next(iter(str(e).splitlines()), '')[:100]}); delete the folder to train it again"
+            ) from None
         return recognizer.to(device).eval()
 
+
 def _no_weights(record: Record) -> str:
-    return (f"run {record.spec.id}: its record is here and its weights are not; train it again with `mdr-repro work --runs {record.folder / 'spec.json'} --results-root again`, "
-            "or bring its folder from the machine that trained it into results/runs")
+    return (
+        f"run {record.spec.id}: its record is here and its weights are not; train it again with `mdr-repro work --runs {record.folder / 'spec.json'} --results-root again`, "
+        "or bring its folder from the machine that trained it into results/runs"
+    )
 
 # %% ../../nbs/training/07_run_store.ipynb #d455fddc
 def read_record(
     spec: RunSpec,
-    folder: str | Path, # of a finished run, or its record without weights
+    folder: str | Path,  # of a finished run, or its record without weights
 ) -> Record:
     "The record, if every file of it is there and is the one that was written; else a StoreError that names the file."
     folder, again = Path(folder), "delete the folder to train it again"
-    if (folder / SIGNATURE).is_file(): return _read_signed(spec, folder)
+    if (folder / SIGNATURE).is_file():
+        return _read_signed(spec, folder)
     result = _read_result(folder / "result.json", spec, again)
     _check_files(folder, result["files"], again)
-    if (folder / "spec.json").read_text() != spec.canonical(): raise StoreError(f"{folder / 'spec.json'}: another spec with the same id; {again}")
+    if (folder / "spec.json").read_text() != spec.canonical():
+        raise StoreError(f"{folder / 'spec.json'}: another spec with the same id; {again}")
     return Record(spec, folder, result, _noted(folder, result))
 
-def _check_files(folder: Path, files: dict[str, str], again: str) -> None: # name -> sha256
+
+def _check_files(folder: Path, files: dict[str, str], again: str) -> None:  # name -> sha256
     for name, checksum in files.items():
         file = folder / name
-        if Path(name).name != name or not file.is_file(): raise StoreError(f"{file}: missing, or no plain file of this folder; {again}")
-        if sha256(file.read_bytes()).hexdigest() != checksum: raise StoreError(f"{file}: not as it was written, cut short or changed; {again}")
+        if Path(name).name != name or not file.is_file():
+            raise StoreError(f"{file}: missing, or no plain file of this folder; {again}")
+        if sha256(file.read_bytes()).hexdigest() != checksum:
+            raise StoreError(f"{file}: not as it was written, cut short or changed; {again}")
+
 
 def _read_result(path: Path, spec: RunSpec, again: str) -> dict:
-    try: result = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as e: raise StoreError(f"{path}: missing or damaged ({type(e).__name__}); {again}") from None
+    try:
+        result = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as e:
+        raise StoreError(f"{path}: missing or damaged ({type(e).__name__}); {again}") from None
     found = result.get("format") if isinstance(result, dict) else None
-    if isinstance(found, int) and found > RunSpec.format: raise StoreError(f"{path}: of format {found}, and this version reads {RunSpec.format}: a newer version of the package wrote it; update the package, or give another results folder")
-    if not isinstance(result, dict) or result.get("id") != spec.id: raise StoreError(f"{path}: not the result of run {spec.id}; {again}")
-    if not isinstance(result.get("files"), dict) or signed(result)["checksum"] != result.get("checksum", signed(result)["checksum"]):
+    if isinstance(found, int) and found > RunSpec.format:
+        raise StoreError(
+            f"{path}: of format {found}, and this version reads {RunSpec.format}: a newer version of the package wrote it; update the package, or give another results folder"
+        )
+    if not isinstance(result, dict) or result.get("id") != spec.id:
+        raise StoreError(f"{path}: not the result of run {spec.id}; {again}")
+    if not isinstance(result.get("files"), dict) or signed(result)["checksum"] != result.get(
+        "checksum", signed(result)["checksum"]
+    ):
         raise StoreError(f"{path}: not as it was written, cut short or changed; {again}")
     return result
 
 # %% ../../nbs/training/07_run_store.ipynb #2b9555b4
-SIGNATURE, NOTES = "record.json", "quantities.json" # of a record without weights; beside weights
+SIGNATURE, NOTES = "record.json", "quantities.json"  # of a record without weights; beside weights
 RECORD_FILES = ("spec.json", "metrics.jsonl", "result.json", "scores.npz")
 _bring_back = "bring it back from where it came, or delete the folder to train it again"
 
+
 def _json_of(path: Path, again: str) -> dict:
     "A signed file; StoreError where it is damaged or changed."
-    try: said = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as e: raise StoreError(f"{path}: missing or damaged ({type(e).__name__}); {again}") from None
-    if not isinstance(said, dict) or signed(said)["checksum"] != said.get("checksum") or not isinstance(said.get("quantities"), dict):
+    try:
+        said = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as e:
+        raise StoreError(f"{path}: missing or damaged ({type(e).__name__}); {again}") from None
+    if (
+        not isinstance(said, dict)
+        or signed(said)["checksum"] != said.get("checksum")
+        or not isinstance(said.get("quantities"), dict)
+    ):
         raise StoreError(f"{path}: not as it was written, cut short or changed; {again}")
     return said
 
+
 def _read_signed(spec: RunSpec, folder: Path) -> Record:
     "A record without weights."
-    result, said = _read_result(folder / "result.json", spec, _bring_back), _json_of(folder / SIGNATURE, _bring_back)
+    result, said = (
+        _read_result(folder / "result.json", spec, _bring_back),
+        _json_of(folder / SIGNATURE, _bring_back),
+    )
     files = said.get("files")
     if said.get("id") != spec.id or not isinstance(files, dict) or set(files) != set(RECORD_FILES):
         raise StoreError(f"{folder / SIGNATURE}: not the record of run {spec.id}; {_bring_back}")
     _check_files(folder, files, _bring_back)
-    for name in ("spec.json", "metrics.jsonl"): # as the run itself has signed them
-        if files[name] != result["files"].get(name): raise StoreError(f"{folder / name}: of another run than result.json; {_bring_back}")
-    if (folder / "spec.json").read_text() != spec.canonical(): raise StoreError(f"{folder / 'spec.json'}: another spec with the same id; {_bring_back}")
+    for name in ("spec.json", "metrics.jsonl"):  # as the run itself has signed them
+        if files[name] != result["files"].get(name):
+            raise StoreError(f"{folder / name}: of another run than result.json; {_bring_back}")
+    if (folder / "spec.json").read_text() != spec.canonical():
+        raise StoreError(f"{folder / 'spec.json'}: another spec with the same id; {_bring_back}")
     return Record(spec, folder, result, said["quantities"], weights=False)
 
 # %% ../../nbs/training/07_run_store.ipynb #05262835
 def _noted(folder: Path, result: dict) -> dict:
     "What was measured with the weights of a finished run; nothing that belongs to an earlier one."
-    if not (folder / NOTES).exists(): return {}
+    if not (folder / NOTES).exists():
+        return {}
     said = _json_of(folder / NOTES, "delete the file; it is measured again")
     return said["quantities"] if said.get("result") == result.get("checksum") else {}
 
+
 def write_record(
-    record: Record, # with weights or without
+    record: Record,  # with weights or without
     folder: str | Path,
-) -> Path: # folder/id
+) -> Path:  # folder/id
     "Write a record without its weights; StoreError where its rounded scores would give other accuracies."
     target = Path(folder) / record.spec.id
-    if _is_there(record, target): return target
+    if _is_there(record, target):
+        return target
     scores = record.rounded_scores()
     wrong = [k for k in ("top1", "mean_class", "top5") if getattr(scores, k) != record.result[k]]
-    if wrong: raise StoreError(f"{record.folder / 'scores.npz'}: its {wrong[0]} is not the one of result.json; delete the folder to train it again")
+    if wrong:
+        raise StoreError(
+            f"{record.folder / 'scores.npz'}: its {wrong[0]} is not the one of result.json; delete the folder to train it again"
+        )
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
-        (target / SIGNATURE).unlink(missing_ok=True) # what is half written is no record
-        for name in RECORD_FILES[:-1]: write_atomic(target / name, (record.folder / name).read_bytes())
+        (target / SIGNATURE).unlink(missing_ok=True)  # what is half written is no record
+        for name in RECORD_FILES[:-1]:
+            write_atomic(target / name, (record.folder / name).read_bytes())
         scores.save(target / "scores.npz", half=True)
         files = {name: sha256((target / name).read_bytes()).hexdigest() for name in RECORD_FILES}
         said = signed({"id": record.spec.id, "quantities": record.quantities, "files": files})
         write_atomic(target / SIGNATURE, json.dumps(said, indent=1) + "\n")
     return target
 
+
 def _is_there(record: Record, target: Path) -> bool:
     "Whether this record has been written already, and is whole."
-    if not (target / SIGNATURE).exists(): return False
-    try: there = read_record(record.spec, target)
-    except StoreError: return False
+    if not (target / SIGNATURE).exists():
+        return False
+    try:
+        there = read_record(record.spec, target)
+    except StoreError:
+        return False
     return (there.result, there.quantities) == (record.result, record.quantities)
 
 # %% ../../nbs/training/07_run_store.ipynb #e6b03486
 class RunStore:
     "Runs below `root`/runs: <id>/ finished, .partial/<id>/ in the making, .locks/<id>.lock while a process works on it."
-    def __init__(self,
-        root: str | Path = "results",
-        data_root: str | Path | None = None, # where `open_clips` looks for files
-        device: str | torch.device = "cpu",
-        records: Iterable[str | Path] = (), # folders of records without weights, which count as done; only read
-    ):
-        self.root, self.data_root, self.device, self.records = Path(root), data_root, device, tuple(map(Path, records))
 
-    def folder(self, spec: RunSpec) -> Path: return self.root / "runs" / spec.id
-    def partial(self, spec: RunSpec) -> Path: return self.root / "runs" / ".partial" / spec.id
-    def lock(self, spec: RunSpec) -> FileLock: return _lock(self, spec)
-    def place(self, spec: RunSpec) -> Path | None: # of the run, else of its record without weights; None: neither
-        if self.folder(spec).exists(): return self.folder(spec)
+    def __init__(
+        self,
+        root: str | Path = "results",
+        data_root: str | Path | None = None,  # where `open_clips` looks for files
+        device: str | torch.device = "cpu",
+        records: Iterable[
+            str | Path
+        ] = (),  # folders of records without weights, which count as done; only read
+    ):
+        self.root, self.data_root, self.device, self.records = (
+            Path(root),
+            data_root,
+            device,
+            tuple(map(Path, records)),
+        )
+
+    def folder(self, spec: RunSpec) -> Path:
+        return self.root / "runs" / spec.id
+
+    def partial(self, spec: RunSpec) -> Path:
+        return self.root / "runs" / ".partial" / spec.id
+
+    def lock(self, spec: RunSpec) -> FileLock:
+        return _lock(self, spec)
+
+    def place(
+        self, spec: RunSpec
+    ) -> Path | None:  # of the run, else of its record without weights; None: neither
+        if self.folder(spec).exists():
+            return self.folder(spec)
         return next((r / spec.id for r in self.records if (r / spec.id / SIGNATURE).exists()), None)
 
-    def status(self, spec: RunSpec) -> str: # "done", "diverged", "failed", "partial" or "missing"
-        if self.place(spec): return "done"
+    def status(self, spec: RunSpec) -> str:  # "done", "diverged", "failed", "partial" or "missing"
+        if self.place(spec):
+            return "done"
         partial = self.partial(spec)
-        return _why_failed(partial / "failed.json") or ("partial" if partial.exists() else "missing")
-    def settled(self, spec: RunSpec) -> bool: return self.status(spec) in ("done", "diverged") # training it again would change nothing
-    def get(self, spec: RunSpec) -> Record | None: # None if it is not finished
-        return read_record(spec, place) if (place := self.place(spec)) else None
-    def note(self, record: Record, name: str, value: float) -> None: _note(self, record, name, value) # a quantity measured with its weights
+        return _why_failed(partial / "failed.json") or (
+            "partial" if partial.exists() else "missing"
+        )
 
-    def ensure(self, specs: Iterable[RunSpec], max_minutes: float | None = None, progress: bool | Callable = True) -> list[Record | None]:
+    def settled(self, spec: RunSpec) -> bool:
+        return self.status(spec) in ("done", "diverged")  # training it again would change nothing
+
+    def get(self, spec: RunSpec) -> Record | None:  # None if it is not finished
+        return read_record(spec, place) if (place := self.place(spec)) else None
+
+    def note(self, record: Record, name: str, value: float) -> None:
+        _note(self, record, name, value)  # a quantity measured with its weights
+
+    def ensure(
+        self,
+        specs: Iterable[RunSpec],
+        max_minutes: float | None = None,
+        progress: bool | Callable = True,
+    ) -> list[Record | None]:
         "Train what is missing; the records in the order of `specs`, None for what `max_minutes` did not suffice for."
         return _ensure(self, list(specs), max_minutes, progress)
 
 # %% ../../nbs/training/07_run_store.ipynb #6fd63ff9
-def _why_failed(path: Path) -> str: # "diverged", "failed"; empty where there is no such file
-    try: return "diverged" if json.loads(path.read_text()).get("diverged") else "failed"
-    except FileNotFoundError: return ""
-    except (ValueError, AttributeError): return "failed" # the file is damaged; the trainer says so
+def _why_failed(path: Path) -> str:  # "diverged", "failed"; empty where there is no such file
+    try:
+        return "diverged" if json.loads(path.read_text()).get("diverged") else "failed"
+    except FileNotFoundError:
+        return ""
+    except (ValueError, AttributeError):
+        return "failed"  # the file is damaged; the trainer says so
+
 
 def _lock(store: RunStore, spec: RunSpec) -> FileLock:
     "One lock a run; the system frees it when its process ends, however it ends."
     path = store.root / "runs" / ".locks" / f"{spec.id}.lock"
-    with writing(path.parent): path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path)
+
 
 def acquire(lock: FileLock):
     "Take a lock for a `with`; Timeout if another process has it, WriteError where there can be none."
-    with writing(Path(lock.lock_file).parent): return lock.acquire(timeout=0)
+    with writing(Path(lock.lock_file).parent):
+        return lock.acquire(timeout=0)
+
 
 def _note(store: RunStore, record: Record, name: str, value: float) -> None:
     "Beside the weights, for the record that travels; several processes may measure one run."
-    if record.folder != store.folder(record.spec) or record.quantities.get(name) == value: return
+    if record.folder != store.folder(record.spec) or record.quantities.get(name) == value:
+        return
     with FileLock(_lock(store, record.spec).lock_file.replace(".lock", ".notes")):
         known = _noted(record.folder, record.result) | {name: value}
         said = signed({"result": record.result.get("checksum"), "quantities": known})
@@ -210,12 +329,16 @@ def _note(store: RunStore, record: Record, name: str, value: float) -> None:
 # %% ../../nbs/training/07_run_store.ipynb #e5c00001
 def _train_run(store: RunStore, spec: RunSpec, deadline: float | None, progress) -> Record | None:
     "Train under the lock, then move the whole folder to its place."
-    if store.place(spec): return store.get(spec) # another process was faster
+    if store.place(spec):
+        return store.get(spec)  # another process was faster
     if source_checksum(spec.data, store.data_root) != spec.data_checksum:
-        raise StoreError(f"{spec.data}: the data is not what the spec was made for (checksum {spec.data_checksum[:12]}); bring it back, or make the spec anew")
+        raise StoreError(
+            f"{spec.data}: the data is not what the spec was made for (checksum {spec.data_checksum[:12]}); bring it back, or make the spec anew"
+        )
     clips, partial = open_clips(spec.data, store.data_root), store.partial(spec)
     with _reporter(spec, progress) as report:
-        if train(spec, clips, partial, store.device, report, deadline) is None: return None
+        if train(spec, clips, partial, store.device, report, deadline) is None:
+            return None
     clear_temporaries(partial)
     with writing(store.folder(spec).parent):
         sync_folder(partial)
@@ -228,22 +351,40 @@ def _train_run(store: RunStore, spec: RunSpec, deadline: float | None, progress)
 def _reporter(spec: RunSpec, progress: bool | Callable):
     "Where each epoch's row goes: a function, a bar in a terminal, one line an epoch elsewhere, or nowhere."
     total = spec.schedule.epochs
-    if callable(progress): yield lambda row: progress(spec, row)
-    elif not progress: yield None
+    if callable(progress):
+        yield lambda row: progress(spec, row)
+    elif not progress:
+        yield None
     elif sys.stderr.isatty():
         with tqdm(total=total, desc=spec.label, unit="epoch") as bar:
+
             def report(row):
-                bar.n = row["epoch"]; bar.set_postfix_str(_line(row))
+                bar.n = row["epoch"]
+                bar.set_postfix_str(_line(row))
+
             yield report
-    else: yield lambda row: print(f"{spec.label} [{row['epoch']}/{total}] {_line(row)} {row['seconds']:.1f} s", flush=True)
+    else:
+        yield lambda row: print(
+            f"{spec.label} [{row['epoch']}/{total}] {_line(row)} {row['seconds']:.1f} s", flush=True
+        )
+
 
 def _line(row: dict) -> str:
     "An epoch in a few words."
     words = [f"loss {row['loss']:.3g}", f"train {100 * row['train_top1']:.1f} %"]
-    return " ".join(words + [f"{split} {100 * row[f'{split}_top1']:.1f} %" for split in ("val", "test") if f"{split}_top1" in row])
+    return " ".join(
+        words
+        + [
+            f"{split} {100 * row[f'{split}_top1']:.1f} %"
+            for split in ("val", "test")
+            if f"{split}_top1" in row
+        ]
+    )
 
 # %% ../../nbs/training/07_run_store.ipynb #a4281f73
-def _ensure(store: RunStore, specs: list[RunSpec], max_minutes: float | None, progress) -> list[Record | None]:
+def _ensure(
+    store: RunStore, specs: list[RunSpec], max_minutes: float | None, progress
+) -> list[Record | None]:
     "One pass over all runs, leaving those that others work on; then passes over what is left, until nothing is or time is up."
     deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     late = lambda: deadline is not None and time.monotonic() >= deadline
@@ -252,15 +393,26 @@ def _ensure(store: RunStore, specs: list[RunSpec], max_minutes: float | None, pr
         busy = {}
         for spec in waiting.values():
             records[spec.id] = store.get(spec)
-            if records[spec.id] is not None or late(): continue
+            if records[spec.id] is not None or late():
+                continue
             try:
-                with acquire(store.lock(spec)): records[spec.id] = _train_run(store, spec, deadline, progress)
-            except Timeout: busy[spec.id] = spec
-            except TrainingError as e: errors.append(e)
+                with acquire(store.lock(spec)):
+                    records[spec.id] = _train_run(store, spec, deadline, progress)
+            except Timeout:
+                busy[spec.id] = spec
+            except TrainingError as e:
+                errors.append(e)
         waiting = {} if late() else busy
-        if waiting and not told: told = True; print(f"waiting for {len(waiting)} run(s) that another process trains", flush=True)
-        if waiting: time.sleep(0.5)
+        if waiting and not told:
+            told = True
+            print(f"waiting for {len(waiting)} run(s) that another process trains", flush=True)
+        if waiting:
+            time.sleep(0.5)
     if errors:
         kind = type(errors[0]) if len({type(e) for e in errors}) == 1 else TrainingError
-        raise kind(str(errors[0]) if len(errors) == 1 else f"{len(errors)} runs failed, the others are done; the first: {errors[0]}")
+        raise kind(
+            str(errors[0])
+            if len(errors) == 1
+            else f"{len(errors)} runs failed, the others are done; the first: {errors[0]}"
+        )
     return [records[s.id] for s in specs]

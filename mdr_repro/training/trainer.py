@@ -45,70 +45,115 @@ from .run_spec import RunSpec, Schedule, write_atomic, writing
 # %% ../../nbs/training/06_trainer.ipynb #6fcc029c
 CHECKPOINT_FORMAT = 2
 
-class TrainingError(RuntimeError): "A run that cannot go on; the sentence says why and what to do."
 
-class Diverged(TrainingError): "A run whose numbers left the range of floats: that is its result, and training it again would give it again."
+class TrainingError(RuntimeError):
+    "A run that cannot go on; the sentence says why and what to do."
 
-class OutOfMemory(TrainingError): "A run that the device's memory does not hold; on another device it goes on."
+
+class Diverged(TrainingError):
+    "A run whose numbers left the range of floats: that is its result, and training it again would give it again."
+
+
+class OutOfMemory(TrainingError):
+    "A run that the device's memory does not hold; on another device it goes on."
+
 
 def run_clips(spec: RunSpec, clips: ClipSet) -> ClipSet:
     "The clips as this run sees them: subjects held out, coordinates set to 0 (Section IV-C)."
-    if spec.validates: clips = clips.hold_out(spec.holdout, spec.holdout_every)
-    if spec.noise: clips = add_noise(clips, spec.noise, spec.seed, unit=spec.noise_unit)
+    if spec.validates:
+        clips = clips.hold_out(spec.holdout, spec.holdout_every)
+    if spec.noise:
+        clips = add_noise(clips, spec.noise, spec.seed, unit=spec.noise_unit)
     return clips
+
 
 def build_recognizer(
     spec: RunSpec,
     skeleton: Skeleton,
-    in_channels: int, # C
-    num_persons: int, # M
-    num_classes: int, # K
+    in_channels: int,  # C
+    num_persons: int,  # M
+    num_classes: int,  # K
 ) -> Recognizer:
     "Backbone and objective of a spec, with fresh weights."
-    backbone = build_backbone(spec.backbone, skeleton, in_channels, num_persons, **spec.backbone_options)
-    return Recognizer(backbone, build_objective(spec.objective, num_classes, backbone.embedding_dim, **spec.objective_options))
+    backbone = build_backbone(
+        spec.backbone, skeleton, in_channels, num_persons, **spec.backbone_options
+    )
+    return Recognizer(
+        backbone,
+        build_objective(
+            spec.objective, num_classes, backbone.embedding_dim, **spec.objective_options
+        ),
+    )
 
 # %% ../../nbs/training/06_trainer.ipynb #6972c332
-def build_optimizer(
-    recognizer: Recognizer,
-    schedule: Schedule,
-) -> torch.optim.SGD:
+def build_optimizer(recognizer: Recognizer, schedule: Schedule) -> torch.optim.SGD:
     "SGD with (Nesterov) momentum; the objective's centers are a group of their own, with their own rate and no decay."
     groups = recognizer.parameter_groups(schedule.lr)
     for g in groups:
-        if g.get("name") == "centers" and schedule.centers_lr is not None: g["lr"] = schedule.centers_lr
+        if g.get("name") == "centers" and schedule.centers_lr is not None:
+            g["lr"] = schedule.centers_lr
         g["base_lr"] = g.get("lr", schedule.lr)
-    return torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum, nesterov=schedule.nesterov, weight_decay=schedule.weight_decay,
-                           fused=True) # one kernel for a thousand small tensors: a quarter of the time of a loop over them
+    return torch.optim.SGD(
+        groups,
+        lr=schedule.lr,
+        momentum=schedule.momentum,
+        nesterov=schedule.nesterov,
+        weight_decay=schedule.weight_decay,
+        fused=True,
+    )  # one kernel for a thousand small tensors: a quarter of the time of a loop over them
+
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float):
     "Every group at `factor` of its own highest rate; a group that says `scheduled=False` keeps that rate (the centers of the released form)."
     for g in optimizer.param_groups:
-        if g.get("scheduled", True): g["lr"] = g["base_lr"] * factor
+        if g.get("scheduled", True):
+            g["lr"] = g["base_lr"] * factor
 
 # %% ../../nbs/training/06_trainer.ipynb #d4d9fdad
 class Training:
     "A run in the making: clips, weights, optimizer, random streams, and the history so far."
+
     def __init__(self, spec: RunSpec, clips: ClipSet, folder: Path, device: str | torch.device):
         self.spec, self.folder, self.device = spec, Path(folder), torch.device(device)
         self.clips = run_clips(spec, clips)
         self.content, self.counts = self.clips.checksum(), _counts(spec, self.clips)
         self.clips = self.clips.to(self.device)
-        torch.manual_seed(spec.seed) # weights, and dropout where a network has it
-        self.recognizer = build_recognizer(spec, clips.skeleton, clips.in_channels, clips.num_persons, clips.num_classes).to(self.device)
+        torch.manual_seed(spec.seed)  # weights, and dropout where a network has it
+        self.recognizer = build_recognizer(
+            spec, clips.skeleton, clips.in_channels, clips.num_persons, clips.num_classes
+        ).to(self.device)
         self.optimizer = build_optimizer(self.recognizer, spec.schedule)
-        self.generator = torch.Generator().manual_seed(spec.seed) # batches and augmentation
+        self.generator = torch.Generator().manual_seed(spec.seed)  # batches and augmentation
         self.rows, self.best_state, self.resumed = [], None, 0
-        self.latest = None # scores of the epoch just trained, where it was tested
-        self.recompute, self.recomputed = False, 0 # whether activations are computed twice to save memory; epochs in which they were
+        self.latest = None  # scores of the epoch just trained, where it was tested
+        self.recompute, self.recomputed = (
+            False,
+            0,
+        )  # whether activations are computed twice to save memory; epochs in which they were
 
     @property
-    def report_split(self) -> str: return "val" if self.spec.validates else "test"
+    def report_split(self) -> str:
+        return "val" if self.spec.validates else "test"
+
     def scores(self, split: str) -> Scores:
         s = self.spec
-        try: return evaluate(self.recognizer, self.clips, split, s.sampling, s.schedule.batch_size, s.modality, self.device, s.precision)
-        except NotFinite as e: raise Diverged(f"{s.label}: {e} after epoch {len(self.rows)}; lower the learning rate") from None
-        except ValueError as e: raise TrainingError(f"{s.label}: {e}") from None
+        try:
+            return evaluate(
+                self.recognizer,
+                self.clips,
+                split,
+                s.sampling,
+                s.schedule.batch_size,
+                s.modality,
+                self.device,
+                s.precision,
+            )
+        except NotFinite as e:
+            raise Diverged(
+                f"{s.label}: {e} after epoch {len(self.rows)}; lower the learning rate"
+            ) from None
+        except ValueError as e:
+            raise TrainingError(f"{s.label}: {e}") from None
 
 # %% ../../nbs/training/06_trainer.ipynb #302dc161
 def _counts(spec: RunSpec, clips: ClipSet) -> dict:
@@ -116,13 +161,31 @@ def _counts(spec: RunSpec, clips: ClipSet) -> dict:
     size, rule = spec.schedule.batch_size, spec.schedule.last_batch
     n = {split: len(clips.indices(split)) for split in ("train", "test", "val")}
     for split in ("train", "test", *(("val",) if spec.validates else ())):
-        if not n[split]: raise TrainingError(f"{spec.label}: {spec.data} has no {split} clips" + (f" (held out: {spec.holdout})" if spec.holdout else ""))
-    if n["train"] == 1 < size: raise TrainingError(f"{spec.label}: {spec.data} has a single training clip, too few for batch norm")
-    try: sizes = batch_sizes(n["train"], size, rule)
-    except ValueError as e: raise TrainingError(f"{spec.label}: {spec.data}: {e}") from None
+        if not n[split]:
+            raise TrainingError(
+                f"{spec.label}: {spec.data} has no {split} clips"
+                + (f" (held out: {spec.holdout})" if spec.holdout else "")
+            )
+    if n["train"] == 1 < size:
+        raise TrainingError(
+            f"{spec.label}: {spec.data} has a single training clip, too few for batch norm"
+        )
+    try:
+        sizes = batch_sizes(n["train"], size, rule)
+    except ValueError as e:
+        raise TrainingError(f"{spec.label}: {spec.data}: {e}") from None
     tested = {split: len(batch_sizes(k, size)) for split, k in n.items() if k and split != "train"}
-    last = {"rule": rule, "left_out": n["train"] - sum(sizes), "joined": max(sizes) - size if max(sizes) > size else 0}
-    return {"clips": n, "batches": {"train": len(sizes), **tested}, "sizes": sizes, "last_batch": last}
+    last = {
+        "rule": rule,
+        "left_out": n["train"] - sum(sizes),
+        "joined": max(sizes) - size if max(sizes) > size else 0,
+    }
+    return {
+        "clips": n,
+        "batches": {"train": len(sizes), **tested},
+        "sizes": sizes,
+        "last_batch": last,
+    }
 
 # %% ../../nbs/training/06_trainer.ipynb #7dfb839f
 def train_epoch(run: Training) -> dict:
@@ -131,36 +194,59 @@ def train_epoch(run: Training) -> dict:
     set_rate(run.optimizer, s.schedule.lr_factor(epoch))
     net.train()
     sums, seen, last = {}, 0, run.counts["batches"]["train"] - 1
-    for step, (x, y) in enumerate(batches(run.clips, "train", s.schedule.batch_size, s.sampling, modality=s.modality, training=True,
-                                          generator=run.generator, device=run.device, last_batch=s.schedule.last_batch)):
+    for step, (x, y) in enumerate(
+        batches(
+            run.clips,
+            "train",
+            s.schedule.batch_size,
+            s.sampling,
+            modality=s.modality,
+            training=True,
+            generator=run.generator,
+            device=run.device,
+            last_batch=s.schedule.last_batch,
+        )
+    ):
         run.optimizer.zero_grad(set_to_none=True)
         loss, features, terms = batch_loss(run, x, y)
-        for name, value in _batch_values(net.objective, loss, features, y, terms).items(): sums[name] = sums.get(name, 0) + value * len(y)
+        for name, value in _batch_values(net.objective, loss, features, y, terms).items():
+            sums[name] = sums.get(name, 0) + value * len(y)
         seen += len(y)
         loss.backward()
         run.optimizer.step()
         # asking a GPU for a number makes it wait, so not before the end of the epoch
-        if (step == last or step % 20 == 0 and run.device.type == "cpu") and not math.isfinite(sums["loss"]):
-            raise Diverged(f"{s.label}: the loss is no longer finite in epoch {epoch + 1}, batch {step + 1}; lower the learning rate, or see metrics.jsonl")
-    return {"epoch": epoch + 1, "lr": s.schedule.lr * s.schedule.lr_factor(epoch), **{k: float(v) / seen for k, v in sums.items()}}
+        if (step == last or step % 20 == 0 and run.device.type == "cpu") and not math.isfinite(
+            sums["loss"]
+        ):
+            raise Diverged(
+                f"{s.label}: the loss is no longer finite in epoch {epoch + 1}, batch {step + 1}; lower the learning rate, or see metrics.jsonl"
+            )
+    return {
+        "epoch": epoch + 1,
+        "lr": s.schedule.lr * s.schedule.lr_factor(epoch),
+        **{k: float(v) / seen for k, v in sums.items()},
+    }
 
 # %% ../../nbs/training/06_trainer.ipynb #b9b3977c
 def step_loss(
     recognizer: Recognizer,
-    x: Tensor, # clips [N, C, T, V, M]
-    y: Tensor, # labels [N]
-    precision: str = "fp32", # or "tf32", "bf16" (autocast)
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]: # loss, features [N, D], its terms
+    x: Tensor,  # clips [N, C, T, V, M]
+    y: Tensor,  # labels [N]
+    precision: str = "fp32",  # or "tf32", "bf16" (autocast)
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:  # loss, features [N, D], its terms
     "The forward pass of a training step, the objective evaluated once; its terms unweighted, the network's own weighted."
-    with autocast(precision, x.device): features, own = recognizer.embed_with_terms(x)
+    with autocast(precision, x.device):
+        features, own = recognizer.embed_with_terms(x)
     features = features.float()
     terms = recognizer.objective.terms(features, y)
     loss = sum(own.values(), recognizer.objective.total(terms, len(y)))
     return loss, features, {**terms, **own}
 
+
 def batch_loss(run: Training, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     "`step_loss` of a run."
     return step_loss(run.recognizer, x, y, run.spec.precision)
+
 
 @torch.no_grad()
 def _batch_values(objective, loss, features, labels, terms) -> dict:
@@ -173,47 +259,79 @@ def _batch_values(objective, loss, features, labels, terms) -> dict:
 def blocks(net: nn.Module) -> Iterator[nn.Module]:
     "What stands in the outermost lists of a network."
     for child in net.children():
-        if isinstance(net, (nn.ModuleList, nn.Sequential)) and not isinstance(child, nn.ModuleList): yield child
-        else: yield from blocks(child)
+        if isinstance(net, (nn.ModuleList, nn.Sequential)) and not isinstance(child, nn.ModuleList):
+            yield child
+        else:
+            yield from blocks(child)
+
 
 @contextmanager
 def _on_copies(block: nn.Module) -> Iterator[None]:
     "Inside, the block changes copies of its buffers."
     own = [(m, dict(m._buffers)) for m in block.modules()]
-    for m, buffers in own: m._buffers.update({k: b.clone() for k, b in buffers.items() if b is not None})
-    try: yield
+    for m, buffers in own:
+        m._buffers.update({k: b.clone() for k, b in buffers.items() if b is not None})
+    try:
+        yield
     finally:
-        for m, buffers in own: m._buffers.update(buffers)
+        for m, buffers in own:
+            m._buffers.update(buffers)
+
 
 @contextmanager
 def recomputing(net: nn.Module) -> Iterator[None]:
     "Inside, training keeps only the inputs of the network's blocks and computes them again for the gradient."
     parts = list(dict.fromkeys(blocks(net)))
-    for p in parts: p.forward = partial(checkpoint, p.forward, use_reentrant=False, context_fn=lambda p=p: (nullcontext(), _on_copies(p)))
-    try: yield
+    for p in parts:
+        p.forward = partial(
+            checkpoint,
+            p.forward,
+            use_reentrant=False,
+            context_fn=lambda p=p: (nullcontext(), _on_copies(p)),
+        )
+    try:
+        yield
     finally:
-        for p in parts: del p.forward
+        for p in parts:
+            del p.forward
 
 # %% ../../nbs/training/06_trainer.ipynb #e5b00010
 def free_memory(device: torch.device):
     "Give back what no tensor uses any more."
     gc.collect()
-    if device.type == "cuda": torch.cuda.empty_cache()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
 
 def fits(run: Training, size: int) -> bool:
     "Whether a pass in batches of so many clips fits into the memory; spoils the run's weights."
     s, g = run.spec, torch.Generator().manual_seed(0)
-    largest = max(batch_sizes(run.counts["clips"]["train"], size, s.schedule.last_batch)) # of a pass: a joined batch holds more
+    largest = max(
+        batch_sizes(run.counts["clips"]["train"], size, s.schedule.last_batch)
+    )  # of a pass: a joined batch holds more
     try:
-        x, y = next(batches(run.clips, "train", largest, s.sampling, modality=s.modality, training=True, generator=g, device=run.device))
+        x, y = next(
+            batches(
+                run.clips,
+                "train",
+                largest,
+                s.sampling,
+                modality=s.modality,
+                training=True,
+                generator=g,
+                device=run.device,
+            )
+        )
         batch_loss(run, x, y)[0].backward()
         run.optimizer.step()
         return True
-    except torch.OutOfMemoryError: return False
-    finally: run.optimizer.zero_grad(set_to_none=True)
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        run.optimizer.zero_grad(set_to_none=True)
 
 # %% ../../nbs/training/06_trainer.ipynb #e5b00011
-def largest_batch(run: Training) -> int: # clips; 0: none
+def largest_batch(run: Training) -> int:  # clips; 0: none
     "The largest batch below the run's own that fits with activations computed twice, by halving (with joined batches: one that fits)."
     low, high = 0, min(run.spec.schedule.batch_size, run.counts["clips"]["train"])
     with recomputing(run.recognizer.backbone):
@@ -223,20 +341,26 @@ def largest_batch(run: Training) -> int: # clips; 0: none
             low, high = (middle, high) if fits(run, middle) else (low, middle)
     return low
 
+
 def what_fits(spec: RunSpec, clips: ClipSet, folder: Path, device: torch.device) -> str:
     "Why a run stops for lack of memory, and what can be done."
-    try: size = largest_batch(Training(spec, clips, folder, device))
-    except torch.OutOfMemoryError: size = 0
+    try:
+        size = largest_batch(Training(spec, clips, folder, device))
+    except torch.OutOfMemoryError:
+        size = 0
     free_memory(device)
     other = f"a batch of {size} would fit" if size > 1 else "not even a batch of 2 would fit"
-    return (f"{spec.label}: the memory of {device} does not hold a batch of {spec.schedule.batch_size} clips, not even with activations computed twice; {other}, but another batch size is another experiment "
-            f"(batch normalisation and RDL's 1/N depend on it), so it is left to you; give the same command on a device with more memory, or with fewer runs at once on this one, and the run goes on")
+    return (
+        f"{spec.label}: the memory of {device} does not hold a batch of {spec.schedule.batch_size} clips, not even with activations computed twice; {other}, but another batch size is another experiment "
+        f"(batch normalisation and RDL's 1/N depend on it), so it is left to you; give the same command on a device with more memory, or with fewer runs at once on this one, and the run goes on"
+    )
 
 # %% ../../nbs/training/06_trainer.ipynb #e6d1c276
 def _one_epoch(run: Training) -> dict:
     "Train, evaluate where it is due, remember the best of a held-out split, and write the checkpoint."
     start, split, run.latest = time.perf_counter(), run.report_split, None
-    with recomputing(run.recognizer.backbone) if run.recompute else nullcontext(): row = train_epoch(run)
+    with recomputing(run.recognizer.backbone) if run.recompute else nullcontext():
+        row = train_epoch(run)
     run.recomputed += run.recompute
     schedule = run.spec.schedule
     if row["epoch"] % schedule.evaluate_every == 0 or row["epoch"] == schedule.epochs:
@@ -245,59 +369,87 @@ def _one_epoch(run: Training) -> dict:
     row["seconds"] = time.perf_counter() - start
     run.rows.append(row)
     if run.spec.validates and run.spec.scored == "test" and best_row(run.rows, split) is row:
-        run.best_state = {k: v.detach().cpu().clone() for k, v in run.recognizer.state_dict().items()}
+        run.best_state = {
+            k: v.detach().cpu().clone() for k, v in run.recognizer.state_dict().items()
+        }
     save_checkpoint(run)
     return row
 
+
 def best_row(rows: list[dict], split: str) -> dict:
     "The first of the epochs with the highest top-1 on the split."
-    return max((r for r in rows if f"{split}_top1" in r), key=lambda r: r[f"{split}_top1"], default=None)
+    return max(
+        (r for r in rows if f"{split}_top1" in r), key=lambda r: r[f"{split}_top1"], default=None
+    )
 
 # %% ../../nbs/training/06_trainer.ipynb #e5b00021
-TENSOR = "__tensor__" # marks the note in a tensor's place
+TENSOR = "__tensor__"  # marks the note in a tensor's place
+
 
 def pack(
-    state: dict, # of dicts, lists, tensors and plain values
-) -> dict: # tree, and the tensors end to end by dtype
+    state: dict,  # of dicts, lists, tensors and plain values
+) -> dict:  # tree, and the tensors end to end by dtype
     "A state with few large tensors instead of many small ones."
     parts, ends = {}, {}
 
     def lay(node):
         if isinstance(node, Tensor):
             kind, start = str(node.dtype), ends.get(str(node.dtype), 0)
-            parts.setdefault(kind, []).append(node.detach().cpu().reshape(-1)) # the best weights wait in main memory, the others on a GPU
+            parts.setdefault(kind, []).append(
+                node.detach().cpu().reshape(-1)
+            )  # the best weights wait in main memory, the others on a GPU
             ends[kind] = start + node.numel()
             return {TENSOR: kind, "start": start, "shape": tuple(node.shape)}
-        if isinstance(node, dict): return {key: lay(value) for key, value in node.items()}
-        if isinstance(node, (list, tuple)): return type(node)(map(lay, node))
+        if isinstance(node, dict):
+            return {key: lay(value) for key, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            return type(node)(map(lay, node))
         return node
 
     tree = lay(state)
     return {"tree": tree, "flat": {kind: torch.cat(tensors) for kind, tensors in parts.items()}}
 
+
 def unpack(packed: dict) -> dict:
     "The state that was packed."
+
     def take(node):
         if isinstance(node, dict) and TENSOR in node:
             size = math.prod(node["shape"])
-            return packed["flat"][node[TENSOR]][node["start"]:node["start"] + size].reshape(node["shape"]).clone()
-        if isinstance(node, dict): return {key: take(value) for key, value in node.items()}
-        if isinstance(node, (list, tuple)): return type(node)(map(take, node))
+            return (
+                packed["flat"][node[TENSOR]][node["start"] : node["start"] + size]
+                .reshape(node["shape"])
+                .clone()
+            )
+        if isinstance(node, dict):
+            return {key: take(value) for key, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            return type(node)(map(take, node))
         return node
+
     return take(packed["tree"])
 
 # %% ../../nbs/training/06_trainer.ipynb #74bec127
 def save_checkpoint(run: Training):
     "All that the next epoch depends on, then the history in plain text."
-    state = {"rows": run.rows, "best_state": run.best_state, "resumed": run.resumed, "recomputed": run.recomputed,
-             "recognizer": run.recognizer.state_dict(), "optimizer": run.optimizer.state_dict(),
-             "generator": run.generator.get_state(), "torch_rng": torch.get_rng_state()}
-    if run.device.type == "cuda": state["cuda_rng"] = torch.cuda.get_rng_state(run.device)
+    state = {
+        "rows": run.rows,
+        "best_state": run.best_state,
+        "resumed": run.resumed,
+        "recomputed": run.recomputed,
+        "recognizer": run.recognizer.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "generator": run.generator.get_state(),
+        "torch_rng": torch.get_rng_state(),
+    }
+    if run.device.type == "cuda":
+        state["cuda_rng"] = torch.cuda.get_rng_state(run.device)
     head = {"format": CHECKPOINT_FORMAT, "spec": run.spec.canonical(), "content": run.content}
     buffer = BytesIO()
     torch.save(head | pack(state), buffer)
     write_atomic(run.folder / "checkpoint.pt", buffer.getvalue())
     _write_rows(run)
+
 
 def _write_rows(run: Training):
     write_atomic(run.folder / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in run.rows))
@@ -307,23 +459,34 @@ def read_checkpoint(path: Path) -> dict | None:
     "What is in the file; None, and the file laid aside, where that is not what was written."
     try:
         data = path.read_bytes()
-        if zipfile.ZipFile(BytesIO(data)).testzip() is None: return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
-    except OSError as e: raise TrainingError(f"{path}: cannot be read ({e.strerror}); mend that, or delete the folder to train it again") from None
-    except Exception: pass # zipfile and torch have many ways to say it
+        if zipfile.ZipFile(BytesIO(data)).testzip() is None:
+            return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+    except OSError as e:
+        raise TrainingError(
+            f"{path}: cannot be read ({e.strerror}); mend that, or delete the folder to train it again"
+        ) from None
+    except Exception:
+        pass  # zipfile and torch have many ways to say it
     path.replace(path.with_name("checkpoint.damaged"))
     print(f"{path}: damaged; laid aside as checkpoint.damaged, and the run begins anew", flush=True)
+
 
 def load_checkpoint(run: Training):
     "Go on from the last finished epoch; TrainingError if the checkpoint belongs to something else."
     path, again = run.folder / "checkpoint.pt", "delete the folder to train it again"
     state = read_checkpoint(path) if path.exists() else None
-    if state is None: return
+    if state is None:
+        return
     if state.get("format") != CHECKPOINT_FORMAT:
-        raise TrainingError(f"{path}: a checkpoint of format {state.get('format')}, not {CHECKPOINT_FORMAT}: another version of the package wrote it; update the package, or {again}")
-    if state["spec"] != run.spec.canonical(): raise TrainingError(f"{path}: the checkpoint is of another spec; {again}")
-    if state["content"] != run.content: raise TrainingError(f"{path}: the clips have changed since this run began; {again}")
+        raise TrainingError(
+            f"{path}: a checkpoint of format {state.get('format')}, not {CHECKPOINT_FORMAT}: another version of the package wrote it; update the package, or {again}"
+        )
+    if state["spec"] != run.spec.canonical():
+        raise TrainingError(f"{path}: the checkpoint is of another spec; {again}")
+    if state["content"] != run.content:
+        raise TrainingError(f"{path}: the clips have changed since this run began; {again}")
     _take_up(run, unpack(state))
-    _write_rows(run) # a kill may have come between checkpoint and history
+    _write_rows(run)  # a kill may have come between checkpoint and history
 
 # %% ../../nbs/training/06_trainer.ipynb #e5b00001
 def _take_up(run: Training, state: dict):
@@ -332,21 +495,38 @@ def _take_up(run: Training, state: dict):
     run.optimizer.load_state_dict(state["optimizer"])
     run.generator.set_state(state["generator"])
     torch.set_rng_state(state["torch_rng"])
-    if run.device.type == "cuda" and "cuda_rng" in state: torch.cuda.set_rng_state(state["cuda_rng"], run.device)
-    run.rows, run.best_state, run.resumed, run.recomputed = state["rows"], state["best_state"], state["resumed"] + 1, state.get("recomputed", 0)
+    if run.device.type == "cuda" and "cuda_rng" in state:
+        torch.cuda.set_rng_state(state["cuda_rng"], run.device)
+    run.rows, run.best_state, run.resumed, run.recomputed = (
+        state["rows"],
+        state["best_state"],
+        state["resumed"] + 1,
+        state.get("recomputed", 0),
+    )
 
 # %% ../../nbs/training/06_trainer.ipynb #a3c9ef0a
 def _accuracies(scores: Scores) -> dict:
     return {"top1": scores.top1, "mean_class": scores.mean_class, "top5": scores.top5}
+
 
 def final_scores(run: Training) -> tuple[Scores, dict]:
     "Scores of the reported epoch, and what is said of the last and the best one. Leaves the reported weights in the recognizer."
     split = run.report_split
     last = run.latest if run.latest and split == run.spec.scored else run.scores(run.spec.scored)
     row = best_row(run.rows, split)
-    said = {"reported": "last", "epoch": len(run.rows), "last": {"epoch": len(run.rows), "split": run.spec.scored, **_accuracies(last)},
-            "best": {"epoch": row["epoch"], "split": split, "top1": row[f"{split}_top1"], "mean_class": row[f"{split}_mean_class"]}}
-    if not run.spec.validates or run.spec.scored == "val": return last, said
+    said = {
+        "reported": "last",
+        "epoch": len(run.rows),
+        "last": {"epoch": len(run.rows), "split": run.spec.scored, **_accuracies(last)},
+        "best": {
+            "epoch": row["epoch"],
+            "split": split,
+            "top1": row[f"{split}_top1"],
+            "mean_class": row[f"{split}_mean_class"],
+        },
+    }
+    if not run.spec.validates or run.spec.scored == "val":
+        return last, said
     run.recognizer.load_state_dict(run.best_state)
     best = run.scores("test")
     said["best"]["test"] = _accuracies(best)
@@ -358,6 +538,7 @@ def signed(result: dict) -> dict:
     plain = json.dumps({k: v for k, v in result.items() if k != "checksum"}, sort_keys=True)
     return {**result, "checksum": sha256(plain.encode()).hexdigest()}
 
+
 def _trained(run: Training) -> dict:
     "How long a run was: passes over the training clips, steps of the optimizer, and clips shown in them."
     epochs, sizes = len(run.rows), run.counts["sizes"]
@@ -367,22 +548,40 @@ def _trained(run: Training) -> dict:
 def device_name(device: str | torch.device) -> str:
     "What the device calls itself."
     device = torch.device(device)
-    if device.type == "cuda": return torch.cuda.get_device_name(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
+
 
 def git(folder: Path, *args: str) -> str | None:
     "What git answers in a folder, None outside a repository or without a commit."
-    try: return subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-    except (OSError, subprocess.SubprocessError): return None
+    try:
+        return subprocess.run(
+            ["git", "-C", str(folder), *args],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
 
 def code_revision() -> str | None:
     "The git revision of the checkout that this package runs from, with -dirty if its own files differ; None outside a checkout."
     package = Path(mdr_repro.__file__).resolve().parent
     top = git(package, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() / package.name != package: return None # or installed inside somebody's repository
-    revision, changed = git(package, "rev-parse", "HEAD"), git(package, "status", "--porcelain", "--", str(package))
+    if top is None or Path(top).resolve() / package.name != package:
+        return None  # or installed inside somebody's repository
+    revision, changed = (
+        git(package, "rev-parse", "HEAD"),
+        git(package, "status", "--porcelain", "--", str(package)),
+    )
     return None if revision is None or changed is None else revision + ("-dirty" if changed else "")
 
 # %% ../../nbs/training/06_trainer.ipynb #e5f30db9
@@ -394,39 +593,78 @@ def finish(run: Training) -> dict:
     weights = {k: v.detach().cpu().contiguous() for k, v in run.recognizer.state_dict().items()}
     write_atomic(run.folder / "model.safetensors", safetensors_bytes(weights))
     clips, c = run.clips, run.counts
-    result = signed({"format": run.spec.format, "id": run.spec.id, "label": run.spec.label, **_accuracies(scores), **said,
-        "per_class": [None if math.isnan(v) else v for v in scores.per_class.tolist()], "class_names": list(clips.class_names),
-        "epochs": len(run.rows), **_trained(run), "seconds": sum(r["seconds"] for r in run.rows) + time.perf_counter() - start, "resumed": run.resumed, "recomputed": run.recomputed,
-        "parameters": sum(p.numel() for p in run.recognizer.parameters()), "clips": c["clips"], "batches": c["batches"], "last_batch": c["last_batch"],
-        "skeleton": asdict(clips.skeleton), "in_channels": clips.in_channels, "num_persons": clips.num_persons,
-        "coordinates": clips.meta["coordinates"], "center": clips.skeleton.joints[clips.center],
-        "device": device_name(run.device), "torch": torch.__version__, "threads": torch.get_num_threads(), "precision": run.spec.precision,
-        "git": code_revision(), "data_checksum": run.spec.data_checksum, "content_checksum": run.content,
-        "files": {n: sha256((run.folder / n).read_bytes()).hexdigest() for n in ("spec.json", "metrics.jsonl", "scores.npz", "model.safetensors")}})
+    result = signed(
+        {
+            "format": run.spec.format,
+            "id": run.spec.id,
+            "label": run.spec.label,
+            **_accuracies(scores),
+            **said,
+            "per_class": [None if math.isnan(v) else v for v in scores.per_class.tolist()],
+            "class_names": list(clips.class_names),
+            "epochs": len(run.rows),
+            **_trained(run),
+            "seconds": sum(r["seconds"] for r in run.rows) + time.perf_counter() - start,
+            "resumed": run.resumed,
+            "recomputed": run.recomputed,
+            "parameters": sum(p.numel() for p in run.recognizer.parameters()),
+            "clips": c["clips"],
+            "batches": c["batches"],
+            "last_batch": c["last_batch"],
+            "skeleton": asdict(clips.skeleton),
+            "in_channels": clips.in_channels,
+            "num_persons": clips.num_persons,
+            "coordinates": clips.meta["coordinates"],
+            "center": clips.skeleton.joints[clips.center],
+            "device": device_name(run.device),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "precision": run.spec.precision,
+            "git": code_revision(),
+            "data_checksum": run.spec.data_checksum,
+            "content_checksum": run.content,
+            "files": {
+                n: sha256((run.folder / n).read_bytes()).hexdigest()
+                for n in ("spec.json", "metrics.jsonl", "scores.npz", "model.safetensors")
+            },
+        }
+    )
     write_atomic(run.folder / "result.json", json.dumps(result, indent=1) + "\n")
-    for name in ("checkpoint.pt", "checkpoint.damaged"): (run.folder / name).unlink(missing_ok=True)
+    for name in ("checkpoint.pt", "checkpoint.damaged"):
+        (run.folder / name).unlink(missing_ok=True)
     return result
 
 # %% ../../nbs/training/06_trainer.ipynb #22e0c24d
 def train(
     spec: RunSpec,
-    clips: ClipSet, # of spec.data, before hold-out and noise
-    folder: str | Path, # of this run; an unfinished run found there goes on
+    clips: ClipSet,  # of spec.data, before hold-out and noise
+    folder: str | Path,  # of this run; an unfinished run found there goes on
     device: str | torch.device = "cpu",
-    progress: Callable[[dict], None] | None = None, # called with each epoch's row
-    deadline: float | None = None, # time.monotonic() after which no further epoch is begun
-) -> dict | None: # result.json; None if the deadline came first
+    progress: Callable[[dict], None] | None = None,  # called with each epoch's row
+    deadline: float | None = None,  # time.monotonic() after which no further epoch is begun
+) -> dict | None:  # result.json; None if the deadline came first
     "Train, evaluate and write one run; TrainingError if it cannot go on."
     folder, device = Path(folder), torch.device(device)
-    with writing(folder): folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, spec)
-    if (folder / "result.json").exists(): return json.loads((folder / "result.json").read_text())
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), arithmetic(spec.precision): # the caller's random stream stays where it was
+    if (folder / "result.json").exists():
+        return json.loads((folder / "result.json").read_text())
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        arithmetic(spec.precision),
+    ):  # the caller's random stream stays where it was
         for recompute in (False, True):
-            try: return _go_on(Training(spec, clips, folder, device), recompute, progress, deadline)
-            except torch.OutOfMemoryError: pass # what it held is let go behind this line
+            try:
+                return _go_on(Training(spec, clips, folder, device), recompute, progress, deadline)
+            except torch.OutOfMemoryError:
+                pass  # what it held is let go behind this line
             free_memory(device)
-            if not recompute: print(f"{spec.label}: out of memory; once more, with activations computed twice", flush=True)
+            if not recompute:
+                print(
+                    f"{spec.label}: out of memory; once more, with activations computed twice",
+                    flush=True,
+                )
         raise OutOfMemory(what_fits(spec, clips, folder, device))
 
 # %% ../../nbs/training/06_trainer.ipynb #e5b00003
@@ -436,24 +674,44 @@ def _go_on(run: Training, recompute: bool, progress, deadline: float | None) -> 
     load_checkpoint(run)
     try:
         while len(run.rows) < run.spec.schedule.epochs:
-            if deadline is not None and time.monotonic() >= deadline: return None
+            if deadline is not None and time.monotonic() >= deadline:
+                return None
             row = _one_epoch(run)
-            if progress: progress(row)
+            if progress:
+                progress(row)
         return finish(run)
-    except TrainingError as e: _give_up(run, e); raise
+    except TrainingError as e:
+        _give_up(run, e)
+        raise
 
 # %% ../../nbs/training/06_trainer.ipynb #b7b0b2b8
 def _claim(folder: Path, spec: RunSpec):
     "Put the spec into the folder, or see that it is the same one, and that the run has not failed already."
     path, again = folder / "spec.json", "delete the folder to train it again"
-    if path.exists() and path.read_text() != spec.canonical(): raise TrainingError(f"{path}: the folder belongs to another spec; {again}")
+    if path.exists() and path.read_text() != spec.canonical():
+        raise TrainingError(f"{path}: the folder belongs to another spec; {again}")
     failed = folder / "failed.json"
     if failed.exists():
-        try: said = dict(json.loads(failed.read_text()))
-        except (ValueError, TypeError): raise TrainingError(f"{failed}: damaged; {again}") from None
-        raise (Diverged if said.get("diverged") else TrainingError)(f"{said.get('error')} ({failed}; {again})")
+        try:
+            said = dict(json.loads(failed.read_text()))
+        except (ValueError, TypeError):
+            raise TrainingError(f"{failed}: damaged; {again}") from None
+        raise (Diverged if said.get("diverged") else TrainingError)(
+            f"{said.get('error')} ({failed}; {again})"
+        )
     write_atomic(path, spec.canonical())
+
 
 def _give_up(run: Training, error: Exception):
     "Leave the reason beside the history."
-    write_atomic(run.folder / "failed.json", json.dumps({"error": str(error), "epoch": len(run.rows) + 1, "diverged": isinstance(error, Diverged)}) + "\n")
+    write_atomic(
+        run.folder / "failed.json",
+        json.dumps(
+            {
+                "error": str(error),
+                "epoch": len(run.rows) + 1,
+                "diverged": isinstance(error, Diverged),
+            }
+        )
+        + "\n",
+    )

@@ -20,141 +20,250 @@ import torch
 
 from ..clips.clip_set import ClipSet, DataError
 from ..clips.sources import open_clips
-from ..measuring.attention import attention_maps, first_time, frame_of, full_layer, network_input
-from .prediction import as_trained, find_run, predictions, run_name, target_file, write_text
+from mdr_repro.measuring.attention import (
+    attention_maps,
+    first_time,
+    frame_of,
+    full_layer,
+    network_input,
+)
 from ..report.report_page import element
 from ..study.results import data_folder
 from ..training.run_store import Record
+from mdr_repro.use.prediction import (
+    as_trained,
+    find_run,
+    predictions,
+    run_name,
+    target_file,
+    write_text,
+)
 
 # %% ../../nbs/use/02_clip_page.ipynb #9b0dcacb
 def quantised(
-    values: np.ndarray, # NaN where there is nothing
-    bytes_each: int = 1, # or 2
-) -> dict: # shape, low, step, bytes, data
+    values: np.ndarray,  # NaN where there is nothing
+    bytes_each: int = 1,  # or 2
+) -> dict:  # shape, low, step, bytes, data
     "Values as JSON can hold them shortly."
-    top, known = 256 ** bytes_each - 1, np.isfinite(values)
-    low, high = (float(f(values[known])) if known.any() else 0. for f in (np.min, np.max))
-    step = (high - low) / (top - 1) or 1.
-    code = np.where(known, np.round((np.where(known, values, low) - low) / step), top).astype(f"<u{bytes_each}")
-    return {"shape": list(values.shape), "low": low, "step": step, "bytes": bytes_each, "data": base64.b64encode(code.tobytes()).decode()}
+    top, known = 256**bytes_each - 1, np.isfinite(values)
+    low, high = (float(f(values[known])) if known.any() else 0.0 for f in (np.min, np.max))
+    step = (high - low) / (top - 1) or 1.0
+    code = np.where(known, np.round((np.where(known, values, low) - low) / step), top).astype(
+        f"<u{bytes_each}"
+    )
+    return {
+        "shape": list(values.shape),
+        "low": low,
+        "step": step,
+        "bytes": bytes_each,
+        "data": base64.b64encode(code.tobytes()).decode(),
+    }
 
 # %% ../../nbs/use/02_clip_page.ipynb #27e5301e
 def film_positions(
     clips: ClipSet,
-    i: int, # which clip
-    most: int = 600, # frames
-) -> tuple[np.ndarray, np.ndarray, list[int]]: # positions [F, P, V, dims], NaN where missing; frames of the clip [F]; persons [P]
+    i: int,  # which clip
+    most: int = 600,  # frames
+) -> tuple[
+    np.ndarray, np.ndarray, list[int]
+]:  # positions [F, P, V, dims], NaN where missing; frames of the clip [F]; persons [P]
     "What is drawn of a clip."
     from mdr_repro.core.plotting import upside_down
-    frames = clips.clip(i)[..., :clips.dims].cpu().double().numpy()
-    at, there, center = np.arange(0, len(frames), -(-len(frames) // most)), (frames != 0).any(-1), clips.center
+
+    frames = clips.clip(i)[..., : clips.dims].cpu().double().numpy()
+    at, there, center = (
+        np.arange(0, len(frames), -(-len(frames) // most)),
+        (frames != 0).any(-1),
+        clips.center,
+    )
     seen = frames[there]
-    if not len(seen): raise DataError(f"{clips.meta['name']}: clip {clips.names[i]!r} has no joint that could be drawn, all are zero")
-    if not there[:, 0, center].any() and (seen.min(0) <= 0).all() and (seen.max(0) >= 0).all(): there[:, 0, center] = there[:, 0].any(1)
+    if not len(seen):
+        raise DataError(
+            f"{clips.meta['name']}: clip {clips.names[i]!r} has no joint that could be drawn, all are zero"
+        )
+    if not there[:, 0, center].any() and (seen.min(0) <= 0).all() and (seen.max(0) >= 0).all():
+        there[:, 0, center] = there[:, 0].any(1)
     persons = np.flatnonzero(there.any((0, 2))).tolist()
     p = np.where(there[..., None], frames, np.nan)[at][:, persons]
-    if upside_down(p, clips.skeleton): p[..., 1:] *= -1 # half a turn about x, so that a body is not mirrored
+    if upside_down(p, clips.skeleton):
+        p[..., 1:] *= -1  # half a turn about x, so that a body is not mirrored
     return p, at, persons
 
 # %% ../../nbs/use/02_clip_page.ipynb #a6fd8b04
 def attention_layers(
-    clips: ClipSet, # of `as_trained`
+    clips: ClipSet,  # of `as_trained`
     record: Record,
-    persons: Sequence[int], # who is drawn
+    persons: Sequence[int],  # who is drawn
     device: str | torch.device = "cpu",
-) -> list[dict]: # layer (from 1), kind, at: frames of the clip [T'], mean, values [P, T', V] in parts of it
+) -> list[
+    dict
+]:  # layer (from 1), kind, at: frames of the clip [T'], mean, values [P, T', V] in parts of it
     "Maps of the first clip in every layer; ValueError that says why there are none."
     recognizer, s, found = record.model(device), record.spec, []
     net = recognizer.backbone
-    full_layer(net) # ValueError for a network of other layers
-    x, joints, position = network_input(clips.to(device), torch.tensor([0], device=device), s.sampling, s.modality)
+    full_layer(net)  # ValueError for a network of other layers
+    x, joints, position = network_input(
+        clips.to(device), torch.tensor([0], device=device), s.sampling, s.modality
+    )
     tau, T = position[0].cpu().numpy().astype(float), torch.arange(position.shape[1])[None]
     for layer in range(len(net.layers)):
         columns = frame_of(net, T, layer)[0].numpy()
         fresh = first_time(tau[columns])
         known = np.isfinite(joints[0][persons][:, columns[fresh]]).all(-1)
         maps = attention_maps(recognizer, x, layer)
-        if "f_R" not in maps: raise ValueError("no layer of this network has CVSTA")
+        if "f_R" not in maps:
+            raise ValueError("no layer of this network has CVSTA")
         for kind, m in ((kind, maps[kind]) for kind in ("f_R", "R")):
             values = np.where(known, m[0, persons].float().cpu().numpy()[:, fresh], np.nan)
-            mean = float(np.nanmean(values)) if known.any() else 0.
-            found.append({"layer": layer + 1, "kind": kind, "at": tau[columns[fresh]], "mean": mean, "values": values / (mean or 1.)})
+            mean = float(np.nanmean(values)) if known.any() else 0.0
+            found.append(
+                {
+                    "layer": layer + 1,
+                    "kind": kind,
+                    "at": tau[columns[fresh]],
+                    "mean": mean,
+                    "values": values / (mean or 1.0),
+                }
+            )
     return found
 
 # %% ../../nbs/use/02_clip_page.ipynb #2a03da75
-def _film(clips: ClipSet, i: int) -> tuple[dict, list[int]]: # JSON values; persons
+def _film(clips: ClipSet, i: int) -> tuple[dict, list[int]]:  # JSON values; persons
     "The moving body: positions, links, colours by side."
     from matplotlib.colors import to_hex
+
     from mdr_repro.core.plotting import joint_rows, side_color
+
     positions, at, persons = film_positions(clips, i)
     s, low, high = clips.skeleton, np.nanmin(positions, (0, 1, 2)), np.nanmax(positions, (0, 1, 2))
     bodies = positions.reshape(-1, *positions.shape[2:])
     bodies = bodies[np.isfinite(bodies).any((1, 2))]
     tall = np.median(np.nanmax(bodies, 1) - np.nanmin(bodies, 1), axis=0).max()
-    return {"film": quantised(positions, 2), "at": at.tolist(), "frames": int(clips.lengths[i]), "persons": [m + 1 for m in persons], "follow": bool((high - low)[:2].max() > 2.5 * tall),
-            "joints": [j.replace("_", " ") for j in s.joints], "rows": joint_rows(s)[0], "center": clips.center, "edges": [list(e) for e in s.edges],
-            "sides": [to_hex(side_color(j)) for j in s.joints], "links": [to_hex(side_color(*(s.joints[j] for j in e))) for e in s.edges]}, persons
+    return {
+        "film": quantised(positions, 2),
+        "at": at.tolist(),
+        "frames": int(clips.lengths[i]),
+        "persons": [m + 1 for m in persons],
+        "follow": bool((high - low)[:2].max() > 2.5 * tall),
+        "joints": [j.replace("_", " ") for j in s.joints],
+        "rows": joint_rows(s)[0],
+        "center": clips.center,
+        "edges": [list(e) for e in s.edges],
+        "sides": [to_hex(side_color(j)) for j in s.joints],
+        "links": [to_hex(side_color(*(s.joints[j] for j in e))) for e in s.edges],
+    }, persons
+
 
 def _maps(layers: list[dict]) -> list[dict]:
     "Maps of `attention_layers` as JSON values."
-    def ends(v): return [float(x) for x in np.nanpercentile(v, (1, 99))] if np.isfinite(v).any() else [0., 1.]
-    return [{"layer": m["layer"], "kind": m["kind"], "mean": m["mean"], "at": [round(float(t), 3) for t in m["at"]], "ends": ends(m["values"]), **quantised(m["values"])} for m in layers]
+
+    def ends(v):
+        return (
+            [float(x) for x in np.nanpercentile(v, (1, 99))] if np.isfinite(v).any() else [0.0, 1.0]
+        )
+
+    return [
+        {
+            "layer": m["layer"],
+            "kind": m["kind"],
+            "mean": m["mean"],
+            "at": [round(float(t), 3) for t in m["at"]],
+            "ends": ends(m["values"]),
+            **quantised(m["values"]),
+        }
+        for m in layers
+    ]
 
 # %% ../../nbs/use/02_clip_page.ipynb #8966d742
 @dataclass(frozen=True)
 class ClipPage:
     "What the page of a clip shows."
-    data: dict # for its script
-    facts: dict[str, str] # word -> what there is to know of the clip
-    run: str # id and label; empty: none
-    classes: tuple[tuple[str, float], ...] # name and probability, the highest first
+
+    data: dict  # for its script
+    facts: dict[str, str]  # word -> what there is to know of the clip
+    run: str  # id and label; empty: none
+    classes: tuple[tuple[str, float], ...]  # name and probability, the highest first
     notes: tuple[str, ...]
 
 # %% ../../nbs/use/02_clip_page.ipynb #f04c1097
 def clip_page(
     clips: ClipSet,
-    i: int, # which clip
+    i: int,  # which clip
     record: Record | None = None,
-    layer: int | None = None, # counted from 1, the one that is shown first; None: `full_layer`
-    top: int = 5, # classes
-    fps: float = 30, # frames a second of the clip
+    layer: int | None = None,  # counted from 1, the one that is shown first; None: `full_layer`
+    top: int = 5,  # classes
+    fps: float = 30,  # frames a second of the clip
     device: str | torch.device = "cpu",
-    data_root: str | Path | None = None, # where the run's clips may lie
+    data_root: str | Path | None = None,  # where the run's clips may lie
 ) -> ClipPage:
     "One clip; with a run its prediction, and the attention of every layer where there is CVSTA."
-    if not 0 < fps <= 1000: raise ValueError(f"fps is {fps:g}; give the frames of a second of the clip")
+    if not 0 < fps <= 1000:
+        raise ValueError(f"fps is {fps:g}; give the frames of a second of the clip")
     data, persons = _film(clips, i)
     data |= {"fps": fps, "maps": [], "layer": 0, "layers": 0, "palette": _palette()}
-    facts = {"labelled": clips.class_names[clips.labels[i]], "set": clips.meta["name"], "frames": f"{data['frames']}, shown {fps:g} a second", "persons": str(len(persons)), "skeleton": clips.skeleton.name}
-    if record is None: return ClipPage(data | {"name": clips.names[i]}, facts, "", (), ())
+    facts = {
+        "labelled": clips.class_names[clips.labels[i]],
+        "set": clips.meta["name"],
+        "frames": f"{data['frames']}, shown {fps:g} a second",
+        "persons": str(len(persons)),
+        "skeleton": clips.skeleton.name,
+    }
+    if record is None:
+        return ClipPage(data | {"name": clips.names[i]}, facts, "", (), ())
     classes, notes = _answer(clips, i, record, top, device, data_root), []
-    try: data |= _attention(clips, i, record, persons, layer, device, data_root)
-    except _NoMaps as e: notes.append(f"There is no attention to be drawn: {e}.")
-    return ClipPage(data | {"name": clips.names[i]}, facts, run_name(record.spec), classes, tuple(notes))
+    try:
+        data |= _attention(clips, i, record, persons, layer, device, data_root)
+    except _NoMaps as e:
+        notes.append(f"There is no attention to be drawn: {e}.")
+    return ClipPage(
+        data | {"name": clips.names[i]}, facts, run_name(record.spec), classes, tuple(notes)
+    )
 
 # %% ../../nbs/use/02_clip_page.ipynb #5c97a3ac
-class _NoMaps(ValueError): "A network without the attention that is drawn here."
+class _NoMaps(ValueError):
+    "A network without the attention that is drawn here."
+
 
 def _palette(count: int = 17) -> list[str]:
     import matplotlib.pyplot as plt
     from matplotlib.colors import to_hex
+
     from mdr_repro.core.plotting import WARM
+
     return [to_hex(c) for c in plt.get_cmap(WARM)(np.linspace(0, 1, count))]
+
 
 def _answer(clips: ClipSet, i: int, record: Record, top: int, device, data_root) -> tuple:
     "Classes and probabilities of one clip."
-    row = predictions(clips.select([i]), [record], top=top, device=device, data_root=data_root).iloc[0]
-    return tuple((row[f"class_{n}"], float(row[f"probability_{n}"])) for n in range(1, 1 + sum(c.startswith("class_") for c in row.index)))
+    row = predictions(
+        clips.select([i]), [record], top=top, device=device, data_root=data_root
+    ).iloc[0]
+    return tuple(
+        (row[f"class_{n}"], float(row[f"probability_{n}"]))
+        for n in range(1, 1 + sum(c.startswith("class_") for c in row.index))
+    )
 
-def _attention(clips: ClipSet, i: int, record: Record, persons: list[int], layer: int | None, device, data_root) -> dict:
+
+def _attention(
+    clips: ClipSet, i: int, record: Record, persons: list[int], layer: int | None, device, data_root
+) -> dict:
     "Maps, and the layer that is shown first."
     options = record.spec.backbone_options
     if record.spec.backbone != "mdr_gcn" or options.get("attention", "cvsta") != "cvsta":
-        raise _NoMaps(f"{record.spec.backbone}{' with attention ' + options['attention'] if 'attention' in options else ''} has no CVSTA")
-    layers = attention_layers(as_trained(clips.select([i]), record, data_root)[0], record, persons, device)
+        raise _NoMaps(
+            f"{record.spec.backbone}{' with attention ' + options['attention'] if 'attention' in options else ''} has no CVSTA"
+        )
+    layers = attention_layers(
+        as_trained(clips.select([i]), record, data_root)[0], record, persons, device
+    )
     count = layers[-1]["layer"]
-    first = max(m["layer"] for m in layers if len(m["at"]) == len(layers[0]["at"])) if layer is None else layer # the last with all frames, as `full_layer`
-    if not 1 <= first <= count: raise ValueError(f"layer {first} asked of {count}; count from 1")
+    first = (
+        max(m["layer"] for m in layers if len(m["at"]) == len(layers[0]["at"]))
+        if layer is None
+        else layer
+    )  # the last with all frames, as `full_layer`
+    if not 1 <= first <= count:
+        raise ValueError(f"layer {first} asked of {count}; count from 1")
     return {"maps": _maps(layers), "layer": first, "layers": count}
 
 # %% ../../nbs/use/02_clip_page.ipynb #8d2ac7bf
@@ -335,14 +444,21 @@ table{border-collapse:collapse;width:100%;max-width:620px}th,td{text-align:left;
 td.n,th:nth-child(2){text-align:right}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}td.bar{width:38%}td.bar div{background:#0072b2;height:12px;min-width:1px}
 .key i{display:inline-block;width:11px;height:11px;border-radius:50%;margin:0 4px 0 10px}.note{color:#444;font-size:.93em}"""
 
+
 def _slider(name: str, label: str, low: int, high: int, value: int, said: str) -> str:
     "A range with its name and what it is set to."
     tag = f'<input type="range" id="{name}" min="{low}" max="{high}" value="{value}" step="1">'
-    return element("label", f"{label} {tag} {element('output', escape(said), id=name + 'said', for_=name)}")
+    return element(
+        "label", f"{label} {tag} {element('output', escape(said), id=name + 'said', for_=name)}"
+    )
+
 
 def _choice(name: str, label: str, options: dict[str, str], chosen: str) -> str:
     "A list to choose from."
-    found = "".join(f'<option value="{escape(v)}"{" selected" if v == chosen else ""}>{escape(text)}</option>' for v, text in options.items())
+    found = "".join(
+        f'<option value="{escape(v)}"{" selected" if v == chosen else ""}>{escape(text)}</option>'
+        for v, text in options.items()
+    )
     return element("label", f"{label} {element('select', found, id=name)}")
 
 # %% ../../nbs/use/02_clip_page.ipynb #194103ed
@@ -350,78 +466,178 @@ def _moving(page: ClipPage) -> str:
     "The body and what can be set about it."
     d = page.data
     count, three = d["film"]["shape"][0], d["film"]["shape"][3] == 3
-    play = element("button", "Pause", id="play", type="button") + _slider("frame", "Frame", 0, count - 1, 0, "0") + _choice("speed", "Speed", {"0.25": "1/4", "0.5": "1/2", "1": "1", "2": "2"}, "1")
-    view = (_slider("turn", "Turn", -180, 180, 0, "0°") + _slider("tilt", "Tilt", -90, 90, 0, "0°")) if three else ""
-    view += element("label", f'<input type="checkbox" id="follow"{" checked" if d["follow"] else ""}> Keep the center joint in place')
-    if len(d["persons"]) > 1: view += _choice("person", "Person", {str(n): str(p) for n, p in enumerate(d["persons"])}, "0")
-    sides = {} if d["maps"] else {side: next((c for c, j in zip(d["sides"], d["joints"]) if side in j.split()), "") for side in ("left", "right")}
+    play = (
+        element("button", "Pause", id="play", type="button")
+        + _slider("frame", "Frame", 0, count - 1, 0, "0")
+        + _choice("speed", "Speed", {"0.25": "1/4", "0.5": "1/2", "1": "1", "2": "2"}, "1")
+    )
+    view = (
+        (_slider("turn", "Turn", -180, 180, 0, "0°") + _slider("tilt", "Tilt", -90, 90, 0, "0°"))
+        if three
+        else ""
+    )
+    view += element(
+        "label",
+        f'<input type="checkbox" id="follow"{" checked" if d["follow"] else ""}> Keep the center joint in place',
+    )
+    if len(d["persons"]) > 1:
+        view += _choice(
+            "person", "Person", {str(n): str(p) for n, p in enumerate(d["persons"])}, "0"
+        )
+    sides = (
+        {}
+        if d["maps"]
+        else {
+            side: next((c for c, j in zip(d["sides"], d["joints"]) if side in j.split()), "")
+            for side in ("left", "right")
+        }
+    )
     key = "".join(f'<i style="background:{c}"></i>{side}' for side, c in sides.items() if c)
-    canvas = element("canvas", "The clip in motion.", id="body", role="img", aria_label=f"The clip in motion: {count} frames of a skeleton of {len(d['joints'])} joints")
-    return element("section", element("h2", "In motion") + canvas + element("div", play, class_="set") + element("div", view, class_="set") + (element("p", "Sides:" + key, class_="key") if key else ""))
+    canvas = element(
+        "canvas",
+        "The clip in motion.",
+        id="body",
+        role="img",
+        aria_label=f"The clip in motion: {count} frames of a skeleton of {len(d['joints'])} joints",
+    )
+    return element(
+        "section",
+        element("h2", "In motion")
+        + canvas
+        + element("div", play, class_="set")
+        + element("div", view, class_="set")
+        + (element("p", "Sides:" + key, class_="key") if key else ""),
+    )
 
 # %% ../../nbs/use/02_clip_page.ipynb #1b980a1d
-_KINDS = {"f_R": "<i>f<sub>R</sub></i>, what CVSTA multiplies by (Eq. 3)", "R": "<i>R</i>, the refined features (Eq. 4)"}
+_KINDS = {
+    "f_R": "<i>f<sub>R</sub></i>, what CVSTA multiplies by (Eq. 3)",
+    "R": "<i>R</i>, the refined features (Eq. 4)",
+}
+
 
 def _attended(page: ClipPage) -> str:
     "The map and what can be set about it; empty without maps."
     d = page.data
-    if not d["maps"]: return ""
-    kinds = "".join(element("label", f'<input type="radio" name="kind" value="{k}"{" checked" if k == "f_R" else ""}> <span>{text}</span>') for k, text in _KINDS.items())
+    if not d["maps"]:
+        return ""
+    kinds = "".join(
+        element(
+            "label",
+            f'<input type="radio" name="kind" value="{k}"{" checked" if k == "f_R" else ""}> <span>{text}</span>',
+        )
+        for k, text in _KINDS.items()
+    )
     choose = element("fieldset", element("legend", "Map") + element("div", kinds, class_="set"))
-    scale = element("div", "", id="scale") + element("div", '<span id="low"></span><span>intensity, in parts of its mean; grey: not known</span><span id="high"></span>', class_="ends")
+    scale = element("div", "", id="scale") + element(
+        "div",
+        '<span id="low"></span><span>intensity, in parts of its mean; grey: not known</span><span id="high"></span>',
+        class_="ends",
+    )
     words = element("p", "", id="whole") + element("p", "", id="now", class_="note")
-    return element("section", element("h2", "Attention") + element("div", _slider("layer", "Layer", 1, d["layers"], d["layer"], ""), class_="set") + choose
-                   + element("canvas", "", id="map", role="img") + scale + words)
+    return element(
+        "section",
+        element("h2", "Attention")
+        + element("div", _slider("layer", "Layer", 1, d["layers"], d["layer"], ""), class_="set")
+        + choose
+        + element("canvas", "", id="map", role="img")
+        + scale
+        + words,
+    )
 
 # %% ../../nbs/use/02_clip_page.ipynb #0956b586
 def _told(page: ClipPage) -> str:
     "The prediction in a table; empty without a run."
-    if not page.run: return ""
-    head = element("tr", "".join(element("th", t, scope="col") for t in ("class", "probability", "")))
-    def line(name, p): return element("tr", element("td", escape(name)) + element("td", f"{p:.3f}", class_="n") + element("td", f'<div style="width:{100 * p:.1f}%"></div>', class_="bar"))
-    note = "Probability is the softmax of the logits. It is not calibrated: of clips with 0.9, more or fewer than nine in ten may be right; and an action that the run does not know is given one of its classes all the same."
-    return element("section", element("h2", "Prediction") + element("p", "Run " + escape(page.run), class_="note") + element("table", head + "".join(line(*c) for c in page.classes))
-                   + element("p", note, class_="note") + "".join(element("p", escape(n)) for n in page.notes))
+    if not page.run:
+        return ""
+    head = element(
+        "tr", "".join(element("th", t, scope="col") for t in ("class", "probability", ""))
+    )
 
-def page_html(page: ClipPage) -> str: # a file of its own
+    def line(name, p):
+        return element(
+            "tr",
+            element("td", escape(name))
+            + element("td", f"{p:.3f}", class_="n")
+            + element("td", f'<div style="width:{100 * p:.1f}%"></div>', class_="bar"),
+        )
+
+    note = "Probability is the softmax of the logits. It is not calibrated: of clips with 0.9, more or fewer than nine in ten may be right; and an action that the run does not know is given one of its classes all the same."
+    return element(
+        "section",
+        element("h2", "Prediction")
+        + element("p", "Run " + escape(page.run), class_="note")
+        + element("table", head + "".join(line(*c) for c in page.classes))
+        + element("p", note, class_="note")
+        + "".join(element("p", escape(n)) for n in page.notes),
+    )
+
+
+def page_html(page: ClipPage) -> str:  # a file of its own
     "The page of a clip."
-    data, script = json.dumps(page.data), base64.b64encode(sha256(_SCRIPT.encode()).digest()).decode()
-    for c in "<>&\u2028\u2029": data = data.replace(c, f"\\u{ord(c):04x}")
+    data, script = (
+        json.dumps(page.data),
+        base64.b64encode(sha256(_SCRIPT.encode()).digest()).decode(),
+    )
+    for c in "<>&\u2028\u2029":
+        data = data.replace(c, f"\\u{ord(c):04x}")
     rules = f"default-src 'none'; script-src 'sha256-{script}'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     facts = " · ".join(f"{word} {element('b', escape(text))}" for word, text in page.facts.items())
-    head = (f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{rules}"><meta name="viewport" content="width=device-width,initial-scale=1">'
-            + element("title", f"Clip {escape(page.data['name'])}") + element("style", _LOOK))
-    body = (element("h1", f"Clip {escape(page.data['name'])}") + element("p", facts, class_="facts") + element("noscript", element("p", "The moving picture needs JavaScript."))
-            + element("main", element("div", _moving(page) + _attended(page) + _told(page), class_="two" if page.run else "one")))
+    head = (
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{rules}"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        + element("title", f"Clip {escape(page.data['name'])}")
+        + element("style", _LOOK)
+    )
+    body = (
+        element("h1", f"Clip {escape(page.data['name'])}")
+        + element("p", facts, class_="facts")
+        + element("noscript", element("p", "The moving picture needs JavaScript."))
+        + element(
+            "main",
+            element(
+                "div",
+                _moving(page) + _attended(page) + _told(page),
+                class_="two" if page.run else "one",
+            ),
+        )
+    )
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}\n<script type="application/json" id="data">{data}</script>\n<script>{_SCRIPT}</script></body></html>\n'
 
 # %% ../../nbs/use/02_clip_page.ipynb #5282e2d7
-def pick_clip(clips: ClipSet, which: str = "") -> int: # its number
+def pick_clip(clips: ClipSet, which: str = "") -> int:  # its number
     "A clip by name, or by number from 0; the first if none is named."
-    if not which: return 0
-    if which in clips.names: return clips.names.index(which)
-    if which.isdecimal() and int(which) < len(clips): return int(which)
+    if not which:
+        return 0
+    if which in clips.names:
+        return clips.names.index(which)
+    if which.isdecimal() and int(which) < len(clips):
+        return int(which)
     shown = ", ".join(clips.names[:5]) + (", ..." if len(clips) > 5 else "")
-    raise DataError(f"{clips.meta['name']} has no clip {which!r}; give a name ({shown}) or a number 0..{len(clips) - 1}")
+    raise DataError(
+        f"{clips.meta['name']} has no clip {which!r}; give a name ({shown}) or a number 0..{len(clips) - 1}"
+    )
 
 # %% ../../nbs/use/02_clip_page.ipynb #e6e4dfb2
 def show(
-    source: str, # clips, see `open_clips`
-    run: str = "", # see `find_run`; empty: only the moving picture
-    clip: str = "", # name or number; empty: the first
-    out: str = "", # HTML file; empty: the clip's name in this folder
-    layer: int | None = None, # counted from 1, the one that is shown first
+    source: str,  # clips, see `open_clips`
+    run: str = "",  # see `find_run`; empty: only the moving picture
+    clip: str = "",  # name or number; empty: the first
+    out: str = "",  # HTML file; empty: the clip's name in this folder
+    layer: int | None = None,  # counted from 1, the one that is shown first
     top: int = 5,
     fps: float = 30,
     results_root: str | Path = "results",
     data_root: str = "",
     device: str = "cpu",
-) -> Path: # the file
+) -> Path:  # the file
     "Write the page of one clip."
     record, data_root = find_run(run, results_root) if run else None, data_folder(data_root)
-    if out: target_file(out)
+    if out:
+        target_file(out)
     clips = open_clips(source, data_root)
     i = pick_clip(clips, clip)
-    path = target_file(out or (re.sub(r"[^\w-]+", "_", clips.names[i]).strip("_")[:80] or "clip") + ".html")
+    path = target_file(
+        out or (re.sub(r"[^\w-]+", "_", clips.names[i]).strip("_")[:80] or "clip") + ".html"
+    )
     write_text(path, page_html(clip_page(clips, i, record, layer, top, fps, device, data_root)))
     return path

@@ -30,29 +30,45 @@ import torch
 # %% ../../nbs/use/03_command_line.ipynb #dc378c76
 import mdr_repro
 from ..clips.clip_set import DataError, find_reader, readers
-from ..readers.conversion import ASK, PUBLIC, convert, fetch
 from ..clips.sampling import Sampling
 from ..clips.sources import modified, open_clips, source_checksum
 from ..losses import objective_options
-from ..models import backbone_options
-from .clip_page import show
-from ..study.many_machines import on_cluster, train_on_cluster
-from ..study.cells import EXPERIMENTS
-from ..report.difference import SECTIONS, difference, write_difference
-from ..study.measure import keep_records, open_store
-from ..study.plan import Plan, gather, make_plan, measure_steps, most_valuable, plan_table, work
-from .prediction import predict
-from ..study.profiles import PROFILES, Profile, Slot
-from ..report.report import write_report
-from ..study.results import data_folder, project_root, save_record
-from ..study.runner import RunnerError, chosen, duration, experiments, of_profile, reproduce, trailing_comment
-from ..training.evaluation import evaluate
-from ..models.published_weights import SYSTEMS, load_released
-from ..training.run_spec import RunSpec, Schedule, WriteError
 from ..measuring.speed import bench, bench_table, save_bench
 from ..measuring.statistics import mean_interval
-from ..training.run_store import Record, StoreError
+from ..models import backbone_options
+from ..models.published_weights import SYSTEMS, load_released
+from ..readers.conversion import ASK, PUBLIC, convert, fetch
+from ..report.difference import SECTIONS, difference, write_difference
+from ..report.report import write_report
+from ..study.cells import EXPERIMENTS
+from ..study.many_machines import on_cluster, train_on_cluster
+from ..study.measure import keep_records, open_store
+from mdr_repro.study.plan import (
+    Plan,
+    gather,
+    make_plan,
+    measure_steps,
+    most_valuable,
+    plan_table,
+    work,
+)
+from ..study.profiles import PROFILES, Profile, Slot
+from ..study.results import data_folder, project_root, save_record
+from mdr_repro.study.runner import (
+    RunnerError,
+    chosen,
+    duration,
+    experiments,
+    of_profile,
+    reproduce,
+    trailing_comment,
+)
+from ..training.evaluation import evaluate
+from ..training.run_spec import RunSpec, Schedule, WriteError
+from ..training.run_store import StoreError
 from ..training.trainer import TrainingError
+from .clip_page import show
+from .prediction import predict
 
 # %% ../../nbs/use/03_command_line.ipynb #370b9789
 def field_notes(cls) -> dict[str, str]:
@@ -62,77 +78,136 @@ def field_notes(cls) -> dict[str, str]:
     found = [node for node in ast.parse(source).body[0].body if isinstance(node, ast.AnnAssign)]
     return {node.target.id: trailing_comment(lines[node.end_lineno - 1], node) for node in found}
 
-def option_kind(hint, default) -> dict: # arguments of add_argument
+
+def option_kind(hint, default) -> dict:  # arguments of add_argument
     "How argparse reads a field of this type."
-    if typing.get_origin(hint) in (typing.Union, types.UnionType): # X | None
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):  # X | None
         hint = next(h for h in typing.get_args(hint) if h is not type(None))
-    if hint is bool: return {"action": argparse.BooleanOptionalAction}
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(hint) is tuple:
         kinds = typing.get_args(hint)
-        return {"type": kinds[0], "nargs": "*" if kinds[-1] is ... else len(kinds), "metavar": kinds[0].__name__.upper()}
+        return {
+            "type": kinds[0],
+            "nargs": "*" if kinds[-1] is ... else len(kinds),
+            "metavar": kinds[0].__name__.upper(),
+        }
     return {"type": hint, "metavar": hint.__name__.upper()}
 
 # %% ../../nbs/use/03_command_line.ipynb #926ecb97
-ALIASES = {"num_frames": "--frames", "holdout": "--hold-out"} # a second, shorter or plainer spelling
-ELSEWHERE = {"data_checksum", "schedule", "sampling", "backbone_options", "objective_options", "seed", "format"} # fields of RunSpec that are no option of their own
+ALIASES = {
+    "num_frames": "--frames",
+    "holdout": "--hold-out",
+}  # a second, shorter or plainer spelling
+ELSEWHERE = {
+    "data_checksum",
+    "schedule",
+    "sampling",
+    "backbone_options",
+    "objective_options",
+    "seed",
+    "format",
+}  # fields of RunSpec that are no option of their own
 
-OWN_DATA = {"last_batch": "join"} # defaults of `train` that are not the dataclass's: no last batch of a few clips
+OWN_DATA = {
+    "last_batch": "join"
+}  # defaults of `train` that are not the dataclass's: no last batch of a few clips
+
 
 def add_fields(parser: argparse.ArgumentParser, cls, **defaults) -> None:
     "An option for every field; one that is not given is left to the dataclass's default, or to one of `defaults`."
     hints, notes = typing.get_type_hints(cls), field_notes(cls)
     group = parser.add_argument_group(cls.__name__)
     for f in fields(cls):
-        if cls is RunSpec and f.name in ELSEWHERE: continue
+        if cls is RunSpec and f.name in ELSEWHERE:
+            continue
         names = ["--" + f.name.replace("_", "-"), *([ALIASES[f.name]] if f.name in ALIASES else [])]
         value = defaults.get(f.name, f.default)
         default = "" if value in (MISSING, None, ()) else f" (default: {value})"
-        group.add_argument(*names, dest=f.name, default=defaults.get(f.name, argparse.SUPPRESS), required=f.default is MISSING and f.default_factory is MISSING,
-                           help=(notes.get(f.name, "") + default).strip().replace("%", "%%"), **option_kind(hints[f.name], f.default))
+        group.add_argument(
+            *names,
+            dest=f.name,
+            default=defaults.get(f.name, argparse.SUPPRESS),
+            required=f.default is MISSING and f.default_factory is MISSING,
+            help=(notes.get(f.name, "") + default).strip().replace("%", "%%"),
+            **option_kind(hints[f.name], f.default),
+        )
+
 
 def given_fields(args: argparse.Namespace, cls) -> dict:
     "What was given for the fields of a dataclass."
-    return {f.name: getattr(args, f.name) for f in fields(cls) if f.name in args and not (cls is RunSpec and f.name in ELSEWHERE)}
+    return {
+        f.name: getattr(args, f.name)
+        for f in fields(cls)
+        if f.name in args and not (cls is RunSpec and f.name in ELSEWHERE)
+    }
 
 # %% ../../nbs/use/03_command_line.ipynb #10250d6e
 def read_value(text: str):
     "A Python literal, else the text itself."
-    try: return ast.literal_eval(text)
-    except (ValueError, SyntaxError): return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
 
 def split_options(
-    pairs: list[str], # KEY=VALUE
+    pairs: list[str],  # KEY=VALUE
     backbone: str,
     objective: str,
-) -> tuple[dict, dict]: # of the backbone, of the objective
+) -> tuple[dict, dict]:  # of the backbone, of the objective
     "Each option to the part that knows it; backbone.KEY or objective.KEY where both do."
-    known, found = {"backbone": backbone_options(backbone), "objective": objective_options(objective)}, {"backbone": {}, "objective": {}}
+    known, found = (
+        {"backbone": backbone_options(backbone), "objective": objective_options(objective)},
+        {"backbone": {}, "objective": {}},
+    )
     for pair in pairs:
         key, sign, value = pair.partition("=")
         part, _, name = key.rpartition(".")
         owners = [p for p, names in known.items() if name in names and part in ("", p)]
-        if not sign or not name: raise ValueError(f"--option {pair}: give KEY=VALUE")
-        lists = [f"{n} ({', '.join(known[p])})" for p, n in (("backbone", backbone), ("objective", objective))]
-        if not owners: raise ValueError(f"--option {key}: neither {' nor '.join(lists)} has it")
-        if len(owners) > 1: raise ValueError(f"--option {key}: {backbone} and {objective} both have it; write backbone.{key} or objective.{key}")
+        if not sign or not name:
+            raise ValueError(f"--option {pair}: give KEY=VALUE")
+        lists = [
+            f"{n} ({', '.join(known[p])})"
+            for p, n in (("backbone", backbone), ("objective", objective))
+        ]
+        if not owners:
+            raise ValueError(f"--option {key}: neither {' nor '.join(lists)} has it")
+        if len(owners) > 1:
+            raise ValueError(
+                f"--option {key}: {backbone} and {objective} both have it; write backbone.{key} or objective.{key}"
+            )
         found[owners[0]][name] = read_value(value)
     return found["backbone"], found["objective"]
 
 # %% ../../nbs/use/03_command_line.ipynb #cc66c504
 def read_spec(line: str, where: str) -> RunSpec:
-    try: return RunSpec.from_json(line)
-    except ValueError as e: raise ValueError(f"{where}: {e}; take the lines from another run's spec.json") from None
+    try:
+        return RunSpec.from_json(line)
+    except ValueError as e:
+        raise ValueError(f"{where}: {e}; take the lines from another run's spec.json") from None
 
-def train_specs(args: argparse.Namespace) -> list[RunSpec]: # one a seed
+
+def train_specs(args: argparse.Namespace) -> list[RunSpec]:  # one a seed
     "The specs that a command line asks for."
     changes, data_root = given_fields(args, RunSpec), data_folder(args.data_root)
     backbone, objective = changes.get("backbone", "mdr_gcn"), changes.get("objective", "rdl")
-    changes["backbone_options"], changes["objective_options"] = split_options(args.option, backbone, objective)
-    slot = Slot(args.data, args.data, Schedule(**given_fields(args, Schedule)), Sampling(**given_fields(args, Sampling)), 1.0 if args.width is None else args.width)
+    changes["backbone_options"], changes["objective_options"] = split_options(
+        args.option, backbone, objective
+    )
+    slot = Slot(
+        args.data,
+        args.data,
+        Schedule(**given_fields(args, Schedule)),
+        Sampling(**given_fields(args, Sampling)),
+        1.0 if args.width is None else args.width,
+    )
     profile = Profile("train", "from the command line", 1, {"data": slot})
     checksum = source_checksum(args.data, data_root)
     seeds = range(args.seeds) if args.seeds else [args.seed]
-    return [profile.spec("data", seed, data_root, **changes, data_checksum=checksum) for seed in seeds]
+    return [
+        profile.spec("data", seed, data_root, **changes, data_checksum=checksum) for seed in seeds
+    ]
 
 # %% ../../nbs/use/03_command_line.ipynb #88a6b47c
 def run_train(args: argparse.Namespace) -> int:
@@ -140,56 +215,97 @@ def run_train(args: argparse.Namespace) -> int:
     specs, store = train_specs(args), open_store(args.results_root, args.data_root, args.device)
     records = store.ensure(specs, args.max_minutes or None)
     for spec, record in zip(specs, records):
-        if record is None: print(f"{spec.id}  {spec.label}: not finished in {args.max_minutes:g} minutes; the same command goes on"); continue
+        if record is None:
+            print(
+                f"{spec.id}  {spec.label}: not finished in {args.max_minutes:g} minutes; the same command goes on"
+            )
+            continue
         r = record.result
         found = f"top-1 {100 * r['top1']:.2f} %, mean class {100 * r['mean_class']:.2f} %"
-        print(f"{spec.id}  {spec.label}: {found} ({r['reported']} epoch {r['epoch']}, {duration(r['seconds'])})  {record.folder}")
-        if args.save_record: save_record(record.folder, Path(args.save_record))
+        print(
+            f"{spec.id}  {spec.label}: {found} ({r['reported']} epoch {r['epoch']}, {duration(r['seconds'])})  {record.folder}"
+        )
+        if args.save_record:
+            save_record(record.folder, Path(args.save_record))
     values = [100 * record.result["top1"] for record in records if record]
     if len(values) > 1:
         i = mean_interval(values)
-        print(f"top-1 over {i.n} seeds: {i.mean:.2f} % ({'all equal' if i.low is None else f'95 % interval {i.low:.2f} .. {i.high:.2f}'})")
+        print(
+            f"top-1 over {i.n} seeds: {i.mean:.2f} % ({'all equal' if i.low is None else f'95 % interval {i.low:.2f} .. {i.high:.2f}'})"
+        )
     return 0 if all(records) else 1
 
 # %% ../../nbs/use/03_command_line.ipynb #deeca691
 def run_evaluate(args: argparse.Namespace) -> int:
     "Accuracy of published weights on a set of clips."
     clips = open_clips(args.data, data_folder(args.data_root))
-    net = load_released(args.weights, args.system, clips.skeleton, clips.in_channels, clips.num_persons).to(args.device)
+    net = load_released(
+        args.weights, args.system, clips.skeleton, clips.in_channels, clips.num_persons
+    ).to(args.device)
     K = net.objective.num_classes
-    if K != clips.num_classes: raise ValueError(f"{args.weights} scores {K} classes, {args.data} has {clips.num_classes}: these weights were trained on other classes")
-    s = evaluate(net, clips.to(args.device), args.split, Sampling(**given_fields(args, Sampling)), args.batch_size, args.modality, args.device)
-    print(f"{args.system} on {args.data}, {args.split}, {len(s.labels)} clips: top-1 {100 * s.top1:.2f} %, mean class {100 * s.mean_class:.2f} %")
+    if K != clips.num_classes:
+        raise ValueError(
+            f"{args.weights} scores {K} classes, {args.data} has {clips.num_classes}: these weights were trained on other classes"
+        )
+    s = evaluate(
+        net,
+        clips.to(args.device),
+        args.split,
+        Sampling(**given_fields(args, Sampling)),
+        args.batch_size,
+        args.modality,
+        args.device,
+    )
+    print(
+        f"{args.system} on {args.data}, {args.split}, {len(s.labels)} clips: top-1 {100 * s.top1:.2f} %, mean class {100 * s.mean_class:.2f} %"
+    )
     return 0
 
 # %% ../../nbs/use/03_command_line.ipynb #be648448
-def asked_plan(args: argparse.Namespace) -> tuple[list[str], Plan]: # experiments, their plan
+def asked_plan(args: argparse.Namespace) -> tuple[list[str], Plan]:  # experiments, their plan
     "What --only, --profile, --seeds and --data-root ask for."
     ids = chosen(args.only, of_profile(args.profile, experiments()))
     return ids, make_plan(ids, args.profile, args.seeds or 0, args.data_root)
 
+
 def saved(table: pd.DataFrame) -> str:
     "What sharing saves: as if every cell trained its own."
-    runs, uses, done = int(table["runs"].sum()), int(table["uses"].sum()), table["each"].notna().all()
-    if not uses: return "no runs"
-    hours = f", {duration(float((table['each'] * (table['uses'] / table['runs'] - 1) * table['runs']).sum()))}" if done else ""
+    runs, uses, done = (
+        int(table["runs"].sum()),
+        int(table["uses"].sum()),
+        table["each"].notna().all(),
+    )
+    if not uses:
+        return "no runs"
+    hours = (
+        f", {duration(float((table['each'] * (table['uses'] / table['runs'] - 1) * table['runs']).sum()))}"
+        if done
+        else ""
+    )
     return f"without sharing: {uses} runs; saved: {uses - runs} ({100 * (uses - runs) / uses:.0f} %{hours})"
 
 # %% ../../nbs/use/03_command_line.ipynb #e10d5fc1
 def estimated(table: pd.DataFrame, device: str) -> str:
     "How long the missing runs take, and what says so."
     missing = table[table["runs"] > table["done"]]
-    if not len(missing): return "nothing is missing"
+    if not len(missing):
+        return "nothing is missing"
     basis = (missing["runs"] - missing["done"]).groupby(missing["by"]).sum()
     known, rests = float(missing["left"].sum()), ", ".join(f"{by} {n}" for by, n in basis.items())
-    if set(basis.index) == {"unknown"}: return f"time: unknown, nothing like these runs has been measured on {device} (plan --measure times a few steps)"
+    if set(basis.index) == {"unknown"}:
+        return f"time: unknown, nothing like these runs has been measured on {device} (plan --measure times a few steps)"
     return f"about {duration(known)} one after another on {device}{' for those with a known time' if 'unknown' in basis else ''} (missing runs by what tells their time: {rests})"
+
 
 def counted(table: pd.DataFrame, tflops: float | None) -> str:
     "Operations of the missing runs; hours at a given speed."
     missing = table["operations"] * (1 - table["done"] / table["runs"])
     open_ = " (some unknown)" if missing.isna().any() else ""
-    hours = f"; {missing.sum() / tflops / 1e12 / 3600:.0f} GPU hours at a sustained {tflops:g} TFLOP/s" if tflops else ""
+    hours = (
+        f"; {missing.sum() / tflops / 1e12 / 3600:.0f} GPU hours at a sustained {tflops:g} TFLOP/s"
+        if tflops
+        else ""
+    )
     return f"operations of the missing runs: {missing.sum():.3g} FLOPs, two for a multiply-add, training and testing{open_}{hours}"
 
 # %% ../../nbs/use/03_command_line.ipynb #69950260
@@ -197,84 +313,162 @@ def run_plan(args: argparse.Namespace) -> int:
     "Print what `reproduce` would do."
     ids, plan = asked_plan(args)
     store = open_store(args.results_root, args.data_root, args.device)
-    if args.tflops is not None and args.tflops <= 0: raise ValueError(f"--tflops {args.tflops:g}: give a speed above 0")
-    if args.measure is not None: measure_steps(plan, store, args.device, args.measure, lambda line: print(line, flush=True))
+    if args.tflops is not None and args.tflops <= 0:
+        raise ValueError(f"--tflops {args.tflops:g}: give a speed above 0")
+    if args.measure is not None:
+        measure_steps(plan, store, args.device, args.measure, lambda line: print(line, flush=True))
     known = gather(plan, store, args.device)
     table = plan_table(plan, store, known)
     print(f"profile {args.profile}: {len(ids)} notebooks ({', '.join(ids)})")
     if len(table):
         shown = table.assign(each=["?" if pd.isna(s) else duration(s) for s in table["each"]])
-        print(shown[["cells", "stream", "runs", "done", "each", "by", "data"]].to_string(index=False, max_colwidth=72))
+        print(
+            shown[["cells", "stream", "runs", "done", "each", "by", "data"]].to_string(
+                index=False, max_colwidth=72
+            )
+        )
     done = int(table["done"].sum())
-    print(f"{len(plan.runs)} distinct runs for {len(plan.places)} table cells x seeds; {done} done, {len(plan.runs) - done} missing")
-    for line in (saved(table), estimated(table, known.device), counted(table, args.tflops), *(f"cannot run: {p}" for p in plan.problems)): print(line)
+    print(
+        f"{len(plan.runs)} distinct runs for {len(plan.places)} table cells x seeds; {done} done, {len(plan.runs) - done} missing"
+    )
+    for line in (
+        saved(table),
+        estimated(table, known.device),
+        counted(table, args.tflops),
+        *(f"cannot run: {p}" for p in plan.problems),
+    ):
+        print(line)
     return 0
 
 # %% ../../nbs/use/03_command_line.ipynb #cdb1c0ad
-def work_specs(args: argparse.Namespace) -> tuple[list[RunSpec], list[str]]: # what to train, what cannot be
+def work_specs(
+    args: argparse.Namespace,
+) -> tuple[list[RunSpec], list[str]]:  # what to train, what cannot be
     "The plan's missing runs in its order, or a given list."
     if args.runs is None:
         plan = asked_plan(args)[1]
-        order = most_valuable(plan, open_store(args.results_root, args.data_root, args.device), args.device)
+        order = most_valuable(
+            plan, open_store(args.results_root, args.data_root, args.device), args.device
+        )
         return [s for s in order if s.id not in plan.absent], plan.problems
-    if args.runs != "-" and not Path(args.runs).is_file(): raise ValueError(f"--runs {args.runs}: there is no such file; check the path")
-    try: text = sys.stdin.read() if args.runs == "-" else Path(args.runs).read_text(encoding="utf-8")
-    except UnicodeDecodeError: raise ValueError(f"--runs {args.runs}: no text in UTF-8; save it as such") from None
-    return [read_spec(line, f"--runs {args.runs}, line {n}") for n, line in enumerate(text.splitlines(), 1) if line.strip()], []
+    if args.runs != "-" and not Path(args.runs).is_file():
+        raise ValueError(f"--runs {args.runs}: there is no such file; check the path")
+    try:
+        text = sys.stdin.read() if args.runs == "-" else Path(args.runs).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"--runs {args.runs}: no text in UTF-8; save it as such") from None
+    return [
+        read_spec(line, f"--runs {args.runs}, line {n}")
+        for n, line in enumerate(text.splitlines(), 1)
+        if line.strip()
+    ], []
+
 
 def run_work(args: argparse.Namespace) -> int:
     "Train what is missing; 1 if a run failed or cannot be trained."
     specs, problems = work_specs(args)
     store = open_store(args.results_root, args.data_root, args.device)
-    for problem in problems: print(f"cannot run: {problem}")
+    for problem in problems:
+        print(f"cannot run: {problem}")
     say = lambda line: print(line, flush=True)
-    if args.scheduler or args.workers: failed = train_on_cluster(store, [s for s in specs if not store.settled(s)], args.scheduler, args.workers, args.max_minutes, say)
-    else: failed = work(store, specs, args.max_minutes, say)
-    done, diverged = (sum(store.status(s) == status for s in specs) for status in ("done", "diverged"))
+    if args.scheduler or args.workers:
+        failed = train_on_cluster(
+            store,
+            [s for s in specs if not store.settled(s)],
+            args.scheduler,
+            args.workers,
+            args.max_minutes,
+            say,
+        )
+    else:
+        failed = work(store, specs, args.max_minutes, say)
+    done, diverged = (
+        sum(store.status(s) == status for s in specs) for status in ("done", "diverged")
+    )
     left = len(specs) - done - diverged - len(failed)
-    print(f"{done} of {len(specs)} runs done, {len(failed)} failed" + (f", {diverged} diverged" if diverged else "") + (f", {left} left; the same command goes on" if left else ""))
+    print(
+        f"{done} of {len(specs)} runs done, {len(failed)} failed"
+        + (f", {diverged} diverged" if diverged else "")
+        + (f", {left} left; the same command goes on" if left else "")
+    )
     return int(bool(failed or problems))
 
 # %% ../../nbs/use/03_command_line.ipynb #d0c29078
-def data_files(root: Path) -> dict[Path, str]: # path -> how its form is called
+def data_files(root: Path) -> dict[Path, str]:  # path -> how its form is called
     "Files and folders of clips in a folder and the folders in it."
-    found, folders = {}, [root, *sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))]
-    for path in [*folders[1:], *(p for folder in folders for p in sorted(folder.iterdir()) if p.suffix in (".npz", ".npy", ".pkl", ".pickle"))]:
-        try: found[path] = readers[find_reader(path)].form
-        except DataError: pass
+    found, folders = (
+        {},
+        [root, *sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))],
+    )
+    for path in [
+        *folders[1:],
+        *(
+            p
+            for folder in folders
+            for p in sorted(folder.iterdir())
+            if p.suffix in (".npz", ".npy", ".pkl", ".pickle")
+        ),
+    ]:
+        try:
+            found[path] = readers[find_reader(path)].form
+        except DataError:
+            pass
     return found
+
 
 def run_data(args: argparse.Namespace) -> int:
     "list: what lies in the data folder. show: one set. verify: is it sound? convert: into one .npz. fetch: a public set."
     root = data_folder(args.data_root)
     if args.what == "list":
-        for path, form in data_files(Path(root or project_root())).items(): print(f"{path}: {form}")
-    elif args.source is None: raise ValueError(f"data {args.what}: name " + (f"a set: {', '.join(PUBLIC)}" if args.what == "fetch" else "a file or a source, e.g. kinder_gator.npz or synthetic:num_clips=100"))
-    elif args.what == "fetch": _fetch(args.source, root)
-    elif args.what == "convert": _convert(args, root)
-    else: _tell(args, root)
+        for path, form in data_files(Path(root or project_root())).items():
+            print(f"{path}: {form}")
+    elif args.source is None:
+        raise ValueError(
+            f"data {args.what}: name "
+            + (
+                f"a set: {', '.join(PUBLIC)}"
+                if args.what == "fetch"
+                else "a file or a source, e.g. kinder_gator.npz or synthetic:num_clips=100"
+            )
+        )
+    elif args.what == "fetch":
+        _fetch(args.source, root)
+    elif args.what == "convert":
+        _convert(args, root)
+    else:
+        _tell(args, root)
     return 0
 
 # %% ../../nbs/use/03_command_line.ipynb #d0c29079
 def _fetch(name: str, root: str | None) -> None:
-    if root is None: raise ValueError("data fetch: name the folder that the set shall go to with --data-root")
+    if root is None:
+        raise ValueError("data fetch: name the folder that the set shall go to with --data-root")
     source = fetch(name, root, lambda line: print(line, flush=True))
     print(f"fetched: {source}; `mdr-repro data verify {source} --data-root DIR` reads it")
 
+
 def _convert(args: argparse.Namespace, root: str | None) -> None:
-    if not args.out: raise ValueError("data convert: name the .npz that shall be written, as in `data convert FSD-10 fsd10.npz`")
+    if not args.out:
+        raise ValueError(
+            "data convert: name the .npz that shall be written, as in `data convert FSD-10 fsd10.npz`"
+        )
     print(f"written: {args.out}: {convert(args.source, args.out, root, args.split)}")
+
 
 def _tell(args: argparse.Namespace, root: str | None) -> None:
     source = modified(args.source, split=args.split)
     clips = open_clips(source, root)
-    if args.what == "verify": print(f"{source}: sound; sha256 of its content {clips.checksum()}"); return
+    if args.what == "verify":
+        print(f"{source}: sound; sha256 of its content {clips.checksum()}")
+        return
     others = sorted(k.removeprefix("split_") for k in clips.meta if k.startswith("split_"))
     print(clips)
     print(clips.summary().to_string())
-    if others: print(f"other splits, for --split or #split=: {', '.join(others)}")
+    if others:
+        print(f"other splits, for --split or #split=: {', '.join(others)}")
     for key, value in clips.meta.items():
-        if isinstance(value, (str, int, float, tuple)) and key not in ("name", "coordinates"): print(f"{key}: {textwrap.shorten(str(value), 160)}")
+        if isinstance(value, (str, int, float, tuple)) and key not in ("name", "coordinates"):
+            print(f"{key}: {textwrap.shorten(str(value), 160)}")
     print(f"checksum of the source: {source_checksum(source, root)}")
 
 # %% ../../nbs/use/03_command_line.ipynb #91e55378
@@ -282,19 +476,35 @@ def run_reproduce(args: argparse.Namespace) -> int:
     "Train, run the notebooks, write the report; 1 if a run or a notebook failed."
     where = (args.device, args.data_root, args.results_root)
     say = lambda line: print(line, flush=True)
-    begin = on_cluster(args.scheduler, args.workers, say) if args.scheduler or args.workers else None
-    outcomes = reproduce(args.profile, args.only, *where, args.seeds, args.max_minutes, args.jobs, args.runs_per_device, say, begin)
+    begin = (
+        on_cluster(args.scheduler, args.workers, say) if args.scheduler or args.workers else None
+    )
+    outcomes = reproduce(
+        args.profile,
+        args.only,
+        *where,
+        args.seeds,
+        args.max_minutes,
+        args.jobs,
+        args.runs_per_device,
+        say,
+        begin,
+    )
     print(f"report: {write_report(args.results_root, args.profile)}")
     return int(any(o.status == "failed" for o in outcomes))
+
 
 def run_report(args: argparse.Namespace) -> int:
     "Write results/<profile>/index.html and index.md from what is there."
     print(write_report(args.results_root, args.profile))
     return 0
 
+
 def run_records(args: argparse.Namespace) -> int:
     "Write the records of a profile's finished runs to results/<profile>/records."
-    ids = [id for id in chosen(args.only, of_profile(args.profile, experiments())) if id in EXPERIMENTS]
+    ids = [
+        id for id in chosen(args.only, of_profile(args.profile, experiments())) if id in EXPERIMENTS
+    ]
     store = open_store(args.results_root, args.data_root, args.device)
     kept = keep_records(store, args.profile, ids, args.seeds or 0)
     size = sum(f.stat().st_size for folder in kept for f in folder.iterdir())
@@ -307,23 +517,55 @@ def run_bench(args: argparse.Namespace) -> int:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(args.threads or threads)
-        record = bench(args.device, args.repeats, args.form, args.precision, args.quick, say=lambda line: print(line, flush=True))
-    finally: torch.set_num_threads(threads)
+        record = bench(
+            args.device,
+            args.repeats,
+            args.form,
+            args.precision,
+            args.quick,
+            say=lambda line: print(line, flush=True),
+        )
+    finally:
+        torch.set_num_threads(threads)
     print(bench_table(record).to_string())
-    for what, forms in record["speedup"].items(): print(f"{what}: " + ", ".join(f"{form} {ratio:.2f} times the literal form's speed" for form, ratio in forms.items() if form != "literal") + " (geometric mean)")
-    print(f"{record['clips_a_second']:,.0f} augmented clips a second, each in four modalities, on one thread")
-    if not args.quick: print(f"written: {save_bench(record, project_root() / args.results_root)}")
+    for what, forms in record["speedup"].items():
+        print(
+            f"{what}: "
+            + ", ".join(
+                f"{form} {ratio:.2f} times the literal form's speed"
+                for form, ratio in forms.items()
+                if form != "literal"
+            )
+            + " (geometric mean)"
+        )
+    print(
+        f"{record['clips_a_second']:,.0f} augmented clips a second, each in four modalities, on one thread"
+    )
+    if not args.quick:
+        print(f"written: {save_bench(record, project_root() / args.results_root)}")
     return 0
 
 # %% ../../nbs/use/03_command_line.ipynb #91e55380
 def run_predict(args: argparse.Namespace) -> int:
     "Print what runs take clips for."
-    predict(args.clips, args.runs, args.split, args.top, args.csv, args.results_root, args.data_root, args.device)
+    predict(
+        args.clips,
+        args.runs,
+        args.split,
+        args.top,
+        args.csv,
+        args.results_root,
+        args.data_root,
+        args.device,
+    )
     return 0
+
 
 def run_show(args: argparse.Namespace) -> int:
     "Write the page of one clip."
-    print(f"written: {show(args.clips, args.trained, args.clip, args.out, args.layer, fps=args.fps, results_root=args.results_root, data_root=args.data_root, device=args.device)}")
+    print(
+        f"written: {show(args.clips, args.trained, args.clip, args.out, args.layer, fps=args.fps, results_root=args.results_root, data_root=args.data_root, device=args.device)}"
+    )
     return 0
 
 # %% ../../nbs/use/03_command_line.ipynb #91e55383
@@ -332,35 +574,83 @@ def run_diff(args: argparse.Namespace) -> int:
     found = difference(args.a, args.b, args.profile, tuple(args.ignore))
     written = write_difference(found, args.json, args.md)
     print(found.to_markdown())
-    for path in written: print(f"written: {path}")
+    for path in written:
+        print(f"written: {path}")
     return 0 if found.equal else 1
+
 
 def _diff_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `diff`."
     parser.add_argument("a", metavar="A", help="a results folder, as results/replica")
     parser.add_argument("b", metavar="B", help="the other one")
-    parser.add_argument("--profile", default="", metavar="NAME", help="the profile, where A and B hold several")
-    parser.add_argument("--ignore", nargs="+", default=[], metavar="SECTION", help=f"leave out, as if equal: {', '.join(SECTIONS)}")
-    parser.add_argument("--json", default="", metavar="FILE", help="write everything that differs, for machines")
+    parser.add_argument(
+        "--profile", default="", metavar="NAME", help="the profile, where A and B hold several"
+    )
+    parser.add_argument(
+        "--ignore",
+        nargs="+",
+        default=[],
+        metavar="SECTION",
+        help=f"leave out, as if equal: {', '.join(SECTIONS)}",
+    )
+    parser.add_argument(
+        "--json", default="", metavar="FILE", help="write everything that differs, for machines"
+    )
     parser.add_argument("--md", default="", metavar="FILE", help="write the page that is printed")
 
 # %% ../../nbs/use/03_command_line.ipynb #a8125009
 def _add_common(parser: argparse.ArgumentParser, *names: str) -> None:
     "Options that several commands share."
     known = {
-        "--profile": dict(default="smoke", metavar="NAME", help=f"{', '.join(PROFILES)} (default: smoke)"),
-        "--only": dict(nargs="+", default=[], metavar="ID", help="experiments, as table_05 figure_03 (default: all)"),
-        "--seeds": dict(type=int, metavar="N", help="runs a setting, seeds 0 .. N-1 (default: the profile's number)"),
+        "--profile": dict(
+            default="smoke", metavar="NAME", help=f"{', '.join(PROFILES)} (default: smoke)"
+        ),
+        "--only": dict(
+            nargs="+",
+            default=[],
+            metavar="ID",
+            help="experiments, as table_05 figure_03 (default: all)",
+        ),
+        "--seeds": dict(
+            type=int,
+            metavar="N",
+            help="runs a setting, seeds 0 .. N-1 (default: the profile's number)",
+        ),
         "--device": dict(default="cpu", help="cpu, cuda, cuda:1 (default: cpu)"),
         "--data-root": dict(default="", metavar="DIR", help="folder of the data files"),
-        "--results-root": dict(default="results", metavar="DIR", help="folder of runs and results (default: results)"),
-        "--max-minutes": dict(type=float, default=0.0, metavar="M", help="begin no further epoch after so long; 0: no limit"),
-        "--jobs": dict(type=int, metavar="J", help="workers, then notebooks, at once (default: up to four on CPU cores, one on a GPU)"),
-        "--scheduler": dict(default="", metavar="ADDRESS", help="train on the workers of this dask scheduler, as tcp://host:8786"),
-        "--workers": dict(type=int, default=0, metavar="N", help="train in N dask workers of this machine, one run at a time each"),
-        "--runs-per-device": dict(type=int, metavar="N", help="train N runs at once on each device; --device cuda: on every card"),
+        "--results-root": dict(
+            default="results", metavar="DIR", help="folder of runs and results (default: results)"
+        ),
+        "--max-minutes": dict(
+            type=float,
+            default=0.0,
+            metavar="M",
+            help="begin no further epoch after so long; 0: no limit",
+        ),
+        "--jobs": dict(
+            type=int,
+            metavar="J",
+            help="workers, then notebooks, at once (default: up to four on CPU cores, one on a GPU)",
+        ),
+        "--scheduler": dict(
+            default="",
+            metavar="ADDRESS",
+            help="train on the workers of this dask scheduler, as tcp://host:8786",
+        ),
+        "--workers": dict(
+            type=int,
+            default=0,
+            metavar="N",
+            help="train in N dask workers of this machine, one run at a time each",
+        ),
+        "--runs-per-device": dict(
+            type=int,
+            metavar="N",
+            help="train N runs at once on each device; --device cuda: on every card",
+        ),
     }
-    for name in names: parser.add_argument(name, **known[name])
+    for name in names:
+        parser.add_argument(name, **known[name])
 
 # %% ../../nbs/use/03_command_line.ipynb #a8125010
 def _train_parser(parser: argparse.ArgumentParser) -> None:
@@ -368,68 +658,166 @@ def _train_parser(parser: argparse.ArgumentParser) -> None:
     add_fields(parser, RunSpec)
     add_fields(parser, Schedule, **OWN_DATA)
     add_fields(parser, Sampling)
-    parser.add_argument("--width", type=float, metavar="W", help="channels as a multiple of the paper's")
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the backbone or the objective; repeatable")
+    parser.add_argument(
+        "--width", type=float, metavar="W", help="channels as a multiple of the paper's"
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of the backbone or the objective; repeatable",
+    )
     seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the one run (default: 0)")
+    seeds.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the one run (default: 0)"
+    )
     seeds.add_argument("--seeds", type=int, metavar="N", help="N runs, seeds 0 .. N-1")
-    parser.add_argument("--save-record", metavar="DIR", help="copy spec, history and result of each run to DIR/ID, without weights")
+    parser.add_argument(
+        "--save-record",
+        metavar="DIR",
+        help="copy spec, history and result of each run to DIR/ID, without weights",
+    )
     _add_common(parser, "--device", "--data-root", "--results-root", "--max-minutes")
+
 
 def _evaluate_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `evaluate`."
     parser.add_argument("weights", help="weight file of a published code")
-    parser.add_argument("--system", required=True, metavar="NAME", help=f"the code that wrote it: {', '.join(SYSTEMS)}")
-    parser.add_argument("--data", required=True, metavar="SOURCE", help="clips: a file, or synthetic:KEY=VALUE,...")
+    parser.add_argument(
+        "--system",
+        required=True,
+        metavar="NAME",
+        help=f"the code that wrote it: {', '.join(SYSTEMS)}",
+    )
+    parser.add_argument(
+        "--data", required=True, metavar="SOURCE", help="clips: a file, or synthetic:KEY=VALUE,..."
+    )
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
-    parser.add_argument("--modality", default="joint", help="joint, bone, joint_motion or bone_motion (default: joint)")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="clips at a time (default: 64)")
+    parser.add_argument(
+        "--modality",
+        default="joint",
+        help="joint, bone, joint_motion or bone_motion (default: joint)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=64, metavar="N", help="clips at a time (default: 64)"
+    )
     add_fields(parser, Sampling)
     _add_common(parser, "--device", "--data-root")
 
 # %% ../../nbs/use/03_command_line.ipynb #cdc59a86
 def _plan_parser(parser: argparse.ArgumentParser, *common: str) -> None:
     "Options of `plan`."
-    parser.add_argument("--measure", type=float, nargs="?", const=5.0, metavar="MINUTES", help="first time a few training steps of every network that no finished run tells of, for so long at most (default: 5)")
-    parser.add_argument("--tflops", type=float, metavar="N", help="also say the GPU hours at a sustained N TFLOP/s, for a card that is not here")
+    parser.add_argument(
+        "--measure",
+        type=float,
+        nargs="?",
+        const=5.0,
+        metavar="MINUTES",
+        help="first time a few training steps of every network that no finished run tells of, for so long at most (default: 5)",
+    )
+    parser.add_argument(
+        "--tflops",
+        type=float,
+        metavar="N",
+        help="also say the GPU hours at a sustained N TFLOP/s, for a card that is not here",
+    )
     _add_common(parser, *common)
+
 
 def _bench_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `bench`."
-    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="rounds that count (default: 7)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of a CPU (default: PyTorch's own number)")
-    parser.add_argument("--form", default="released", choices=("released", "paper"), help="configuration of the network (default: released)")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"), help="arithmetic (default: fp32)")
-    parser.add_argument("--quick", action="store_true", help="a narrow network and small clips, nothing written: to see that it works")
+    parser.add_argument(
+        "--repeats", type=int, default=7, metavar="N", help="rounds that count (default: 7)"
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads of a CPU (default: PyTorch's own number)"
+    )
+    parser.add_argument(
+        "--form",
+        default="released",
+        choices=("released", "paper"),
+        help="configuration of the network (default: released)",
+    )
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=("fp32", "tf32", "bf16"),
+        help="arithmetic (default: fp32)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a narrow network and small clips, nothing written: to see that it works",
+    )
     _add_common(parser, "--device", "--results-root")
 
 # %% ../../nbs/use/03_command_line.ipynb #cdc59a87
 def _predict_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `predict`."
     parser.add_argument("clips", help="clips: a file or folder, or synthetic:KEY=VALUE,...")
-    parser.add_argument("--run", dest="runs", nargs="+", required=True, metavar="ID", help="a finished run, by its id, the beginning of it, or its folder; several are fused")
-    parser.add_argument("--split", default="all", help="train, val, test or all of the clips (default: all)")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes a clip (default: 5)")
+    parser.add_argument(
+        "--run",
+        dest="runs",
+        nargs="+",
+        required=True,
+        metavar="ID",
+        help="a finished run, by its id, the beginning of it, or its folder; several are fused",
+    )
+    parser.add_argument(
+        "--split", default="all", help="train, val, test or all of the clips (default: all)"
+    )
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="N", help="classes a clip (default: 5)"
+    )
     parser.add_argument("--csv", default="", metavar="FILE", help="write the whole table")
     _add_common(parser, "--device", "--data-root", "--results-root")
+
 
 def _show_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `show`."
     parser.add_argument("clips", help="clips: a file or folder, or synthetic:KEY=VALUE,...")
-    parser.add_argument("--clip", default="", metavar="NAME", help="name or number of the clip (default: the first)")
-    parser.add_argument("--run", dest="trained", default="", metavar="ID", help="a finished run, for its answer and what it attends to")
-    parser.add_argument("--layer", type=int, metavar="L", help="layer that is shown first, from 1 (default: the last with all frames)")
-    parser.add_argument("--fps", type=float, default=30.0, metavar="N", help="frames a second of the clip (default: 30)")
-    parser.add_argument("--out", default="", metavar="FILE", help="HTML file (default: the clip's name, here)")
+    parser.add_argument(
+        "--clip", default="", metavar="NAME", help="name or number of the clip (default: the first)"
+    )
+    parser.add_argument(
+        "--run",
+        dest="trained",
+        default="",
+        metavar="ID",
+        help="a finished run, for its answer and what it attends to",
+    )
+    parser.add_argument(
+        "--layer",
+        type=int,
+        metavar="L",
+        help="layer that is shown first, from 1 (default: the last with all frames)",
+    )
+    parser.add_argument(
+        "--fps",
+        type=float,
+        default=30.0,
+        metavar="N",
+        help="frames a second of the clip (default: 30)",
+    )
+    parser.add_argument(
+        "--out", default="", metavar="FILE", help="HTML file (default: the clip's name, here)"
+    )
     _add_common(parser, "--device", "--data-root", "--results-root")
 
 # %% ../../nbs/use/03_command_line.ipynb #cdc59a88
 def _data_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `data`."
     parser.add_argument("what", choices=("list", "show", "verify", "convert", "fetch"))
-    parser.add_argument("source", nargs="?", help=f"file or folder, or synthetic:KEY=VALUE,...; for fetch one of {', '.join(PUBLIC)} ({', '.join(ASK)}: says where to ask)")
+    parser.add_argument(
+        "source",
+        nargs="?",
+        help=f"file or folder, or synthetic:KEY=VALUE,...; for fetch one of {', '.join(PUBLIC)} ({', '.join(ASK)}: says where to ask)",
+    )
     parser.add_argument("out", nargs="?", default="", help="for convert: the .npz that is written")
-    parser.add_argument("--split", default="", metavar="NAME", help="another protocol of the clips, as xview")
+    parser.add_argument(
+        "--split", default="", metavar="NAME", help="another protocol of the clips, as xview"
+    )
     _add_common(parser, "--data-root")
 
 # %% ../../nbs/use/03_command_line.ipynb #0d26e70b
@@ -438,52 +826,118 @@ def make_parser() -> argparse.ArgumentParser:
     about = "Multi-Dimensional Refinement GCN with Robust Decouple Loss: run its experiments, train its networks."
     parser = argparse.ArgumentParser(prog="mdr-repro", description=about)
     parser.add_argument("--version", action="version", version=f"mdr-repro {mdr_repro.__version__}")
-    commands, everything = parser.add_subparsers(dest="command", required=True, metavar="COMMAND"), ("--profile", "--only", "--device", "--data-root", "--results-root", "--seeds")
+    commands, everything = (
+        parser.add_subparsers(dest="command", required=True, metavar="COMMAND"),
+        ("--profile", "--only", "--device", "--data-root", "--results-root", "--seeds"),
+    )
+
     def add(name, run, note):
         command = commands.add_parser(name, help=note, description=note)
         command.set_defaults(run=run)
         return command
+
     _plan_parser(add("plan", run_plan, "what would run, and how long it would take"), *everything)
-    work = add("work", run_work, "train the runs that are missing, no notebook; several of these share the list")
-    work.add_argument("--runs", metavar="FILE", help="instead of the plan's: these runs, a spec a line; - reads them from the input")
+    work = add(
+        "work",
+        run_work,
+        "train the runs that are missing, no notebook; several of these share the list",
+    )
+    work.add_argument(
+        "--runs",
+        metavar="FILE",
+        help="instead of the plan's: these runs, a spec a line; - reads them from the input",
+    )
     _add_common(work, *everything, "--max-minutes", "--scheduler", "--workers")
-    _add_common(add("reproduce", run_reproduce, "train what is missing, run the experiment notebooks, write the report"), *everything, "--max-minutes", "--jobs", "--runs-per-device", "--scheduler", "--workers")
+    _add_common(
+        add(
+            "reproduce",
+            run_reproduce,
+            "train what is missing, run the experiment notebooks, write the report",
+        ),
+        *everything,
+        "--max-minutes",
+        "--jobs",
+        "--runs-per-device",
+        "--scheduler",
+        "--workers",
+    )
     _train_parser(add("train", run_train, "train one setting on any clips"))
     _evaluate_parser(add("evaluate", run_evaluate, "test published weights on any clips"))
-    _bench_parser(add("bench", run_bench, "time the literal, fast and fused form of MDR-GCN on this device"))
+    _bench_parser(
+        add("bench", run_bench, "time the literal, fast and fused form of MDR-GCN on this device")
+    )
     _predict_parser(add("predict", run_predict, "what trained runs take a file's clips for"))
-    _show_parser(add("show", run_show, "one clip as a moving picture, with what a run attends to in it"))
+    _show_parser(
+        add("show", run_show, "one clip as a moving picture, with what a run attends to in it")
+    )
     _data_parser(add("data", run_data, "list, show, verify, convert or fetch clips"))
-    _add_common(add("report", run_report, "write the report from the results that are there"), "--profile", "--results-root")
-    _add_common(add("records", run_records, "write the records of finished runs, without weights, to where they can be committed"), *everything)
-    _diff_parser(add("diff", run_diff, "what differs between two results folders: settings, numbers, verdicts"))
+    _add_common(
+        add("report", run_report, "write the report from the results that are there"),
+        "--profile",
+        "--results-root",
+    )
+    _add_common(
+        add(
+            "records",
+            run_records,
+            "write the records of finished runs, without weights, to where they can be committed",
+        ),
+        *everything,
+    )
+    _diff_parser(
+        add(
+            "diff",
+            run_diff,
+            "what differs between two results folders: settings, numbers, verdicts",
+        )
+    )
     return parser
 
 # %% ../../nbs/use/03_command_line.ipynb #5a16bde8
 def meant_for_user(error: BaseException) -> bool:
     "Whether the message alone says what to do."
-    if isinstance(error, (DataError, RunnerError, StoreError, TrainingError, WriteError)): return True
+    if isinstance(error, (DataError, RunnerError, StoreError, TrainingError, WriteError)):
+        return True
     frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None: frame = frame.tb_next
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
     raised_in = Path(frame.tb_frame.f_code.co_filename).resolve() if frame else Path()
-    return isinstance(error, ValueError) and raised_in.is_relative_to(Path(mdr_repro.__file__).resolve().parent)
+    return isinstance(error, ValueError) and raised_in.is_relative_to(
+        Path(mdr_repro.__file__).resolve().parent
+    )
+
 
 @contextmanager
 def terminable():
     "SIGTERM ends the command as Ctrl-C does: orderly, without leaving kernels behind."
-    if threading.current_thread() is not threading.main_thread(): yield; return
-    def interrupt(*_): raise KeyboardInterrupt
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
     before = signal.signal(signal.SIGTERM, interrupt)
-    try: yield
-    finally: signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 # %% ../../nbs/use/03_command_line.ipynb #606c43c1
-def main(argv: list[str] | None = None) -> int: # exit status
+def main(argv: list[str] | None = None) -> int:  # exit status
     "The command `mdr-repro`."
     args = make_parser().parse_args(argv)
     try:
-        with terminable(): return args.run(args)
-    except KeyboardInterrupt: print("mdr-repro: interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr); return 130
+        with terminable():
+            return args.run(args)
+    except KeyboardInterrupt:
+        print(
+            "mdr-repro: interrupted; what is finished is kept, and the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
     except Exception as error:
-        if not meant_for_user(error): raise
-        print(f"mdr-repro: {error}", file=sys.stderr); return 2
+        if not meant_for_user(error):
+            raise
+        print(f"mdr-repro: {error}", file=sys.stderr)
+        return 2

@@ -20,63 +20,97 @@ from torch import Tensor
 # %% ../../nbs/use/01_prediction.ipynb #3fba43d6
 from ..clips.clip_set import SPLITS, ClipSet, DataError
 from ..clips.sources import open_clips, read_modifiers, source_checksum
-from ..study.results import data_folder, project_root
 from ..skeleton import Skeleton
+from ..study.results import data_folder, project_root
 from ..training.evaluation import Scores, evaluate, fuse
 from ..training.run_spec import RunSpec, write_atomic
 from ..training.run_store import Record, StoreError, read_record
 
 # %% ../../nbs/use/01_prediction.ipynb #dc028d47
 def find_run(
-    run: str, # id, the beginning of one, or the folder of a run
-    results_root: str | Path = "results", # relative folders count from the project
+    run: str,  # id, the beginning of one, or the folder of a run
+    results_root: str | Path = "results",  # relative folders count from the project
 ) -> Record:
     "A finished run; StoreError that says what there is where it is none."
     runs = project_root() / results_root / "runs"
-    ids = sorted(p.name for p in runs.iterdir() if re.fullmatch("[0-9a-f]{12}", p.name)) if runs.is_dir() else []
+    ids = (
+        sorted(p.name for p in runs.iterdir() if re.fullmatch("[0-9a-f]{12}", p.name))
+        if runs.is_dir()
+        else []
+    )
     found = [i for i in ids if i.startswith(run)] if run else []
-    if len(found) == 1: return _read(runs / found[0])
-    if not found and run and (Path(run) / "spec.json").is_file(): return _read(Path(run))
-    if found: raise StoreError(f"run {run!r} is the beginning of {len(found)} runs: {_listed(runs, found)}; give more of the id")
+    if len(found) == 1:
+        return _read(runs / found[0])
+    if not found and run and (Path(run) / "spec.json").is_file():
+        return _read(Path(run))
+    if found:
+        raise StoreError(
+            f"run {run!r} is the beginning of {len(found)} runs: {_listed(runs, found)}; give more of the id"
+        )
     begun = sorted(p.name for p in runs.glob(".partial/*") if run and p.name.startswith(run))
-    if begun: raise StoreError(f"run {begun[0]} is not finished; the command that began it goes on with it")
-    raise StoreError(f"run {run!r}: neither the beginning of a run's id nor a run's folder; " + (f"there are {_listed(runs, ids)}" if ids else f"there is no finished run below {results_root}"))
+    if begun:
+        raise StoreError(
+            f"run {begun[0]} is not finished; the command that began it goes on with it"
+        )
+    raise StoreError(
+        f"run {run!r}: neither the beginning of a run's id nor a run's folder; "
+        + (
+            f"there are {_listed(runs, ids)}"
+            if ids
+            else f"there is no finished run below {results_root}"
+        )
+    )
 
 # %% ../../nbs/use/01_prediction.ipynb #1a0f7251
-def run_name(spec: RunSpec) -> str: # without the options
+def run_name(spec: RunSpec) -> str:  # without the options
     "The id, and in short what it is the name of."
     return f"{spec.id} ({spec.backbone}, {spec.modality}, {spec.data}, seed {spec.seed})"
 
+
 def _listed(runs: Path, ids: list[str], most: int = 8) -> str:
     "Ids, and in words what they are."
+
     def label(i):
-        try: spec = RunSpec.from_json((runs / i / "spec.json").read_text())
-        except (OSError, ValueError): return f"{i} (damaged)"
+        try:
+            spec = RunSpec.from_json((runs / i / "spec.json").read_text())
+        except (OSError, ValueError):
+            return f"{i} (damaged)"
         return run_name(spec)
-    return ", ".join(map(label, ids[:most])) + (f" and {len(ids) - most} more" if len(ids) > most else "")
+
+    return ", ".join(map(label, ids[:most])) + (
+        f" and {len(ids) - most} more" if len(ids) > most else ""
+    )
 
 # %% ../../nbs/use/01_prediction.ipynb #9160efb6
 def _read(folder: Path) -> Record:
     "The run in a folder, its spec taken from there."
     path = folder / "spec.json"
-    try: spec = RunSpec.from_json(path.read_text())
-    except (OSError, ValueError, RecursionError) as e: raise StoreError(f"{path}: no run's spec ({e})") from None
-    if not (folder / "model.safetensors").exists(): raise StoreError(f"{folder}: no weights in it (model.safetensors); a record kept without them cannot predict, name the run's own folder")
+    try:
+        spec = RunSpec.from_json(path.read_text())
+    except (OSError, ValueError, RecursionError) as e:
+        raise StoreError(f"{path}: no run's spec ({e})") from None
+    if not (folder / "model.safetensors").exists():
+        raise StoreError(
+            f"{folder}: no weights in it (model.safetensors); a record kept without them cannot predict, name the run's own folder"
+        )
     return read_record(spec, folder)
 
 # %% ../../nbs/use/01_prediction.ipynb #b5694e09
 def trained_on(
     record: Record,
-    data_root: str | Path | None = None, # where the run's clips may lie
-) -> tuple[str | None, str | None]: # xyz, xys or xy; a joint; None: cannot be told
+    data_root: str | Path | None = None,  # where the run's clips may lie
+) -> tuple[str | None, str | None]:  # xyz, xys or xy; a joint; None: cannot be told
     "What the channels of the run's clips are, and the joint that they were measured from."
     said, spec = record.result, record.spec
-    if "coordinates" in said: return said["coordinates"], said.get("center")
+    if "coordinates" in said:
+        return said["coordinates"], said.get("center")
     letters = "xy" if said["in_channels"] == 2 else None
     try:
-        if source_checksum(spec.data, data_root) != spec.data_checksum: return letters, None
+        if source_checksum(spec.data, data_root) != spec.data_checksum:
+            return letters, None
         clips = open_clips(spec.data, data_root)
-    except DataError: return letters, None
+    except DataError:
+        return letters, None
     return clips.meta["coordinates"], clips.skeleton.joints[clips.center]
 
 # %% ../../nbs/use/01_prediction.ipynb #1ce53a42
@@ -85,64 +119,111 @@ def _graph(clips: ClipSet, record: Record) -> Skeleton:
     own, s = clips.skeleton, Skeleton(**record.result["skeleton"])
     where = f"{clips.meta['name']}: run {record.spec.id} was trained on {s.num_joints} joints ({s.name})"
     ending = "; give clips of the run's skeleton, or train a run on these"
-    if own.num_joints != s.num_joints: raise DataError(f"{where}, the clips have {own.num_joints} ({own.name}){ending}")
+    if own.num_joints != s.num_joints:
+        raise DataError(f"{where}, the clips have {own.num_joints} ({own.name}){ending}")
     j = next((j for j, (a, b) in enumerate(zip(own.joints, s.joints)) if a != b), None)
-    if j is not None: raise DataError(f"{where}, whose joint {j} is {s.joints[j]}, and here it is {own.joints[j]}{ending}")
+    if j is not None:
+        raise DataError(
+            f"{where}, whose joint {j} is {s.joints[j]}, and here it is {own.joints[j]}{ending}"
+        )
     bones = [{frozenset(e) for e in k.edges} for k in (own, s)]
     odd = sorted(map(sorted, bones[0] ^ bones[1]))
     if odd and "skeleton" not in read_modifiers(record.spec.data)[1]:
         a, b = (own.joints[j] for j in odd[0])
-        raise DataError(f"{where}; the bone between {a} and {b} is only in {'the clips' if frozenset(odd[0]) in bones[0] else 'the run'}{ending}")
+        raise DataError(
+            f"{where}; the bone between {a} and {b} is only in {'the clips' if frozenset(odd[0]) in bones[0] else 'the run'}{ending}"
+        )
     return s
+
 
 def _channels(clips: ClipSet, record: Record, letters: str | None) -> None:
     "DataError if a joint of the clips is not given by what the network was given."
     own, C = clips.meta["coordinates"], record.result["in_channels"]
-    if letters == own or letters is None and clips.in_channels == C: return
+    if letters == own or letters is None and clips.in_channels == C:
+        return
     theirs = letters or f"{C} channels"
-    raise DataError(f"{clips.meta['name']}: its joints are given by {own}, run {record.spec.id} was trained on {theirs} (x, y, z are positions, s a score); give clips of that kind, or train a run on these")
+    raise DataError(
+        f"{clips.meta['name']}: its joints are given by {own}, run {record.spec.id} was trained on {theirs} (x, y, z are positions, s a score); give clips of that kind, or train a run on these"
+    )
 
 # %% ../../nbs/use/01_prediction.ipynb #47ec8923
-def _persons(clips: ClipSet, record: Record) -> Tensor: # frames [sum_T, M, V, C] with the network's M
+def _persons(
+    clips: ClipSet, record: Record
+) -> Tensor:  # frames [sum_T, M, V, C] with the network's M
     "Persons who are nowhere left out or added; DataError if there are more than the network takes."
     frames, M = clips.frames, record.result["num_persons"]
-    extra = (frames[:, M:, :, :clips.dims] != 0).flatten(1).any(1)
+    extra = (frames[:, M:, :, : clips.dims] != 0).flatten(1).any(1)
     if bool(extra.any()):
         i = int(torch.searchsorted(clips.offsets, int(extra.nonzero()[0]), right=True)) - 1
-        raise DataError(f"{clips.meta['name']}: clip {clips.names[i]!r} has more than {M} person{'s' * (M > 1)} in it, and run {record.spec.id} was trained with {M}; keep {M} of them a clip")
-    if frames.shape[1] >= M: return frames[:, :M]
-    return torch.cat([frames, frames.new_zeros(len(frames), M - frames.shape[1], *frames.shape[2:])], 1)
+        raise DataError(
+            f"{clips.meta['name']}: clip {clips.names[i]!r} has more than {M} person{'s' * (M > 1)} in it, and run {record.spec.id} was trained with {M}; keep {M} of them a clip"
+        )
+    if frames.shape[1] >= M:
+        return frames[:, :M]
+    return torch.cat(
+        [frames, frames.new_zeros(len(frames), M - frames.shape[1], *frames.shape[2:])], 1
+    )
 
 # %% ../../nbs/use/01_prediction.ipynb #9ff74064
 def as_trained(
     clips: ClipSet,
     record: Record,
-    data_root: str | Path | None = None, # where the run's clips may lie
-) -> tuple[ClipSet, Tensor]: # all of it one split, "test"; which clips are of a class that the run knows, bool [N]
+    data_root: str | Path | None = None,  # where the run's clips may lie
+) -> tuple[
+    ClipSet, Tensor
+]:  # all of it one split, "test"; which clips are of a class that the run knows, bool [N]
     "The clips with the run's skeleton, persons and classes; DataError that says what does not fit."
     letters, center = trained_on(record, data_root)
     skeleton, classes = _graph(clips, record), tuple(record.result["class_names"])
     _channels(clips, record, letters)
-    label = torch.tensor([classes.index(c) if c in classes else -1 for c in clips.class_names])[clips.labels.cpu()]
-    own = clips.skeleton.joints[clips.center] if "centered_on" in clips.meta else skeleton.joints[skeleton.center]
+    label = torch.tensor([classes.index(c) if c in classes else -1 for c in clips.class_names])[
+        clips.labels.cpu()
+    ]
+    own = (
+        clips.skeleton.joints[clips.center]
+        if "centered_on" in clips.meta
+        else skeleton.joints[skeleton.center]
+    )
     meta = {**clips.meta, "centered_on": center or own}
     split = torch.full_like(clips.split, SPLITS["test"])
-    fitted = replace(clips, frames=_persons(clips, record), labels=label.clamp(min=0).to(clips.device), split=split, class_names=classes, skeleton=skeleton, meta=meta)
+    fitted = replace(
+        clips,
+        frames=_persons(clips, record),
+        labels=label.clamp(min=0).to(clips.device),
+        split=split,
+        class_names=classes,
+        skeleton=skeleton,
+        meta=meta,
+    )
     return fitted, label >= 0
 
 # %% ../../nbs/use/01_prediction.ipynb #0a8110da
 def run_scores(
-    clips: ClipSet, # of `as_trained`
+    clips: ClipSet,  # of `as_trained`
     record: Record,
     device: str | torch.device = "cpu",
 ) -> Scores:
     "Logits of all clips, by the run's weights of its reported epoch."
     s = record.spec
-    try: recognizer = record.model(device)
-    except RuntimeError as e: raise StoreError(f"{record.folder / 'model.safetensors'}: no weights for this network ({str(e).splitlines()[0]})") from None
-    return evaluate(recognizer, clips, "test", s.sampling, s.schedule.batch_size, s.modality, device, s.precision)
+    try:
+        recognizer = record.model(device)
+    except RuntimeError as e:
+        raise StoreError(
+            f"{record.folder / 'model.safetensors'}: no weights for this network ({str(e).splitlines()[0]})"
+        ) from None
+    return evaluate(
+        recognizer,
+        clips,
+        "test",
+        s.sampling,
+        s.schedule.batch_size,
+        s.modality,
+        device,
+        s.precision,
+    )
 
-def probabilities(logits: np.ndarray) -> np.ndarray: # [N, K] both
+
+def probabilities(logits: np.ndarray) -> np.ndarray:  # [N, K] both
     "Softmax; not calibrated."
     z = logits.astype(float) - logits.max(1, keepdims=True)
     return np.exp(z) / np.exp(z).sum(1, keepdims=True)
@@ -150,18 +231,30 @@ def probabilities(logits: np.ndarray) -> np.ndarray: # [N, K] both
 # %% ../../nbs/use/01_prediction.ipynb #edc02751
 def chosen_split(clips: ClipSet, split: str) -> ClipSet:
     "The clips of a split, or all."
-    if split == "all": return clips
-    if split not in SPLITS: raise ValueError(f"unknown split {split!r}; known: all, {', '.join(SPLITS)}")
+    if split == "all":
+        return clips
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; known: all, {', '.join(SPLITS)}")
     index = clips.indices(split)
-    if not len(index): raise DataError(f"{clips.meta['name']} has no clip in split {split!r}; it has {', '.join(f'{n} {s}' for s in SPLITS if (n := len(clips.indices(s))))}")
+    if not len(index):
+        raise DataError(
+            f"{clips.meta['name']} has no clip in split {split!r}; it has {', '.join(f'{n} {s}' for s in SPLITS if (n := len(clips.indices(s))))}"
+        )
     return clips.select(index)
 
-def _fused(clips: ClipSet, records: Sequence[Record], weights, device, data_root) -> tuple[Scores, Tensor]: # and which clips are of a known class
+
+def _fused(
+    clips: ClipSet, records: Sequence[Record], weights, device, data_root
+) -> tuple[Scores, Tensor]:  # and which clips are of a known class
     "The sum of the runs' logits."
-    if not records: raise ValueError("no run is named; give at least one")
+    if not records:
+        raise ValueError("no run is named; give at least one")
     first, scores = records[0], []
     for r in records:
-        if r.result["class_names"] != first.result["class_names"]: raise ValueError(f"run {r.spec.id} has other classes than run {first.spec.id}; only runs on one data set can be fused")
+        if r.result["class_names"] != first.result["class_names"]:
+            raise ValueError(
+                f"run {r.spec.id} has other classes than run {first.spec.id}; only runs on one data set can be fused"
+            )
         fitted, known = as_trained(clips, r, data_root)
         scores.append(run_scores(fitted, r, device))
     return fuse(scores, weights), known
@@ -169,89 +262,151 @@ def _fused(clips: ClipSet, records: Sequence[Record], weights, device, data_root
 # %% ../../nbs/use/01_prediction.ipynb #d6e0ee0f
 def predictions(
     clips: ClipSet,
-    records: Sequence[Record], # one run, or several whose logits are added up
-    split: str = "all", # or train, test, val of the clips
-    top: int = 5, # how many classes
-    weights: Sequence[float] | None = None, # one a run; None: all 1
+    records: Sequence[Record],  # one run, or several whose logits are added up
+    split: str = "all",  # or train, test, val of the clips
+    top: int = 5,  # how many classes
+    weights: Sequence[float] | None = None,  # one a run; None: all 1
     device: str | torch.device = "cpu",
-    data_root: str | Path | None = None, # where the runs' clips may lie
-) -> pd.DataFrame: # a row a clip: split, label, right (none where the run does not know the class), class_1, probability_1, class_2, ...
+    data_root: str | Path | None = None,  # where the runs' clips may lie
+) -> pd.DataFrame:  # a row a clip: split, label, right (none where the run does not know the class), class_1, probability_1, class_2, ...
     "What the runs take clips for."
-    if top < 1: raise ValueError(f"top is {top}; give at least 1")
+    if top < 1:
+        raise ValueError(f"top is {top}; give at least 1")
     clips = chosen_split(clips, split)
     scores, known = _fused(clips, records, weights, device, data_root)
     p, word = probabilities(scores.scores), {v: k for k, v in SPLITS.items()}
     order = np.argsort(-scores.scores, axis=1, kind="stable")[:, :top]
     right = pd.array(scores.predictions == scores.labels, dtype="boolean")
     right[~known.numpy()] = pd.NA
-    columns = {"split": [word[v] for v in clips.split.tolist()], "label": [clips.class_names[k] for k in clips.labels.tolist()], "right": right}
+    columns = {
+        "split": [word[v] for v in clips.split.tolist()],
+        "label": [clips.class_names[k] for k in clips.labels.tolist()],
+        "right": right,
+    }
     for n, k in enumerate(order.T, 1):
-        columns |= {f"class_{n}": [scores.class_names[i] for i in k], f"probability_{n}": np.take_along_axis(p, k[:, None], 1)[:, 0]}
+        columns |= {
+            f"class_{n}": [scores.class_names[i] for i in k],
+            f"probability_{n}": np.take_along_axis(p, k[:, None], 1)[:, 0],
+        }
     return pd.DataFrame(columns, index=pd.Index(clips.names, name="clip"))
 
 # %% ../../nbs/use/01_prediction.ipynb #7d1ce9e8
-def printable(text: str) -> str: return "".join(c if c.isprintable() else "?" for c in text)
+def printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
 
 def prediction_lines(
-    table: pd.DataFrame, # of `predictions`
-    most: int = 50, # clips
+    table: pd.DataFrame,  # of `predictions`
+    most: int = 50,  # clips
 ) -> list[str]:
     "The table for a terminal."
     count = sum(c.startswith("class_") for c in table)
-    def named(row, n): return f"{printable(row[f'class_{n}'])} {row[f'probability_{n}']:.3f}"
+
+    def named(row, n):
+        return f"{printable(row[f'class_{n}'])} {row[f'probability_{n}']:.3f}"
+
     head, told = table.head(most), table["right"].notna().any()
-    cells = [[printable(str(name)), named(row, 1), ", ".join(named(row, n) for n in range(2, count + 1)), *([printable(row["label"])] if told else [])] for name, row in zip(head.index, head.to_dict("records"))]
+    cells = [
+        [
+            printable(str(name)),
+            named(row, 1),
+            ", ".join(named(row, n) for n in range(2, count + 1)),
+            *([printable(row["label"])] if told else []),
+        ]
+        for name, row in zip(head.index, head.to_dict("records"))
+    ]
     title = ["clip", "class, probability", "runners-up", *(["labelled"] if told else [])]
     widths = [max(map(len, column)) for column in zip(title, *cells)]
-    lines = ["  ".join(f"{text:{w}}" for text, w in zip(line, widths)).rstrip() for line in [title, *cells]]
+    lines = [
+        "  ".join(f"{text:{w}}" for text, w in zip(line, widths)).rstrip()
+        for line in [title, *cells]
+    ]
     return lines + ([f"and {len(table) - most} more clips"] if len(table) > most else [])
+
 
 def accuracy_lines(table: pd.DataFrame) -> list[str]:
     "Top-1 of the clips whose class the run knows, a split at a time."
     known = table[table["right"].notna()]
-    if not len(known): return ["no clip is labelled with a class of the run, so none can be called right or wrong"]
-    rest = f"; {len(table) - len(known)} clips are of classes that the run does not know" if len(known) < len(table) else ""
-    return ["top-1 by the split of the file: " + ", ".join(f"{s} {100 * g.mean():.2f} % of {len(g)} clips" for s, g in known.groupby("split", sort=False)["right"]) + rest]
+    if not len(known):
+        return ["no clip is labelled with a class of the run, so none can be called right or wrong"]
+    rest = (
+        f"; {len(table) - len(known)} clips are of classes that the run does not know"
+        if len(known) < len(table)
+        else ""
+    )
+    return [
+        "top-1 by the split of the file: "
+        + ", ".join(
+            f"{s} {100 * g.mean():.2f} % of {len(g)} clips"
+            for s, g in known.groupby("split", sort=False)["right"]
+        )
+        + rest
+    ]
 
 # %% ../../nbs/use/01_prediction.ipynb #361bcda7
 def target_file(path: str | Path) -> Path:
     "Where a file is to be written; said before the work is done if it cannot be."
     path = Path(path)
-    if path.is_dir() or not path.parent.is_dir(): raise ValueError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such folder'}; name a file in a folder that is there")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(
+            f"{path}: {'is a folder' if path.is_dir() else 'there is no such folder'}; name a file in a folder that is there"
+        )
     return path
 
+
 def write_text(path: Path, text: str) -> None:
-    try: write_atomic(path, text)
-    except OSError as e: raise ValueError(f"{path}: cannot be written ({e.strerror})") from None
+    try:
+        write_atomic(path, text)
+    except OSError as e:
+        raise ValueError(f"{path}: cannot be written ({e.strerror})") from None
 
 # %% ../../nbs/use/01_prediction.ipynb #f3ab0af6
 def predict(
-    source: str, # clips, see `open_clips`
-    runs: Sequence[str], # see `find_run`; several are fused
+    source: str,  # clips, see `open_clips`
+    runs: Sequence[str],  # see `find_run`; several are fused
     split: str = "all",
     top: int = 5,
-    csv: str = "", # file for the whole table; empty: none
+    csv: str = "",  # file for the whole table; empty: none
     results_root: str | Path = "results",
     data_root: str = "",
     device: str = "cpu",
-    say: Callable[[str], None] = print, # takes a line
-) -> pd.DataFrame: # of `predictions`
+    say: Callable[[str], None] = print,  # takes a line
+) -> pd.DataFrame:  # of `predictions`
     "Print what the runs take the clips of a source for."
     target, data_root = target_file(csv) if csv else None, data_folder(data_root)
     records = [find_run(run, results_root) for run in runs]
-    table = predictions(open_clips(source, data_root), records, split, top, device=device, data_root=data_root)
-    for line in (*prediction_lines(table), "", *accuracy_lines(table), *_remarks(source, records, data_root)): say(line)
-    if target: write_text(target, table.to_csv()); say(f"written: {target}")
+    table = predictions(
+        open_clips(source, data_root), records, split, top, device=device, data_root=data_root
+    )
+    for line in (
+        *prediction_lines(table),
+        "",
+        *accuracy_lines(table),
+        *_remarks(source, records, data_root),
+    ):
+        say(line)
+    if target:
+        write_text(target, table.to_csv())
+        say(f"written: {target}")
     return table
 
 # %% ../../nbs/use/01_prediction.ipynb #5bf13b4a
 def _remarks(source: str, records: Sequence[Record], data_root) -> list[str]:
     "What a reader of the numbers has to know."
     added = "the sum of the logits of " if len(records) > 1 else "the logits of "
-    lines = [f"probability: softmax of {added}{', '.join(f'run {run_name(r.spec)}' for r in records)}; not calibrated"]
+    lines = [
+        f"probability: softmax of {added}{', '.join(f'run {run_name(r.spec)}' for r in records)}; not calibrated"
+    ]
     checksum = source_checksum(source, data_root)
     for r in records:
-        if r.spec.noise: lines.append(f"run {r.spec.id} was trained and tested with a share of {r.spec.noise:g} of its {r.spec.noise_unit} set to 0; these clips are left as they are")
-        if r.spec.data_checksum == checksum: lines.append(f"run {r.spec.id} was trained on the train clips of this source")
-        elif trained_on(r, data_root)[0] is None: lines.append(f"run {r.spec.id} does not say what its channels are, and its clips ({r.spec.data}) are not here: they are taken to be what these clips have")
+        if r.spec.noise:
+            lines.append(
+                f"run {r.spec.id} was trained and tested with a share of {r.spec.noise:g} of its {r.spec.noise_unit} set to 0; these clips are left as they are"
+            )
+        if r.spec.data_checksum == checksum:
+            lines.append(f"run {r.spec.id} was trained on the train clips of this source")
+        elif trained_on(r, data_root)[0] is None:
+            lines.append(
+                f"run {r.spec.id} does not say what its channels are, and its clips ({r.spec.data}) are not here: they are taken to be what these clips have"
+            )
     return lines
