@@ -17,6 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -2157,7 +2158,10 @@ def wrong_weights(name, write, *says):
     bad("weights", name, write, "weights", *says, error="ValueError", opens="weights")
 
 
-STATE = lambda torch: {"fc.weight": torch.zeros(5, 256, 1, 1), "fc.bias": torch.zeros(5)}
+def STATE(torch):
+    return {"fc.weight": torch.zeros(5, 256, 1, 1), "fc.bias": torch.zeros(5)}
+
+
 for name, trap in TRAPS.items():
     wrong_weights(
         f"a pickle that calls {name}",
@@ -2898,7 +2902,7 @@ def outcome(opens: str, write, folder: Path) -> dict:
 
 def warm(folder: Path) -> None:
     "Import, and open one good input of each form, so that a child's memory is that of its input."
-
+    import_module("mdr_repro.use.command_line")
     (folder / "run").mkdir()
     open_run(run_folder()(folder / "run"))
     for k, (_, good) in enumerate(HARMLESS.values()):

@@ -175,7 +175,10 @@ def test_the_gradient_is_that_of_the_weighted_terms(name, options, seed):
 def test_the_gradient_is_the_slope_of_the_loss(name, options, seed):
     "Central differences along a random direction of the features and, one by one, of every parameter."
     net, x, y = a_batch(name, options, seed)
-    loss = lambda: drawn(lambda: net(x, y))
+
+    def loss():
+        return drawn(lambda: net(x, y))
+
     g = torch.Generator().manual_seed(seed)
     for part, p in [("features", x), *net.named_parameters()]:
         if part == "centers" and getattr(net, "update", "") == "wen":

@@ -72,7 +72,10 @@ def clip_sets(draw):
         "note": draw(st.none() | text | st.integers(-(2**60), 2**60) | st.tuples(text, finite)),
         **numbers,
     }
-    each = lambda values: torch.tensor(draw(st.lists(values, min_size=n, max_size=n)))
+
+    def each(values):
+        return torch.tensor(draw(st.lists(values, min_size=n, max_size=n)))
+
     return ClipSet(
         torch.from_numpy(frames),
         torch.tensor([0, *np.cumsum(lengths).tolist()]),
@@ -87,15 +90,18 @@ def clip_sets(draw):
 
 def equal(a: ClipSet, b: ClipSet) -> bool:
     "Field for field and bit for bit, -0.0 and all."
-    bits = lambda s: [
-        getattr(s, f).numpy().tobytes() for f in ("frames", "offsets", "labels", "split")
-    ]
-    plain = lambda s: (
-        s.names,
-        s.class_names,
-        s.skeleton,
-        {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in s.meta.items()},
-    )
+
+    def bits(s):
+        return [getattr(s, f).numpy().tobytes() for f in ("frames", "offsets", "labels", "split")]
+
+    def plain(s):
+        return (
+            s.names,
+            s.class_names,
+            s.skeleton,
+            {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in s.meta.items()},
+        )
+
     return bits(a) == bits(b) and plain(a) == plain(b) and a.checksum() == b.checksum()
 
 

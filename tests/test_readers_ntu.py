@@ -142,7 +142,9 @@ def test_a_body_lost_and_found_lies_side_by_side_and_empty_frames_do_not_count(t
 
 def test_the_thresholds():
     rng = np.random.default_rng(12)
-    track = lambda p: Track(np.arange(len(p)), p)
+
+    def track(p):
+        return Track(np.arange(len(p)), p)
 
     def wide(n, of):  # n of the frames are wider than 0.8 of the height
         p = body(rng, of, width=1.0, height=2.0)

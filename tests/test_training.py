@@ -581,7 +581,9 @@ def test_the_last_batch_obeys_its_rule_and_the_record_says_what_came_of_it(
 
 
 def test_fewer_clips_than_a_batch_are_an_error_only_where_nothing_would_be_trained(store, data):
-    big = lambda rule: make_spec(data, schedule=Schedule(epochs=1, batch_size=64, last_batch=rule))
+    def big(rule):
+        return make_spec(data, schedule=Schedule(epochs=1, batch_size=64, last_batch=rule))
+
     with pytest.raises(
         TrainingError,
         match="38 clips do not fill a batch of 64, and last_batch='drop' leaves them out; give a smaller batch",

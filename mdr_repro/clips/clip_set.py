@@ -646,10 +646,13 @@ def find_skeleton(
     name: str = "custom",  # for a skeleton that is not built in
 ) -> Skeleton:
     "The built-in skeleton with these joints and bones, or a new one whose center is the joint without a parent."
-    key = lambda joints, edges: (
-        [sorted(j.lower().split("_")) for j in joints],
-        {frozenset(map(int, e)) for e in edges},
-    )
+
+    def key(joints, edges):
+        return (
+            [sorted(j.lower().split("_")) for j in joints],
+            {frozenset(map(int, e)) for e in edges},
+        )
+
     for known in map(get_skeleton, _builtin):
         if key(joints, edges) == key(known.joints, known.edges):
             return known

@@ -35,7 +35,10 @@ def noise_places(
     open_clips = torch.zeros_like(clips.split, dtype=torch.bool).index_fill(
         0, torch.cat([clips.indices(s) for s in splits]), True
     )
-    by_frame = lambda clip: clip.repeat_interleave(clips.lengths)[:, None, None, None]
+
+    def by_frame(clip):
+        return clip.repeat_interleave(clips.lengths)[:, None, None, None]
+
     there = (position != 0).any(-1, keepdim=True) & by_frame(open_clips)
     if unit == "joints":
         return _lowest(there, rate, generator).expand_as(position)

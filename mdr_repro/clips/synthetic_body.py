@@ -162,7 +162,10 @@ def _arm(pose, body, side, sign, parts) -> dict[str, np.ndarray]:
     "Shoulder to finger tips of one arm."
     left, up, forward = parts["_chest"]
     axes = np.stack([sign * left, up, forward], 1)  # [F, 3 axes, 3]
-    in_world = lambda own: (own[:, :, None] * axes).sum(1)
+
+    def in_world(own):
+        return (own[:, :, None] * axes).sum(1)
+
     shoulder = (
         parts["chest"]
         + axes[:, 0] * body["shoulder"][:, None]

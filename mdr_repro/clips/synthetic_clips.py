@@ -370,7 +370,10 @@ def draw_plan(
 ) -> dict[str, np.ndarray]:  # every entry has N rows
     "All that is random about the motion of N clips."
     u = np.random.default_rng(seed).random((len(labels), 12))
-    between = lambda column, low, high: low + (high - low) * u[:, column]
+
+    def between(column, low, high):
+        return low + (high - low) * u[:, column]
+
     turns, edge, _, forward, _, late, against = classes[labels].T
     return dict(
         tracks=_vary(class_tracks(classes)[labels], habits, variation, seed),
@@ -703,7 +706,10 @@ def _assemble(
     )
     recorded = _record(plans, camera, follow, joint_parts(skeleton), dims, jitter, dropped, seed)
     plan = plans[0][1]
-    integers = lambda a: torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64))
+
+    def integers(a):
+        return torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64))
+
     meta = dict(
         name="synthetic",
         coordinates="xyz" if dims == 3 else "xys",

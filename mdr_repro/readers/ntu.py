@@ -238,7 +238,10 @@ def people(tracks: list[Track]) -> list[Track]:
             kept = [t for t in kept if t is not track]
     if len(kept) == 1:
         return kept
-    energy = lambda t: min(motion(t.places), motion(t.places[plain_frames(t.places)]))
+
+    def energy(t):
+        return min(motion(t.places), motion(t.places[plain_frames(t.places)]))
+
     return sorted(kept, key=energy, reverse=True)  # the first seen first where two move alike
 
 # %% ../../nbs/readers/06_ntu.ipynb #079a432d

@@ -270,9 +270,10 @@ def _slots(
     tracks: list, num_frames: int, shape: tuple[int, int]
 ) -> tuple[np.ndarray, int]:  # [T, M, V, C], poses left out
     "The most certain persons of a clip, in that order."
-    certain = lambda k: sum(
-        a[:, 2].sum() if shape[1] == 3 else (a != 0).any(-1).sum() for a in k.values()
-    )
+
+    def certain(k):
+        return sum(a[:, 2].sum() if shape[1] == 3 else (a != 0).any(-1).sum() for a in k.values())
+
     frames, taken, left = (
         np.zeros((num_frames, PERSONS, *shape)),
         np.zeros((num_frames, PERSONS), bool),

@@ -381,7 +381,10 @@ def _from_json(cls, text: str):
 # %% ../../nbs/training/01_run_spec.ipynb #e5a00005
 def _label(s: RunSpec) -> str:
     "What a person calls the run: only what is not at its default."
-    short = lambda name, o: name + (f"({','.join(f'{k}={v}' for k, v in o.items())})" if o else "")
+
+    def short(name, o):
+        return name + (f"({','.join(f'{k}={v}' for k, v in o.items())})" if o else "")
+
     words = [short(s.backbone, s.backbone_options), short(s.objective, s.objective_options)]
     if s.modality != "joint":
         words.append(s.modality)

@@ -387,7 +387,10 @@ def _ensure(
 ) -> list[Record | None]:
     "One pass over all runs, leaving those that others work on; then passes over what is left, until nothing is or time is up."
     deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-    late = lambda: deadline is not None and time.monotonic() >= deadline
+
+    def late():
+        return deadline is not None and time.monotonic() >= deadline
+
     records, errors, waiting, told = {}, [], {s.id: s for s in specs}, progress is not True
     while waiting:
         busy = {}

@@ -370,7 +370,10 @@ def run_work(args: argparse.Namespace) -> int:
     store = open_store(args.results_root, args.data_root, args.device)
     for problem in problems:
         print(f"cannot run: {problem}")
-    say = lambda line: print(line, flush=True)
+
+    def say(line):
+        return print(line, flush=True)
+
     if args.scheduler or args.workers:
         failed = train_on_cluster(
             store,
@@ -475,7 +478,10 @@ def _tell(args: argparse.Namespace, root: str | None) -> None:
 def run_reproduce(args: argparse.Namespace) -> int:
     "Train, run the notebooks, write the report; 1 if a run or a notebook failed."
     where = (args.device, args.data_root, args.results_root)
-    say = lambda line: print(line, flush=True)
+
+    def say(line):
+        return print(line, flush=True)
+
     begin = (
         on_cluster(args.scheduler, args.workers, say) if args.scheduler or args.workers else None
     )
