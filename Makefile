@@ -11,9 +11,10 @@ WORKERS ?= 2
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
+CODE := nbs tests docs setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test export clean-notebooks docs lab wheel lock
+.PHONY: help setup reproduce test lint format export clean-notebooks docs lab wheel lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -34,7 +35,8 @@ reproduce: $(STAMP) ## run the experiments: PROFILE=smoke|replica|paper, ARGS="-
 
 test: export OMP_NUM_THREADS = 1
 test: $(STAMP) ## everything that must hold: module in step, notebooks clean and executable, tests, a small reproduction
-	@echo "== 1/4 module in step with the notebooks, notebooks clean"
+	@echo "== 1/4 lint; module in step with the notebooks, notebooks clean"
+	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -q tests/test_house.py
 	@echo "== 2/4 notebooks execute"
 	$(BIN)/nbdev_test --n_workers $(WORKERS)
@@ -42,6 +44,15 @@ test: $(STAMP) ## everything that must hold: module in step, notebooks clean and
 	$(BIN)/python -m pytest -q -m "not end_to_end" --ignore tests/test_house.py tests
 	@echo "== 4/4 a small reproduction, end to end"
 	$(BIN)/python -m pytest -q -m end_to_end tests
+
+lint: $(STAMP) ## what ruff says of notebooks, tests and module (ruff.toml)
+	$(BIN)/ruff check $(CODE) mdr_repro
+	$(BIN)/ruff format --check $(CODE)
+
+format: $(STAMP) ## let ruff mend what it can, then write the module
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/nbdev_export
 
 export: $(STAMP) ## write mdr_repro/ from the notebooks
 	$(BIN)/nbdev_export
