@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "3.2.2"
 MATHJAX_SHA256 = "a4354ff94fd868aea0cc6eaaa79a57fda0588646fc46ee3700a349ee0a11cbe6"
 ROOMS = {
+    "howto": "How to",
     "core": "Core",
     "method": "Method",
     "losses": "Losses",
@@ -51,15 +52,22 @@ def page(notebook):
 
 
 def contents(names):
-    "The site's table of contents as one cell: a list for each room."
-    rooms = {
-        title: sorted(n for n in names if n.startswith(f"{room}/")) for room, title in ROOMS.items()
-    }
+    "The site's table of contents as one cell: where to begin, then a list for each room."
+    rooms = {"Begin here": sorted(n for n in names if "/" not in n and n != "index")[::-1]}
+    for room, title in ROOMS.items():
+        rooms[title] = sorted(n for n in names if n.startswith(f"{room}/"))
     lists = [
         "```{toctree}\n:caption: " + title + "\n:hidden:\n\n" + "\n".join(pages) + "\n```"
         for title, pages in rooms.items()
     ]
     return new_markdown_cell("\n\n".join(lists))
+
+
+def how_to(path):
+    "A page of docs/ for the site, whose folders are those of nbs/; what is no page there is named only."
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"\[([^\]]+)\]\((?:\.\./)+[A-Z]+\.md\)", r"\1", text)
+    return re.sub(r"\]\(((?:\.\./)*)\.\./nbs/", r"](\1", text)
 
 
 def source_of(path):
@@ -75,7 +83,11 @@ def write_pages(target):
         for p in sorted((ROOT / "nbs").rglob("*.ipynb"))
         if ".ipynb_checkpoints" not in p.parts
     }
-    names = [p.with_suffix("").as_posix() for p in notebooks]
+    guides = {p.relative_to(ROOT / "docs"): p for p in sorted((ROOT / "docs").rglob("*.md"))}
+    names = [p.with_suffix("").as_posix() for p in (*notebooks, *guides)]
+    for relative, path in guides.items():
+        (target / relative).parent.mkdir(parents=True, exist_ok=True)
+        (target / relative).write_text(how_to(path), encoding="utf-8")
     for relative, path in notebooks.items():
         notebook = page(nbformat.read(source_of(path), as_version=4))
         if relative.name == "index.ipynb":

@@ -41,7 +41,18 @@ def test_every_notebook_is_a_page_without_machinery(build, root, tmp_path):
         )
         for line in block.splitlines()
     ]
-    assert sorted(listed) == sorted(set(pages) - {"index"})
+    guides = {
+        p.relative_to(root / "docs").with_suffix("").as_posix()
+        for p in (root / "docs").rglob("*.md")
+    }
+    assert len(guides) > 4 and sorted(listed) == sorted((set(pages) | guides) - {"index"})
+    for name in guides:
+        text = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
+        for address in re.findall(r"\]\(([^)#]+)", text):
+            assert "://" in address or (tmp_path / name).parent.joinpath(address).exists(), (
+                name,
+                address,
+            )
 
 
 def test_exported_code_stays_on_the_page(build, root):

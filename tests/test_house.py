@@ -275,19 +275,27 @@ def test_settings_keep_what_the_notebooks_need():
     )
 
 
-def test_the_readme_names_the_make_targets():
+def test_contributing_names_the_make_targets():
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
     assert (
-        set(re.findall(r"^\| `make ([a-z-]+)` \|", (ROOT / "README.md").read_text(), re.M))
+        set(re.findall(r"^\| `make ([a-z-]+)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M))
         == targets
     )
     assert targets == set(re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text())[1].split())
 
 
-def test_the_readmes_links_lead_somewhere():
-    for page in ("README.md", "CONTRIBUTING.md"):
-        for address in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text()):
-            assert (ROOT / address).exists(), address
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, **names)
+def test_links_lead_somewhere(page):
+    for address in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+        assert "://" in address or (page.parent / address).exists(), address
+
+
+def test_the_front_page_is_short():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 110
 
 
 def test_the_readmes_example_runs():
@@ -306,8 +314,7 @@ def test_nothing_names_a_machine():
         *(
             ROOT / n
             for n in (
-                "README.md",
-                "CONTRIBUTING.md",
+                *(p.relative_to(ROOT) for p in PAGES),
                 "SECURITY.md",
                 "Makefile",
                 "settings.ini",
