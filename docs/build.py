@@ -138,6 +138,7 @@ def main():
     fetch_mathjax(pages.parent / "cache" / "mathjax.js", site / "cache")
     (pages / "_static").mkdir()
     shutil.copy(site / "cache" / "mathjax.js", pages / "_static")
+    shutil.copy(ROOT / "docs" / "site.css", pages / "_static")
     command = [
         sys.executable,
         "-m",

@@ -11,6 +11,7 @@ exclude_patterns = ["**.ipynb_checkpoints"]
 html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = False
 html_theme_options = {
     "use_download_button": False,
