@@ -64,7 +64,8 @@ def contents(names):
 
 
 def how_to(path):
-    "A page of docs/ for the site, whose folders are those of nbs/; what is no page there is named only."
+    """A page of docs/ for the site, whose folders are those of nbs/; what is no page there is named
+    only."""
     text = path.read_text(encoding="utf-8")
     text = re.sub(r"\[([^\]]+)\]\((?:\.\./)+[A-Z]+\.md\)", r"\1", text)
     return re.sub(r"\]\(((?:\.\./)*)\.\./nbs/", r"](\1", text)
@@ -102,7 +103,10 @@ def write_redirects(site):
         page = site / f"{old}.html"
         page.parent.mkdir(parents=True, exist_ok=True)
         target = Path(os.path.relpath(site / f"{new}.html", page.parent)).as_posix()
-        head = f'<meta charset="utf-8"><meta http-equiv="refresh" content="0; url={target}"><title>Moved</title>'
+        head = (
+            '<meta charset="utf-8"><meta http-equiv="refresh" content="0;'
+            f' url={target}"><title>Moved</title>'
+        )
         page.write_text(
             f'<!doctype html>{head}<p>This page is now <a href="{target}">{new}</a>.</p>\n',
             encoding="utf-8",

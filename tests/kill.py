@@ -4,7 +4,8 @@
     python tests/kill.py --kills 5 --only precision --results /tmp/kills
 
 `whole` below the results folder is the undisturbed reproduction, `killed` the other one. A round ends when the disturbed command
-comes to its end in spite of everything: its folder is compared, thrown away, and the next round begins. kills.log has a line a kill."""
+comes to its end in spite of everything: its folder is compared, thrown away, and the next round begins. kills.log has a line a kill.
+"""
 
 import argparse
 import hashlib
@@ -215,7 +216,8 @@ class Hunt:
         return any(self.results.rglob("*.tmp"))
 
     def kill(self, aimed):
-        "kill -9 of one process; each part that is there is as likely as any other, and a writer likelier where a file is being written."
+        """kill -9 of one process; each part that is there is as likely as any other, and a writer
+        likelier where a file is being written."""
         self.look()
         present = {p: r for p, r in family(self.process).items() if living(p)}
         if not present:
@@ -240,7 +242,9 @@ class Hunt:
         self.kills += 1
         self.roles[part] += 1
         self.say(
-            f"kill {self.kills}: {part}{', while a file was written' if aimed else ''}, {time.monotonic() - self.began:.1f} s after the start; {len(self.had)} runs finished, {epochs} epochs of others"
+            f"kill {self.kills}: {part}{', while a file was written' if aimed else ''},"
+            f" {time.monotonic() - self.began:.1f} s after the start; {len(self.had)} runs"
+            f" finished, {epochs} epochs of others"
         )
 
     def end(self):
@@ -297,7 +301,10 @@ def check(hunt, whole):
     said = differences(hunt.results, Path(whole))
     assert not said, "; ".join(said)
     hunt.say(
-        f"the same as the undisturbed one: {len(tables(hunt.results))} tables, {len(hunt.had)} runs, {sum(json.loads(p.read_text())['resumed'] for p in hunt.results.glob('runs/[!.]*/result.json'))} times resumed; nothing left over"
+        f"the same as the undisturbed one: {len(tables(hunt.results))} tables, {len(hunt.had)}"
+        " runs,"
+        f" {sum(json.loads(p.read_text())['resumed'] for p in hunt.results.glob('runs/[!.]*/result.json'))}"
+        " times resumed; nothing left over"
     )
 
 
@@ -361,7 +368,9 @@ def main():
     finally:
         prey.stop()
     say(
-        f"{prey.kills} kills ({', '.join(f'{n} {r}' for r, n in sorted(prey.roles.items()))}) in {rounds} rounds and {(time.monotonic() - began) / 60:.0f} min: the same numbers, no lost run, nothing left over"
+        f"{prey.kills} kills ({', '.join(f'{n} {r}' for r, n in sorted(prey.roles.items()))}) in"
+        f" {rounds} rounds and {(time.monotonic() - began) / 60:.0f} min: the same numbers, no lost"
+        " run, nothing left over"
     )
 
 

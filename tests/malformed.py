@@ -146,19 +146,23 @@ def claimed_pickles() -> dict[str, bytes]:
         "LONG4 of 2 GB": b"\x80\x04\x8b" + struct.pack("<I", 2**31 - 1) + b"\x01.",
         "a memo of 2^30 places": b"\x80\x04]r" + struct.pack("<I", 2**30) + b".",
         "a memo by text": b"]p999999999\n.",
-        "bytearray(10^10)": b"\x80\x04cbuiltins\nbytearray\n\x8a\x05"
-        + (10**10).to_bytes(5, "little")
-        + b"\x85R.",
-        "an array made of 10^10 bytes": b"\x80\x04cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n\x8a\x05"
-        + (10**10).to_bytes(5, "little")
-        + b"\x85C\x01b\x87R.",
+        "bytearray(10^10)": (
+            b"\x80\x04cbuiltins\nbytearray\n\x8a\x05" + (10**10).to_bytes(5, "little") + b"\x85R."
+        ),
+        "an array made of 10^10 bytes": (
+            b"\x80\x04cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n\x8a\x05"
+            + (10**10).to_bytes(5, "little")
+            + b"\x85C\x01b\x87R."
+        ),
         "an array said to have 10^9 numbers": array.replace(
             b"K\x01K\x03\x85", b"K\x01J" + struct.pack("<i", 10**9) + b"\x85"
         ),
         "one text of bytes 60,000 times": shared_bytes(),
-        "a zip bomb by codec": b"\x80\x04c_codecs\ndecode\nB"
-        + (lambda z: struct.pack("<I", len(z)) + z)(zlib.compress(bytes(2**31 - 1 >> 4), 9))
-        + b"X\x03\x00\x00\x00zip\x86R.",
+        "a zip bomb by codec": (
+            b"\x80\x04c_codecs\ndecode\nB"
+            + (lambda z: struct.pack("<I", len(z)) + z)(zlib.compress(bytes(2**31 - 1 >> 4), 9))
+            + b"X\x03\x00\x00\x00zip\x86R."
+        ),
     }
 
 
@@ -378,7 +382,7 @@ def npz(arrays=named_arrays, compressed=False, **changes):
 
     def write(folder):
         found = {
-            k: (changes[k](v) if callable(changes.get(k)) else changes.get(k, v))
+            k: changes[k](v) if callable(changes.get(k)) else changes.get(k, v)
             for k, v in arrays().items()
         }
         found = {k: v for k, v in found.items() if v is not None} | {
@@ -538,7 +542,10 @@ bad(
     "code in an array's header",
     raw(
         split=npy(
-            header="{'descr': '<i8', 'fortran_order': False, 'shape': (__import__('os').system('touch canary'),), }",
+            header=(
+                "{'descr': '<i8', 'fortran_order': False, 'shape': (__import__('os').system('touch"
+                " canary'),), }"
+            ),
             body=bytes(32),
         )
     ),
@@ -811,7 +818,8 @@ def fsd_data(n: int, t=20) -> np.ndarray:  # [N, 3, T, 25, 1], zero behind 9 + k
 
 
 def fsd(data=None, labels=None, part="train", drop=()):
-    "A writer of the four files; `data` changes the train array, `labels` gives other bytes of its pickle."
+    """A writer of the four files; `data` changes the train array, `labels` gives other bytes of its
+    pickle."""
 
     def write(folder):
         folder = folder / "fsd"
@@ -1477,7 +1485,8 @@ def person(joints=25, seed=0, **more) -> dict:
 def poses(
     change=None, which="jump/a/a_000000000001_keypoints.json", joints=25, raw=None, table=None
 ):
-    "A writer of four clips of three OpenPose files each, in two classes; `change` is of one file's value, `raw` are other bytes of it."
+    """A writer of four clips of three OpenPose files each, in two classes; `change` is of one
+    file's value, `raw` are other bytes of it."""
 
     def write(folder):
         folder = folder / "poses"
@@ -1868,8 +1877,9 @@ fine("NW-UCLA", "a folder that holds itself", loop(UCLA), UCLA)
 COLUMNS = [
     f"{joint}{axis}"
     for joint in (
-        "HipCenter Spine ShoulderCenter Head ShoulderLeft ElbowLeft WristLeft HandLeft ShoulderRight ElbowRight WristRight HandRight "
-        "HipLeft KneeLeft AnkleLeft FootLeft HipRight KneeRight AnkleRight FootRight"
+        "HipCenter Spine ShoulderCenter Head ShoulderLeft ElbowLeft WristLeft HandLeft"
+        " ShoulderRight ElbowRight WristRight HandRight HipLeft KneeLeft AnkleLeft FootLeft"
+        " HipRight KneeRight AnkleRight FootRight"
     ).split()
     for axis in "XYZ"
 ]
@@ -2087,9 +2097,11 @@ def skeleton_json(raw=None, **changes):
         fields = {"name": "stick", **STICK, "center": 0} | changes
         return put(
             folder / "stick.json",
-            raw
-            if raw is not None
-            else json.dumps({k: v for k, v in fields.items() if v is not None}),
+            (
+                raw
+                if raw is not None
+                else json.dumps({k: v for k, v in fields.items() if v is not None})
+            ),
         )
 
     return write
@@ -2238,7 +2250,8 @@ def run_spec(**changes):
 
 
 def run_folder(weights=None, result=None, files=None, **others):
-    "A writer of a run's folder; its checksums are right whatever its files hold, as those of a liar would be."
+    """A writer of a run's folder; its checksums are right whatever its files hold, as those of a
+    liar would be."""
     from hashlib import sha256
 
     def write(folder):
@@ -2272,16 +2285,19 @@ def run_folder(weights=None, result=None, files=None, **others):
             "num_persons": 1,
             "class_names": ["a", "b"],
             "seconds": 1.0,
-            "files": {name: sha256(data).hexdigest() for name, data in held.items()}
-            | (files or {}),
+            "files": (
+                {name: sha256(data).hexdigest() for name, data in held.items()} | (files or {})
+            ),
         }
         put(
             folder / "result.json",
-            result(said)
-            if callable(result)
-            else result
-            if result is not None
-            else json.dumps(said),
+            (
+                result(said)
+                if callable(result)
+                else result
+                if result is not None
+                else json.dumps(said)
+            ),
         )
         return folder
 

@@ -392,8 +392,8 @@ def test_the_page_and_its_numbers(folder):
         assert sum(line.startswith(f"| {claim.id} |") for line in lines) == 1
     counts = Counter(r["verdict"] for r in saved["claims"])
     assert (
-        f"| claims | {counts['holds']} | {counts['fails']} | {counts['undecided']} | {counts['under-trained']} | {counts['not run']} | {len(CLAIMS)} |"
-        in page
+        f"| claims | {counts['holds']} | {counts['fails']} | {counts['undecided']} |"
+        f" {counts['under-trained']} | {counts['not run']} | {len(CLAIMS)} |" in page
     )
     tests = sum(r["p"] is not None and r["kind"] == "better" for r in saved["claims"])
     assert (
@@ -459,11 +459,13 @@ def test_a_sentence_against_a_slow_reckoning():
         expected = (
             "fails"
             if fails
-            else "under-trained"
-            if "under-trained" in states
-            else states[0]
-            if set(states) in ({"holds"}, {"not run"})
-            else "undecided"
+            else (
+                "under-trained"
+                if "under-trained" in states
+                else states[0]
+                if set(states) in ({"holds"}, {"not run"})
+                else "undecided"
+            )
         )
         assert sentence_verdict(rows) == expected, rows
 

@@ -458,8 +458,8 @@ def test_work_trains_what_the_plan_lacks_and_names_what_diverged(folder, capsys)
     work = ["work", "--runs", "runs.txt"]
     assert main([*work, "--max-minutes", "0.00001"]) == 0
     assert (
-        f"0 of {len(specs) + 1} runs done, 0 failed, {len(specs) + 1} left; the same command goes on"
-        in said(capsys)[0]
+        f"0 of {len(specs) + 1} runs done, 0 failed, {len(specs) + 1} left; the same command"
+        " goes on" in said(capsys)[0]
     )
     assert main(work) == 0  # that a run diverges is a result
     text = said(capsys)[0]

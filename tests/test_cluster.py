@@ -178,7 +178,8 @@ def end(process):
 
 
 def test_a_worker_that_comes_late_trains_and_one_with_other_code_does_not(dask, tmp_path, root):
-    "The command waits for workers; one whose package differs is turned away with a sentence, at the start and later."
+    """The command waits for workers; one whose package differs is turned away with a sentence, at
+    the start and later."""
     shutil.copytree(
         root / "mdr_repro",
         tmp_path / "other" / "mdr_repro",
@@ -279,7 +280,8 @@ def test_an_ended_command_leaves_no_worker_behind(tmp_path, sign, status):
 
 
 def test_reproduce_on_a_cluster(project, monkeypatch):
-    "The notebook starts when the trainings have ended; a run that fails is an outcome, and stops nothing."
+    """The notebook starts when the trainings have ended; a run that fails is an outcome, and stops
+    nothing."""
     slot = replace(
         get_profile("smoke").slot("fsd10"),
         data=SOURCE,
@@ -297,7 +299,8 @@ def test_reproduce_on_a_cluster(project, monkeypatch):
     )
     project(
         "table_91",
-        "(Path(results_root, profile) / 'runs.txt').write_text(str(len(list(Path(results_root, 'runs').glob('*/result.json')))))",
+        "(Path(results_root, profile) / 'runs.txt').write_text(str(len(list(Path(results_root,"
+        " 'runs').glob('*/result.json')))))",
     )
     specs, store, said, lines = experiment_specs("table_91", "tiny"), RunStore("results"), [], []
     broken = store.partial(specs[1])

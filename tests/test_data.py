@@ -99,7 +99,10 @@ def put(key, index, value):
 SPOILT = {
     "nan": (
         put("keypoints", (2 + 7, 2, 1), np.nan),
-        r"clip 1 \('b'\), frame 7, person 0, joint 2 \(head\): y is nan; set all coordinates of a joint that was not found to 0",
+        (
+            r"clip 1 \('b'\), frame 7, person 0, joint 2 \(head\): y is nan; set all coordinates of"
+            r" a joint that was not found to 0"
+        ),
     ),
     "inf": (
         put("keypoints", (42, 0, 2), -np.inf),
@@ -136,7 +139,10 @@ SPOILT = {
     ),
     "label above": (
         put("label", 3, 2),
-        r"clip 3 \('d'\) has label 2, but class_names has 2 classes \(0..1\); count labels from 0, or name the class",
+        (
+            r"clip 3 \('d'\) has label 2, but class_names has 2 classes \(0..1\); count labels from"
+            r" 0, or name the class"
+        ),
     ),
     "label below": (put("label", 0, -1), r"clip 0 \('a'\) has label -1"),
     "labels short": (
@@ -166,7 +172,10 @@ SPOILT = {
     "no clip": (change("offsets", [0]), r"offsets has 1 entries and so tells of no clip"),
     "joint names": (
         change("joint_names", ["hip", "head"]),
-        r"array 'keypoints' has 3 joints a person, but 'joint_names' has 2 names; make the two agree",
+        (
+            r"array 'keypoints' has 3 joints a person, but 'joint_names' has 2 names; make the two"
+            r" agree"
+        ),
     ),
     "edge outside": (
         change("edges", [[0, 1], [1, 3]]),
@@ -233,7 +242,10 @@ def write_folder(path):
         (write_nothing, r"the file is empty; copy or download it again"),
         (
             write_truncated,
-            r"the file is cut off or damaged: its list of arrays cannot be read; copy or download it again",
+            (
+                r"the file is cut off or damaged: its list of arrays cannot be read; copy or"
+                r" download it again"
+            ),
         ),
         (
             write_other_arrays,
@@ -355,7 +367,10 @@ def test_round_trip(tmp_path):
         ("{", "array 'header' is no JSON"),
         ('{"meta": {}}', "array 'header' is no JSON"),
         (
-            '{"skeleton": {"name": "s", "joints": ["a"], "edges": [[0, 1]], "center": 0}, "meta": {}}',
+            (
+                '{"skeleton": {"name": "s", "joints": ["a"], "edges": [[0, 1]], "center": 0},'
+                ' "meta": {}}'
+            ),
             "names a joint outside 0..0",
         ),
     ],
@@ -550,7 +565,8 @@ UNITS = ("coordinates", "joints", "clips")
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_hit_joint_is_not_missing_in_any_stream(unit):
-    "Against noise written as a small number that nobody takes for zero: the same streams, in training and in testing, up to that number."
+    """Against noise written as a small number that nobody takes for zero: the same streams, in
+    training and in testing, up to that number."""
     clean = some_clips()
     noisy = add_noise(clean, 0.3, seed=0, unit=unit)
     hit = noisy.frames != clean.frames
@@ -767,7 +783,8 @@ def slow_stretched(x, there, all_x, all_there, d):
 
 
 def slow_road(clips, i, s, training, draw):
-    "The joint stream [T, M, V, C], which joints are there, and of how many channels bones and motions are differences."
+    """The joint stream [T, M, V, C], which joints are there, and of how many channels bones and
+    motions are differences."""
     d, c, L = clips.dims, clips.center, int(clips.lengths[i])
     at = slow_positions(L, s, training, draw)
     T, at = len(at), at + list(range(L) if s.stretch else [])
@@ -837,7 +854,8 @@ def draw_for(n, s, training, dims, seed):
 
 
 def gappy_clips(letters, missing=True):
-    "Six clips of two persons; where joints are missing: a clip without its second person, one that begins without its center, one that never has it, joints with nothing but a score."
+    """Six clips of two persons; where joints are missing: a clip without its second person, one
+    that begins without its center, one that never has it, joints with nothing but a score."""
     clips = some_clips(6, letters)
     frames = torch.randn(clips.frames.shape, generator=torch.Generator().manual_seed(1))
     if missing:
@@ -882,7 +900,8 @@ ROADS = {
 @pytest.mark.parametrize("letters", ["xyz", "xys"])
 @pytest.mark.parametrize("road", ROADS)
 def test_batches_against_the_slow_road(road, letters, missing):
-    "All four streams of a draw, in training and in testing: float32 to its rounding, float64 to the last digits."
+    """All four streams of a draw, in training and in testing: float32 to its rounding, float64 to
+    the last digits."""
     s, clips = Sampling(**dict(num_frames=12) | ROADS[road]), gappy_clips(letters, missing)
     wide, index = ClipSet.select(clips, range(6)), torch.tensor([4, 0, 3, 1, 5, 2])
     object.__setattr__(
@@ -992,7 +1011,8 @@ class NobodyWaits(TorchDispatchMode):
 @pytest.mark.parametrize("road", ROADS)
 @pytest.mark.parametrize("letters", ["xyz", "xys"])
 def test_no_batch_waits_for_its_device(road, letters, monkeypatch):
-    "On the meta device there are no numbers, so whoever asks for one fails; so does who mixes devices."
+    """On the meta device there are no numbers, so whoever asks for one fails; so does who mixes
+    devices."""
     made = torch.tensor
 
     def at_home(values, **options):

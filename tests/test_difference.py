@@ -50,9 +50,9 @@ def results(
                     BASE,
                     seed=k,
                     objective="softmax" if row == "softmax" else "rdl",
-                    objective_options={}
-                    if row == "softmax"
-                    else {"weights": [1, row == "a_in", None]},
+                    objective_options=(
+                        {} if row == "softmax" else {"weights": [1, row == "a_in", None]}
+                    ),
                 )
             )
             for k in range(len(values))
@@ -241,12 +241,12 @@ def test_one_number_changed(pair):
     ) == ("table_05", "a_in", "Accuracy(%)", 57.0, 77.0, 3, 3, 20.0, "outside")
     assert row["explained"] == explained([55.0, 57.0, 59.0], [75.0, 77.0, 79.0]) < 20
     assert (
-        "| Table V | a_in | Accuracy(%) | 57.00 (n=3) | 77.00 (n=3) | +20.00     | ± 4.53    | outside   |"
-        in d.to_markdown()
+        "| Table V | a_in | Accuracy(%) | 57.00 (n=3) | 77.00 (n=3) | +20.00     | ± 4.53    |"
+        " outside   |" in d.to_markdown()
     )
     assert (
-        "1 of 3 cells changed; of 1 that have the seeds to tell, 1 by more than their spread explains (by chance alone about 0.1 would)"
-        in d.to_markdown()
+        "1 of 3 cells changed; of 1 that have the seeds to tell, 1 by more than their spread"
+        " explains (by chance alone about 0.1 would)" in d.to_markdown()
     )
 
 
@@ -325,7 +325,8 @@ def test_one_field_changed_in_all_runs_is_one_line(tmp_path):
 
 
 def test_settings_of_another_revision(tmp_path):
-    "Fields that one side does not know are compared as they are written; the default of an added field is known."
+    """Fields that one side does not know are compared as they are written; the default of an added
+    field is known."""
     a, b = (
         results(tmp_path / "a"),
         results(

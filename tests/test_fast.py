@@ -71,7 +71,8 @@ def results(net, x, probe):
 
 
 def check_equal(a, b):
-    "To 1e-9 of the largest gradient of its kind (a bias before a normalisation has none but for rounding)."
+    """To 1e-9 of the largest gradient of its kind (a bias before a normalisation has none but for
+    rounding)."""
     assert a.keys() == b.keys()
     high = max(g.abs().max() for g in b.values())
     for name in a:

@@ -50,7 +50,10 @@ def temporaries(folder):
 
 def child(function, *args):
     "Start a function of this file in a process of its own."
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_faults as t; t.{function}(*sys.argv[1:])"
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_faults as t;"
+        f" t.{function}(*sys.argv[1:])"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, args)],
         stdout=subprocess.PIPE,
@@ -98,7 +101,10 @@ def test_a_full_disk_stops_the_command_and_costs_at_most_one_epoch(
     disk[name] = occasion
     with pytest.raises(
         WriteError,
-        match="cannot be written to .*No space left.*; make room there, and give the same command again",
+        match=(
+            "cannot be written to .*No space left.*; make room there, and give the same command"
+            " again"
+        ),
     ) as e:
         store.ensure(
             [spec, make_spec(data, seed=1)], progress=lambda spec, row: begun.append(spec.seed)
@@ -145,7 +151,8 @@ def test_what_the_system_itself_refuses_leaves_the_old_file(tmp_path):
 
 @pytest.fixture
 def read_only(monkeypatch):
-    "Turns everything below a folder into a file system mounted read-only (the tests may run as root, whom no permission stops)."
+    """Turns everything below a folder into a file system mounted read-only (the tests may run as
+    root, whom no permission stops)."""
 
     def mount(root):
         def refusing(real):
@@ -175,7 +182,10 @@ def test_a_read_only_folder_still_gives_what_is_finished(store, data, read_only)
     assert store.ensure([done], progress=False)[0].result == result
     with pytest.raises(
         WriteError,
-        match="cannot be written to .Read-only file system.; see that it is a folder and may be written to",
+        match=(
+            "cannot be written to .Read-only file system.; see that it is a folder and may be"
+            " written to"
+        ),
     ) as e:
         store.ensure([done, missing], progress=False)
     assert "\n" not in str(e.value) and store.status(missing) == "missing"
@@ -344,7 +354,8 @@ SMALL = {"backbone": "mdr_gcn", "backbone_options": {"widths": (4, 4, 8)}, "obje
 
 @pytest.fixture
 def memory(monkeypatch):
-    "A device that holds `plain` clips, or `twice` clips if activations are computed twice; from step `since` on."
+    """A device that holds `plain` clips, or `twice` clips if activations are computed twice; from
+    step `since` on."""
     real, room = trainer.batch_loss, {"plain": 99, "twice": 99, "since": 0, "steps": []}
 
     def batch_loss(run, x, y):
@@ -389,7 +400,10 @@ def test_a_run_that_cannot_fit_says_what_would_and_waits_for_a_larger_device(
     memory.update(plain=3, twice=5)
     with pytest.raises(
         OutOfMemory,
-        match="does not hold a batch of 8 clips, .* a batch of 5 would fit, but another batch size is another experiment .* the run goes on",
+        match=(
+            "does not hold a batch of 8 clips, .* a batch of 5 would fit, but another batch size is"
+            " another experiment .* the run goes on"
+        ),
     ) as e:
         store.ensure([spec, smaller], progress=False)
     assert "\n" not in str(e.value)
@@ -427,7 +441,8 @@ def test_a_joined_last_batch_has_to_fit_as_well(store, data, memory):
 
 
 def trained(net, x, y, twice):
-    "Losses, weights, running statistics and random state after two steps, and the gradients of the last."
+    """Losses, weights, running statistics and random state after two steps, and the gradients of
+    the last."""
     optimizer, losses = torch.optim.SGD(net.parameters(), lr=0.01), []
     torch.manual_seed(1)
     with recomputing(net.backbone) if twice else nullcontext():
@@ -571,7 +586,10 @@ def test_a_newer_versions_run_is_neither_read_nor_trained_over(store, data, caps
     for ask in (store.get, lambda s: store.ensure([s], progress=False)):
         with pytest.raises(
             StoreError,
-            match="result.json: of format 2, and this version reads 1: a newer version of the package wrote it; update the package",
+            match=(
+                "result.json: of format 2, and this version reads 1: a newer version of the package"
+                " wrote it; update the package"
+            ),
         ) as e:
             ask(spec)
         assert "\n" not in str(e.value)
@@ -583,7 +601,10 @@ def test_a_newer_versions_spec_and_checkpoint_are_refused(store, data, tmp_path,
     newer = {**json.loads(spec.canonical()), "format": 2, "mixture": 0.5}
     with pytest.raises(
         ValueError,
-        match="format: 2 is not 1, the only one this version reads; a newer version .* update the package",
+        match=(
+            "format: 2 is not 1, the only one this version reads; a newer version .* update the"
+            " package"
+        ),
     ):
         RunSpec.from_json(json.dumps(newer))
     with pytest.raises(ValueError, match="RunSpec has no field 'mixture'; known: data"):

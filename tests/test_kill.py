@@ -8,7 +8,10 @@ from kill import Hunt, differences, hunt_down, names, plain, undisturbed
 from test_runner import MEASURE, TINY
 
 SHORT = TINY.replace("epochs=12", "epochs=6")
-COMMAND = "import tiny; from mdr_repro.study.runner import reproduce; raise SystemExit(any(o.status == 'failed' for o in reproduce('tiny', only=['table_91'], results_root='{}', jobs=2)))"
+COMMAND = (
+    "import tiny; from mdr_repro.study.runner import reproduce; raise SystemExit(any(o.status =="
+    " 'failed' for o in reproduce('tiny', only=['table_91'], results_root='{}', jobs=2)))"
+)
 
 
 def making(results):

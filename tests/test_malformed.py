@@ -93,7 +93,8 @@ SHELL = """$(touch canary) `touch canary`; touch canary & touch canary | touch c
 
 
 def test_parameters_never_reach_a_shell(project):
-    "A value with every sign that a shell reads arrives in the notebook as it was given, and nothing else happens."
+    """A value with every sign that a shell reads arrives in the notebook as it was given, and
+    nothing else happens."""
     notebook = project(
         "table_05", 'Path("seen.json").write_text(json.dumps([data_root, results_root]))'
     )

@@ -113,9 +113,11 @@ def test_any_network_with_any_loss(name, skeleton):
             4,
             3,
             12,
-            net.skeleton.num_joints
-            if hasattr(net, "skeleton")
-            else get_skeleton(skeleton).num_joints,
+            (
+                net.skeleton.num_joints
+                if hasattr(net, "skeleton")
+                else get_skeleton(skeleton).num_joints
+            ),
             1,
         ),
         torch.tensor([0, 1, 2, 0]),
@@ -204,7 +206,8 @@ def test_cvsta_with_closed_gates_changes_nothing(name):
 
 @pytest.mark.parametrize("name", ["st_gcn", "ctr_gcn"])
 def test_the_literal_cvsta_is_equation_2_with_r_k(name):
-    "Every layer against a loop over subsets and joints; with f_R = 1 it is the plain network, whose weights it keeps by name."
+    """Every layer against a loop over subsets and joints; with f_R = 1 it is the plain network,
+    whose weights it keeps by name."""
     torch.manual_seed(0)
     plain = tiny(name, "coco17").double().eval()
     torch.manual_seed(0)

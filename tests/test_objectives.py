@@ -173,7 +173,8 @@ def test_the_gradient_is_that_of_the_weighted_terms(name, options, seed):
 @given(seed=st.integers(0, 2**20))
 @some_seeds
 def test_the_gradient_is_the_slope_of_the_loss(name, options, seed):
-    "Central differences along a random direction of the features and, one by one, of every parameter."
+    """Central differences along a random direction of the features and, one by one, of every
+    parameter."""
     net, x, y = a_batch(name, options, seed)
 
     def loss():

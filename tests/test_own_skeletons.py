@@ -28,7 +28,8 @@ def section(title):
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory):
-    "A folder in which every line of the page was run as it stands there, and what the shell said to each block."
+    """A folder in which every line of the page was run as it stands there, and what the shell said
+    to each block."""
     folder = tmp_path_factory.mktemp("person")
     [code] = [
         c.source

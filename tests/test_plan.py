@@ -124,7 +124,8 @@ def test_what_is_absent_is_not_trained(paper, tmp_path, capsys):
 def test_the_same_card_is_estimated_from_its_own_measurements(
     paper, tmp_path, capsys, root, monkeypatch
 ):
-    "A timed step of one network gives the hours of its own setting, and by operations those of its kind."
+    """A timed step of one network gives the hours of its own setting, and by operations those of
+    its kind."""
     monkeypatch.chdir(root)
     two = make_plan(["table_02"], "paper", 1, str(tmp_path / "data"))
     store = RunStore(tmp_path)
@@ -263,7 +264,8 @@ def test_measuring_fills_the_file_and_does_not_measure_twice(root, monkeypatch, 
 
 
 def test_a_table_is_finished_before_the_next_begins(smoke, tmp_path, monkeypatch):
-    "Once a table of the paper is begun with a run of its own, nothing that does not serve it comes in between."
+    """Once a table of the paper is begun with a run of its own, nothing that does not serve it
+    comes in between."""
     monkeypatch.setattr(
         "mdr_repro.study.plan.run_weights", lambda plan, ids, known: dict.fromkeys(ids, 1.0)
     )
@@ -290,7 +292,8 @@ def test_a_table_is_finished_before_the_next_begins(smoke, tmp_path, monkeypatch
 
 
 def test_cheap_tables_come_first(paper, tmp_path):
-    "With seconds in proportion to operations, the first table costs less for what it gives than any other."
+    """With seconds in proportion to operations, the first table costs less for what it gives than
+    any other."""
     store = RunStore(tmp_path)
     small = make_plan(["table_05", "table_11"], "paper", 1, str(tmp_path))
     order = [{p.experiment for p in small.serves[s.id]} for s in most_valuable(small, store)]

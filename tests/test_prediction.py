@@ -96,7 +96,10 @@ def test_a_run_is_found_by_id_beginning_and_folder_and_nothing_else(home):
         assert find_run(name, home.results).spec == home.joint.spec
     with pytest.raises(
         StoreError,
-        match=rf"neither.*there are .*{min(p.name for p in (home.results / 'runs').glob('[0-9a-f]*'))} \(",
+        match=(
+            r"neither.*there are"
+            rf" .*{min(p.name for p in (home.results / 'runs').glob('[0-9a-f]*'))} \("
+        ),
     ):
         find_run("nosuch", home.results)
     with pytest.raises(StoreError, match="no finished run"):

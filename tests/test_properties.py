@@ -415,7 +415,8 @@ GOOD = {
 
 @pytest.mark.parametrize("form", GOOD)
 def test_a_damaged_file_is_refused_or_read(form, tmp_path):
-    "Bytes exchanged, cut off, taken out or put in: clips or a DataError of one line that begins with the path, and nothing else."
+    """Bytes exchanged, cut off, taken out or put in: clips or a DataError of one line that begins
+    with the path, and nothing else."""
     write, inner = GOOD[form]
     path = write(tmp_path)
     file = path / inner if inner else path

@@ -124,7 +124,8 @@ def test_two_who_come_and_go(tmp_path):
 
 
 def test_a_body_lost_and_found_lies_side_by_side_and_empty_frames_do_not_count(tmp_path):
-    "She is seen in 0..14 and 19..29, nobody in 15..18, he from 19 on: among the 26 frames with somebody he begins at 15."
+    """She is seen in 0..14 and 19..29, nobody in 15..18, he from 19 on: among the 26 frames with
+    somebody he begins at 15."""
     rng = np.random.default_rng(11)
     she, he = body(rng, 26, drift=0.1), body(rng, 12)
     write(
@@ -232,7 +233,10 @@ def test_the_list_of_missing_samples(tmp_path):
     for p in range(1, 6):
         write(folder / f"S001C001P00{p}R001A001.skeleton", seen(2, (ID, 0, places)))
     (folder / "S001C001P002R001A001.skeleton").write_text("spoilt, but nobody reads it")
-    text = "2 of the captured samples have missing or incomplete skeleton data.\r\n\r\nS001C001P002R001A001\r\nS001C001P004R001A001.skeleton\r\nS009C001P004R001A001\r\n"
+    text = (
+        "2 of the captured samples have missing or incomplete skeleton"
+        " data.\r\n\r\nS001C001P002R001A001\r\nS001C001P004R001A001.skeleton\r\nS009C001P004R001A001\r\n"
+    )
     (folder / "NTU_RGBD_samples_with_missing_skeletons.txt").write_text(text, newline="")
     clips = ClipSet.load(folder)
     assert (
@@ -314,7 +318,10 @@ def test_a_spoilt_file_is_named(tmp_path, kind):
     begin = time.monotonic()
     with pytest.raises(
         DataError,
-        match=rf"inner/{NAME}.skeleton: ({said}).*; copy the file again, or name it in a list of missing samples",
+        match=(
+            rf"inner/{NAME}.skeleton: ({said}).*; copy the file again, or name it in a list of"
+            r" missing samples"
+        ),
     ) as e:
         ClipSet.load(tmp_path)
     assert (

@@ -307,7 +307,10 @@ POSES = {
     ),
     "other joints": (
         lambda f: frame(f, person([1.0] * 75)),
-        "b/1/1_2_keypoints.json: a person has 25 joints with 3 numbers each, others have 17 with 3; use one estimator",
+        (
+            "b/1/1_2_keypoints.json: a person has 25 joints with 3 numbers each, others have 17"
+            " with 3; use one estimator"
+        ),
     ),
     "not in threes": (
         lambda f: frame(f, person([1.0] * 50)),
@@ -529,8 +532,9 @@ def test_spoilt_nw_ucla(kind, tmp_path):
 JOINTS = [
     f"{j}{axis}"
     for j in (
-        "HipCenter Spine ShoulderCenter Head ShoulderLeft ElbowLeft WristLeft HandLeft ShoulderRight ElbowRight WristRight HandRight HipLeft KneeLeft "
-        "AnkleLeft FootLeft HipRight KneeRight AnkleRight FootRight"
+        "HipCenter Spine ShoulderCenter Head ShoulderLeft ElbowLeft WristLeft HandLeft"
+        " ShoulderRight ElbowRight WristRight HandRight HipLeft KneeLeft AnkleLeft FootLeft"
+        " HipRight KneeRight AnkleRight FootRight"
     ).split()
     for axis in "XYZ"
 ]
@@ -624,7 +628,10 @@ GATOR = {
     ),
     "cut off": (
         lambda p: p.write_text(p.read_text()[:-400]),
-        r"Adults/POSE-p565_05-Bow-1469182402284.csv: frame 4 has \d+ entries, the first line 64; download",
+        (
+            r"Adults/POSE-p565_05-Bow-1469182402284.csv: frame 4 has \d+ entries, the first line"
+            r" 64; download"
+        ),
     ),
     "too many": (
         lambda p: p.write_text(p.read_text() + "1," * 90 + "\n"),
@@ -825,7 +832,10 @@ OWN = {
     ),
     "padded one person": (
         dict(keypoints=np.ones((3, 9, 3, 2))),
-        r"but 'keypoints' has 3; make them agree, or give clips that are filled up as \[N, T, M, V, C\]",
+        (
+            r"but 'keypoints' has 3; make them agree, or give clips that are filled up as \[N, T,"
+            r" M, V, C\]"
+        ),
     ),
     "overflow": (
         dict(keypoints=np.full((6, 3, 2), 1e300)),

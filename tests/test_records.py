@@ -166,6 +166,6 @@ def test_the_page_says_what_the_bench_measured():
     for b in benches:
         train, fused = b["speedup"]["train"]["fast"], b["speedup"]["test"]["fused"]
         assert (
-            f"{b['device']}, {b['threads']} threads: training {train:.2f} times, testing {fused:.2f} times as fast"
-            in text
+            f"{b['device']}, {b['threads']} threads: training {train:.2f} times, testing"
+            f" {fused:.2f} times as fast" in text
         )

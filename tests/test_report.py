@@ -258,7 +258,8 @@ def test_a_failed_notebook_shows_in_place_and_is_counted(tmp_path):
     page = Page(write_report(tmp_path, "smoke"))
     stale, gone = text(page.section("table_02")), text(page.section("table_05"))
     assert (
-        "Stale: the notebook failed: In [3]: DataError: no such file. What follows is from an earlier run."
+        "Stale: the notebook failed: In [3]: DataError: no such file. What follows is from an"
+        " earlier run."
         in stale
         and list(page.all("circle", page.section("table_02")))
     )

@@ -114,7 +114,10 @@ def test_every_result_column_has_a_slot():
 
 
 def test_spec_ids_do_not_depend_on_the_process():
-    code = "from mdr_repro.study.cells import EXPERIMENTS, experiment_specs; print(*(s.id for t in sorted(EXPERIMENTS) for s in experiment_specs(t)))"
+    code = (
+        "from mdr_repro.study.cells import EXPERIMENTS, experiment_specs; print(*(s.id for t in"
+        " sorted(EXPERIMENTS) for s in experiment_specs(t)))"
+    )
     there = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONHASHSEED": "1"},
@@ -152,7 +155,8 @@ OWN_ROWS = {
 
 @pytest.mark.parametrize("id", [t for t in EXPERIMENTS if t in TABLES])
 def test_an_experiment_fills_its_whole_table(id):
-    "Every printed accuracy has its cell, row by row; what stands beside them has another column's name, or a row's name that says so."
+    """Every printed accuracy has its cell, row by row; what stands beside them has another column's
+    name, or a row's name that says so."""
     trained = [c for c in TABLES[id].columns if c not in ("Params", "FLOPs")]
     places = [(c.row, c.column) for c in experiment_cells(id) if c.column in trained]
     printed = [
@@ -230,7 +234,8 @@ def test_missing_data_says_what_to_put_where(slot, file, tmp_path):
 
 
 def test_smoke_has_the_settings_that_were_tuned():
-    "Changing one of these asks for trying all fifteen networks and hardswish again: see the profile's page."
+    """Changing one of these asks for trying all fifteen networks and hardswish again: see the
+    profile's page."""
     p = get_profile("smoke")
     for name, slot in p.slots.items():
         epochs, lr = (8, 0.02) if name.startswith("fsd10") else (7, 0.03)
@@ -277,7 +282,8 @@ def test_smoke_has_the_settings_that_were_tuned():
 
 
 def test_hardswish_ends_well_at_twice_smokes_rate(tmp_path):
-    "Seed 2 is the first to diverge, at three times the rate: a processor that adds up in another order must not reach that edge."
+    """Seed 2 is the first to diverge, at three times the rate: a processor that adds up in another
+    order must not reach that edge."""
     p, (cell,) = (
         get_profile("smoke"),
         [c for c in experiment_cells("table_06", "smoke") if c.row == "H1"],
@@ -468,7 +474,8 @@ def test_records_are_written_once_and_again_where_something_is_new(trained, tmp_
 
 
 def test_two_systems_are_compared_on_the_same_clips(trained, tmp_path):
-    "A run's own record, read as somebody else's, is that run; the test over clips sees the difference that the table shows."
+    """A run's own record, read as somebody else's, is that run; the test over clips sees the
+    difference that the table shows."""
     store, table = trained
     one, two = (store.get(s) for s in experiment_specs("figure_05", tiny())[:2])
     read = read_scores(write_record(one, tmp_path) / "scores.npz", like=two.scores())

@@ -20,7 +20,10 @@ from mdr_repro.study.profiles import PROFILES
 from mdr_repro.study.runner import NO_TIME, RunnerError, papermill_command, reproduce
 from mdr_repro.use.command_line import main
 
-WRITE = "folder = Path(results_root, profile); folder.mkdir(parents=True, exist_ok=True); (folder / 'seeds.json').write_text(json.dumps(seeds))"
+WRITE = (
+    "folder = Path(results_root, profile); folder.mkdir(parents=True, exist_ok=True); (folder /"
+    " 'seeds.json').write_text(json.dumps(seeds))"
+)
 
 
 def alive(pid):
@@ -121,7 +124,10 @@ def test_outputs_that_are_gone_are_made_again(project):
 
 
 def test_two_jobs_run_at_once(project):
-    meet = "Path('{0}').touch()\nend = time.time() + 60\nwhile not Path('{1}').exists():\n    assert time.time() < end, 'alone'\n    time.sleep(0.1)"
+    meet = (
+        "Path('{0}').touch()\nend = time.time() + 60\nwhile not Path('{1}').exists():\n    assert"
+        " time.time() < end, 'alone'\n    time.sleep(0.1)"
+    )
     project("table_91", meet.format("a", "b"))
     project("table_92", meet.format("b", "a"))
     assert [o.status for o in reproduce(jobs=2, say=str)] == ["done", "done"]
@@ -171,7 +177,10 @@ def test_a_papermill_that_is_killed_leaves_no_result(project):
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_leaves_no_kernel_behind(project, sign):
     project("table_91", "Path('pid').write_text(str(os.getpid()))", "time.sleep(60)")
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from mdr_repro.use.command_line import main; raise SystemExit(main(['reproduce']))"
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from"
+        " mdr_repro.use.command_line import main; raise SystemExit(main(['reproduce']))"
+    )
     driver = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     until(lambda: (project.root / "pid").exists() and (project.root / "pid").read_text())
     kernel = int((project.root / "pid").read_text())
@@ -216,7 +225,8 @@ HOLD = "Path('kernel').write_text(str(os.getpid()))\nwhile Path('hold').exists()
 
 @pytest.fixture
 def tiny(project, monkeypatch):
-    "Two notebooks that share one of their three runs of a few seconds, and a driver that a test can kill."
+    """Two notebooks that share one of their three runs of a few seconds, and a driver that a test
+    can kill."""
     for table in (EXPERIMENTS, PROFILES):
         for name in ("tiny", "table_91", "table_92"):
             monkeypatch.setitem(table, name, None), monkeypatch.delitem(table, name)
@@ -226,7 +236,10 @@ def tiny(project, monkeypatch):
     importlib.import_module("tiny")
     project("table_91", MEASURE.format("table_91"))
     project("table_92", HOLD, MEASURE.format("table_92"))
-    code = "import tiny; from mdr_repro.study.runner import reproduce; print([o.status for o in reproduce('tiny', results_root='{}', jobs=2)])"
+    code = (
+        "import tiny; from mdr_repro.study.runner import reproduce; print([o.status for o in"
+        " reproduce('tiny', results_root='{}', jobs=2)])"
+    )
     drivers = []
 
     def drive(results="results"):

@@ -139,7 +139,8 @@ def test_the_profile_is_what_the_paper_says_and_else_what_the_release_does(name)
 
 @pytest.mark.parametrize("name", SLOTS)
 def test_a_changed_table_is_noticed(name, monkeypatch):
-    "Whatever the paper or the release is said to have: another value there, and the profile's origins are no longer true."
+    """Whatever the paper or the release is said to have: another value there, and the profile's
+    origins are no longer true."""
     assert origin_problems(PAPER, name) == []
     for kind, table in (("paper", STATED_SETTINGS), ("release", RELEASE_SETTINGS)):
         knobs = [k for k, text in PAPER.slot(name).origin.items() if text.startswith(f"{kind}:")]
@@ -314,7 +315,10 @@ def test_weights_are_of_modalities_and_above_zero():
     for wrong in ({"joints": 1.0}, {"joint": 0.0}, {"bone": -1.0}):
         with pytest.raises(
             ValueError,
-            match="profile smoke: fusion gives .*; give joint, bone, joint_motion, bone_motion weights above 0",
+            match=(
+                "profile smoke: fusion gives .*; give joint, bone, joint_motion, bone_motion"
+                " weights above 0"
+            ),
         ):
             replace(get_profile("smoke"), fusion=wrong)
     assert {p.name: p.fusion_text for p in PROFILES.values()} == {
@@ -342,7 +346,8 @@ def test_streams_of_a_system_are_weighed_by_modality(table, column):
 
 
 def test_all_of_the_release_is_all_of_it():
-    "In the paper's profile that row trains as the release's own configuration of FineGym99 does, knob by knob."
+    """In the paper's profile that row trains as the release's own configuration of FineGym99 does,
+    knob by knob."""
     cells = {(c.row, c.column): c for c in experiment_cells("released_code", PAPER)}
     spec = PAPER.spec(
         "finegym99", data_checksum="0" * 64, **cells["all of the release", "Accuracy(%)"].changes

@@ -217,7 +217,11 @@ def test_a_curve_and_an_entry_can_be_seen():
 
 
 def test_the_same_clips_in_another_process_with_another_number_of_threads(tmp_path):
-    code = "import sys, torch; torch.set_num_threads(int(sys.argv[1])); from mdr_repro.clips.synthetic_clips import synthetic_clips; print(synthetic_clips(130, 10, num_persons=2, seed=9).checksum())"
+    code = (
+        "import sys, torch; torch.set_num_threads(int(sys.argv[1])); from"
+        " mdr_repro.clips.synthetic_clips import synthetic_clips; print(synthetic_clips(130, 10,"
+        " num_persons=2, seed=9).checksum())"
+    )
     said = {
         subprocess.run(
             [sys.executable, "-c", code, threads],
@@ -253,7 +257,8 @@ def test_seeds_change_the_clips_and_nothing_else():
 
 
 def test_a_change_of_the_clips_is_noticed():
-    "If this fails, clips of the same options have changed: raise SYNTHETIC_VERSION, then write down the new positions."
+    """If this fails, clips of the same options have changed: raise SYNTHETIC_VERSION, then write
+    down the new positions."""
     clips = synthetic_clips(20, 10, "ntu25", num_persons=2, seed=11)
     chosen = clips.frames[clips.offsets[[0, 7, 19]] + 30][:, 0, [0, 7, 15]]
     expected = torch.tensor(EXPECTED)

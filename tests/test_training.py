@@ -31,7 +31,8 @@ FILES = ("spec.json", "metrics.jsonl", "scores.npz", "model.safetensors", "resul
 
 
 class Dropped(nn.Module):
-    "A small network with batch norm and dropout, so that a resumed run needs running statistics and torch's own random stream."
+    """A small network with batch norm and dropout, so that a resumed run needs running statistics
+    and torch's own random stream."""
 
     def __init__(self, skeleton, in_channels=3, num_persons=1, width=12):
         super().__init__()
@@ -69,7 +70,8 @@ if "test_breaks" not in objectives:
 
 
 def tiny_clips(num_clips=57, num_classes=4, seed=0):
-    "Noisy standing poses, one a class, 10 to 29 frames; every third clip is a test clip; subjects 0 to 4."
+    """Noisy standing poses, one a class, 10 to 29 frames; every third clip is a test clip; subjects
+    0 to 4."""
     g, skeleton = torch.Generator().manual_seed(seed), get_skeleton("coco17")
     length, y = (
         torch.randint(10, 30, (num_clips,), generator=g),
@@ -104,7 +106,10 @@ def make_spec(folder, **changes):
 
 def child(function, *args):
     "Start a function of this file in a process of its own."
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_training as t; t.{function}(*sys.argv[1:])"
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_training as"
+        f" t; t.{function}(*sys.argv[1:])"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, args)],
         stdout=subprocess.PIPE,
@@ -586,7 +591,10 @@ def test_fewer_clips_than_a_batch_are_an_error_only_where_nothing_would_be_train
 
     with pytest.raises(
         TrainingError,
-        match="38 clips do not fill a batch of 64, and last_batch='drop' leaves them out; give a smaller batch",
+        match=(
+            "38 clips do not fill a batch of 64, and last_batch='drop' leaves them out; give a"
+            " smaller batch"
+        ),
     ):
         store.ensure([big("drop")], progress=False)
     records = store.ensure([big("keep"), big("join")], progress=False)
