@@ -41,7 +41,8 @@ def conv1x1(
 
 # %% ../nbs/method/02_cvsta.ipynb #12847a83
 class CVSTA(nn.Module):
-    "Channel-Variable Spatial-Temporal Attention, f_in [N, C_in, T, V] -> R [N, C_out, T, V] (Eq. 3-4)."
+    """Channel-Variable Spatial-Temporal Attention, f_in [N, C_in, T, V] -> R [N, C_out, T, V] (Eq.
+    3-4)."""
 
     def __init__(
         self,
@@ -71,7 +72,8 @@ class CVSTA(nn.Module):
         return self.W_TV(self.sigma(f_T * f_V))  # f_R [N, C_out, T, V], Eq. 3
 
     def vectors(self, over_V: Tensor, over_T: Tensor) -> tuple[Tensor, Tensor]:
-        "f_T [N, C_mid, T, 1] and f_V [N, C_mid, 1, V] from f_in, or from f_in already averaged over joints, over frames: the mean commutes."
+        """f_T [N, C_mid, T, 1] and f_V [N, C_mid, 1, V] from f_in, or from f_in already averaged
+        over joints, over frames: the mean commutes."""
         return self.conv_T(over_V).mean(3, keepdim=True), self.conv_V(over_T).mean(2, keepdim=True)
 
 # %% ../nbs/method/02_cvsta.ipynb #545ee1c4
@@ -97,7 +99,8 @@ def stacked_conv(
     convs: Sequence[nn.Conv2d],  # 1x1, K of them, each for its own x
     scale: Tensor | float = 1.0,  # [K, 1, 1]: what to multiply each result with
 ) -> Tensor:  # [K, C', ...]
-    "K convolutions of K features as one batched product. The scale is applied to the weights, which are fewer."
+    """K convolutions of K features as one batched product. The scale is applied to the weights,
+    which are fewer."""
     W, b = (
         torch.stack([conv.weight for conv in convs]).flatten(2),
         torch.stack([conv.bias for conv in convs])[..., None],
@@ -109,7 +112,8 @@ def joint_norm(
     x: Tensor,  # features [sum of C, ...]
     *norms: nn.BatchNorm2d,  # one after the other, each for its own channels
 ) -> Tensor:
-    "Several batch normalisations side by side as one; running statistics go where the modules have them."
+    """Several batch normalisations side by side as one; running statistics go where the modules
+    have them."""
     sizes, first = [n.num_features for n in norms], norms[0]
     if (
         len({(n.training, n.momentum, n.eps) for n in norms}) > 1

@@ -85,7 +85,8 @@ def _switches(
     product: str | None = None,
     **others,
 ) -> tuple[bool, str]:
-    "`shared_alpha` and `product`, where None says what `form` does; ValueError lists what is known."
+    """`shared_alpha` and `product`, where None says what `form` does; ValueError lists what is
+    known."""
     for name, value in (
         ("form", form),
         ("pairwise", pairwise),
@@ -103,7 +104,8 @@ def _switches(
 
 # %% ../nbs/method/04_graph_convolution.ipynb #e1a4d501
 class GraphConvolution(nn.Module):
-    "The sum over subsets of refined features on refined graphs, [N, C_in, T, V] -> [N, C_out, T, V] (Eq. 6)."
+    """The sum over subsets of refined features on refined graphs, [N, C_in, T, V] -> [N, C_out, T,
+    V] (Eq. 6)."""
 
     literal = False  # True: equation by equation; False: the same function, faster (below)
 
@@ -117,10 +119,12 @@ class GraphConvolution(nn.Module):
         attention: str = "cvsta",  # or "none"
         form: str = "paper",  # or "released"
         pairwise: str = "sum",  # of f_V and f_S in Eq. 5, or their "difference"
-        shared_alpha: bool
-        | None = None,  # one alpha for all subsets; None: as `form` (released: True)
-        product: str
-        | None = None,  # entry [i, j] of the graph takes i to j: "columns" receive, or "rows"; None: as `form` (released: rows)
+        shared_alpha: (
+            bool | None
+        ) = None,  # one alpha for all subsets; None: as `form` (released: True)
+        product: (
+            str | None
+        ) = None,  # entry [i, j] of the graph takes i to j: "columns" receive, or "rows"; None: as `form` (released: rows)
     ):
         super().__init__()
         if attention not in attentions:
@@ -141,7 +145,8 @@ class GraphConvolution(nn.Module):
 
 # %% ../nbs/method/04_graph_convolution.ipynb #8b0aeb06
 def _graph_convolution(gc: GraphConvolution, x: Tensor) -> Tensor:
-    "Eq. 6, one subset after the other. Means are taken once, before the convolutions that they commute with (released: after)."
+    """Eq. 6, one subset after the other. Means are taken once, before the convolutions that they
+    commute with (released: after)."""
     over_V, over_T = (
         (x.mean(3, keepdim=True), x.mean(2, keepdim=True)) if gc.form == "paper" else (x, x)
     )
@@ -161,7 +166,8 @@ def _graph_convolution(gc: GraphConvolution, x: Tensor) -> Tensor:
 def _joint_inputs(
     gc: GraphConvolution, x: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # x [C_in, N, T, V]
-    "f_TV [K, C_out, N, T, V], f_T [K C_mid, N, T], f_V and f_S [K, C_mid, N, V] of all subsets, joined."
+    """f_TV [K, C_out, N, T, V], f_T [K C_mid, N, T], f_V and f_S [K, C_mid, N, V] of all subsets,
+    joined."""
     K, conv_T = (
         len(gc.A),
         [f.conv_T for f in gc.features if hasattr(f, "conv_T")],
@@ -177,7 +183,7 @@ def _joint_inputs(
     )  # means first, in the released form too
     return f_TV.unflatten(0, (K, -1)), f_T, *f_VS.unflatten(0, (2, K, -1))
 
-
+# %% ../nbs/method/04_graph_convolution.ipynb #5e192c0c
 def _joint_graph_convolution(gc: GraphConvolution, x: Tensor) -> Tensor:
     "Eq. 6, all subsets at once."
     if not all(type(f) in (CVSTA, PlainTransform) for f in gc.features):
@@ -214,7 +220,8 @@ def _joint_graph_convolution(gc: GraphConvolution, x: Tensor) -> Tensor:
 
 # %% ../nbs/method/04_graph_convolution.ipynb #6c3425f2
 class GCB(nn.Module):
-    "Graph convolution block: Eq. 6, batch normalisation, residual, ReLU. [N, C_in, T, V] -> [N, C_out, T, V]."
+    """Graph convolution block: Eq. 6, batch normalisation, residual, ReLU. [N, C_in, T, V] -> [N,
+    C_out, T, V]."""
 
     literal = False
 

@@ -28,12 +28,14 @@ def middle_channels(
     first: bool = False,  # the layer that sees coordinates
     least: int = 1,  # channels that a narrowed network keeps at least
 ) -> int:
-    "C_mid of Table II: C_in / reduction; `fixed` is C_out, no bottleneck. The first layer, with 2 or 3 coordinates, takes C_out / reduction (released: 8)."
+    """C_mid of Table II: C_in / reduction; `fixed` is C_out, no bottleneck. The first layer, with 2
+    or 3 coordinates, takes C_out / reduction (released: 8)."""
     if reduction == "fixed":
         return out_channels
     if not isinstance(reduction, int) or reduction < 1:
         raise ValueError(
-            f"unknown reduction {reduction!r}; give a whole number (4, 8 or 16 in Table II) or 'fixed'"
+            f"unknown reduction {reduction!r}; give a whole number (4, 8 or 16 in Table II) or"
+            " 'fixed'"
         )
     if not isinstance(least, int) or least < 1:
         raise ValueError(f"least={least!r}: give a whole number of channels, 1 or more")
@@ -70,9 +72,11 @@ class MDRLayer(nn.Module):
         self.residual = (
             None
             if not residual
-            else nn.Identity()
-            if plain
-            else nn.Sequential(conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels))
+            else (
+                nn.Identity()
+                if plain
+                else nn.Sequential(conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels))
+            )
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +93,8 @@ class MDRLayer(nn.Module):
 
 # %% ../nbs/method/07_mdr_gcn.ipynb #5be1e7a0
 class SkeletonNetwork(nn.Module):
-    "How every network on a skeleton begins and ends; between them come its `layers`, [N M, C, T, V] -> [N M, D, T', V]."
+    """How every network on a skeleton begins and ends; between them come its `layers`, [N M, C, T,
+    V] -> [N M, D, T', V]."""
 
     def __init__(
         self,
@@ -124,10 +129,12 @@ class SkeletonNetwork(nn.Module):
 
 # %% ../nbs/method/07_mdr_gcn.ipynb #4b36dc51
 def check_clips(x: Tensor, C: int, V: int, M: int) -> None:
-    "ValueError if a batch is not [N, C, T, V, M] with these numbers of channels, joints and persons, and a frame at least."
+    """ValueError if a batch is not [N, C, T, V, M] with these numbers of channels, joints and
+    persons, and a frame at least."""
     if x.ndim != 5 or (x.shape[1], *x.shape[3:]) != (C, V, M) or not x.shape[2]:
         raise ValueError(
-            f"a batch [N, C, T, V, M] of {tuple(x.shape)} does not fit a network for C={C}, V={V}, M={M} and one frame or more"
+            f"a batch [N, C, T, V, M] of {tuple(x.shape)} does not fit a network for C={C}, V={V},"
+            f" M={M} and one frame or more"
         )
 
 
@@ -141,7 +148,8 @@ def _bodies(net: SkeletonNetwork, x: Tensor) -> Tensor:
 
 # %% ../nbs/method/07_mdr_gcn.ipynb #0fbc60ad
 class MDRGCN(SkeletonNetwork):
-    "Multi-Dimensional Refinement Graph Convolutional Network: clips [N, C, T, V, M] -> features [N, D] (Section III-B, Fig. 3)."
+    """Multi-Dimensional Refinement Graph Convolutional Network: clips [N, C, T, V, M] -> features
+    [N, D] (Section III-B, Fig. 3)."""
 
     def __init__(
         self,
@@ -159,8 +167,9 @@ class MDRGCN(SkeletonNetwork):
         form: str = "paper",  # or "released"
         pairwise: str = "sum",  # or "difference" (Eq. 5)
         shared_alpha: bool | None = None,  # one alpha a layer; None: as `form` (released: True)
-        product: str
-        | None = None,  # "columns" of the graph receive, or "rows"; None: as `form` (released: rows)
+        product: (
+            str | None
+        ) = None,  # "columns" of the graph receive, or "rows"; None: as `form` (released: rows)
         least_mid: int = 1,  # C_mid is never below: an eighth of a narrowed network's channels would be one or two
     ):
         if not widths:
@@ -195,7 +204,8 @@ class MDRGCN(SkeletonNetwork):
 def literal_form(
     net: nn.Module,  # its blocks have an attribute `literal`
 ) -> nn.Module:  # a copy, with the same weights and buffers
-    "The network computed equation by equation, one convolution at a time: what the faster form is held against."
+    """The network computed equation by equation, one convolution at a time: what the faster form is
+    held against."""
     net = copy.deepcopy(net)
     for module in net.modules():
         if hasattr(module, "literal"):

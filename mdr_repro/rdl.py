@@ -85,8 +85,8 @@ def norm_loss(
 
 # %% ../nbs/method/09_robust_decouple_loss.ipynb #98fdb351
 def _named(
-    weights: tuple[float | None, ...],  # of a_in, a_out, norm
-    default: float,  # what None means
+    weights: tuple[float | None, ...],
+    default: float,  # of a_in, a_out, norm  # what None means
 ) -> dict[str, float]:
     return {k: default if w is None else w for k, w in zip(("a_in", "a_out", "norm"), weights)}
 
@@ -104,7 +104,8 @@ def _check_options(weights, form: str, num_classes: int, own_optimizer: bool | N
     )
     if not good:
         raise ValueError(
-            f"weights={weights!r}: give three numbers >= 0 for (a_in, a_out, norm), or None where 1/N is meant"
+            f"weights={weights!r}: give three numbers >= 0 for (a_in, a_out, norm), or None where"
+            " 1/N is meant"
         )
     if own_optimizer not in (True, False, None):
         raise ValueError(
@@ -134,8 +135,9 @@ class RobustDecoupleLoss(Softmax):
         eps: float = 1e-12,  # of Eq. 9
         centers_lr: float | None = None,  # None: the rate of everything else
         sum_over_batch: bool = False,  # Eq. 12 as printed
-        own_optimizer: bool
-        | None = None,  # plain SGD at one rate for the centers; None: as the form does, released yes, paper no
+        own_optimizer: (
+            bool | None
+        ) = None,  # plain SGD at one rate for the centers; None: as the form does, released yes, paper no
     ):
         super().__init__(num_classes, embedding_dim, sum_over_batch)
         _check_options(weights, form, num_classes, own_optimizer)

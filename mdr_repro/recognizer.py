@@ -40,12 +40,14 @@ def _check_sizes(**sizes):
 def _refuse_own_forward(cls: type):
     if "forward" in vars(cls):
         raise TypeError(
-            f"{cls.__name__} defines forward: define terms and term_weights, whose weighted sum it is"
+            f"{cls.__name__} defines forward: define terms and term_weights, whose weighted sum"
+            " it is"
         )
 
 # %% ../nbs/method/08_recognizer.ipynb #ef98ae1e
 class Objective(nn.Module):
-    "The loss side of a recognizer: from features [N, D] to a scalar while training, to logits [N, K] while testing."
+    """The loss side of a recognizer: from features [N, D] to a scalar while training, to logits [N,
+    K] while testing."""
 
     def __init__(
         self,
@@ -85,11 +87,9 @@ class Objective(nn.Module):
         return [{"name": "classifier", "params": list(self.parameters()), "lr": lr}]
 
 # %% ../nbs/method/08_recognizer.ipynb #933861cc
-def check_labels(
-    labels: Tensor,  # y [N]
-    num_classes: int,  # K
-) -> Tensor:  # the labels, unchanged
-    "Labels [N], each an integer in 0..K-1, or a ValueError that says which one is not (their values on a CPU only)."
+def check_labels(labels: Tensor, num_classes: int) -> Tensor:  # y [N]  # K  # the labels, unchanged
+    """Labels [N], each an integer in 0..K-1, or a ValueError that says which one is not (their
+    values on a CPU only)."""
     if (
         labels.dim() != 1
         or labels.is_floating_point()
@@ -97,7 +97,8 @@ def check_labels(
         or labels.dtype == torch.bool
     ):
         raise ValueError(
-            f"labels must be integers of shape [N], not {labels.dtype} of shape {list(labels.shape)}"
+            f"labels must be integers of shape [N], not {labels.dtype} of shape"
+            f" {list(labels.shape)}"
         )
     if len(labels) == 0:
         raise ValueError("an empty batch has no loss: give at least one clip")
@@ -156,8 +157,9 @@ class Recognizer(nn.Module):
         super().__init__()
         if backbone.embedding_dim != objective.embedding_dim:
             raise ValueError(
-                f"the backbone gives features of D={backbone.embedding_dim}, the objective wants D={objective.embedding_dim}; "
-                f"build the objective with embedding_dim=backbone.embedding_dim"
+                f"the backbone gives features of D={backbone.embedding_dim}, the objective wants"
+                f" D={objective.embedding_dim}; build the objective with"
+                " embedding_dim=backbone.embedding_dim"
             )
         self.backbone, self.objective = backbone, objective
 
@@ -181,6 +183,7 @@ class Recognizer(nn.Module):
         return sum(terms.values(), self.objective(features, y))
 
     def parameter_groups(self, lr: float) -> list[dict]:
-        "The backbone's group and the objective's, for a torch optimizer; together every parameter once."
+        """The backbone's group and the objective's, for a torch optimizer; together every parameter
+        once."""
         own = {"name": "backbone", "params": list(self.backbone.parameters()), "lr": lr}
         return [g for g in (own, *self.objective.parameter_groups(lr)) if g["params"]]

@@ -15,7 +15,8 @@ from .cvsta import conv1x1
 
 # %% ../nbs/method/03_self_attention_graph.ipynb #44588fcc
 class SAGC(nn.Module):
-    "Self-attention based graph convolution, [N, C_in, T, V] -> [N, C_out, T, V]: a graph of its own in every frame (InfoGCN's SA-GC)."
+    """Self-attention based graph convolution, [N, C_in, T, V] -> [N, C_out, T, V]: a graph of its
+    own in every frame (InfoGCN's SA-GC)."""
 
     def __init__(
         self,

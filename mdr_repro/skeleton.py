@@ -18,7 +18,8 @@ from torch import Tensor
 # %% ../nbs/method/01_skeleton_graph.ipynb #a5650bb8
 @dataclass(frozen=True)
 class Skeleton:
-    "Joints and the bones between them; `edges` are (parent, child) pairs, 0-based, distances are counted from `center`."
+    """Joints and the bones between them; `edges` are (parent, child) pairs, 0-based, distances are
+    counted from `center`."""
 
     name: str
     joints: tuple[str, ...]
@@ -50,13 +51,14 @@ class Skeleton:
     def adjacency(
         self, strategy: str | None = None
     ) -> Tensor:  # None: this skeleton's own `partition`
-        "The neighbour subsets A_k of Eq. 2, float32 [K, V, V]; entry [k, i, j] weighs joint i in the output at joint j."
+        """The neighbour subsets A_k of Eq. 2, float32 [K, V, V]; entry [k, i, j] weighs joint i in
+        the output at joint j."""
         return _adjacency(self, strategy or self.partition)
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #bf533bd8
 _strategies = ("spatial", "directed", "uniform")
 
-
+# %% ../nbs/method/01_skeleton_graph.ipynb #8ac6699c
 def _check(s: Skeleton) -> None:
     "Plain tuples in, or a ValueError that names the skeleton, the field and the mend."
 
@@ -78,14 +80,16 @@ def _check(s: Skeleton) -> None:
     v = len(joints)
     if len(set(joints)) < v:
         raise wrong(
-            f"two joints are called {next(j for j in joints if joints.count(j) > 1)!r}; give each its own name"
+            f"two joints are called {next(j for j in joints if joints.count(j) > 1)!r}; give each"
+            " its own name"
         )
     for e in edges:
         if not all(0 <= j < v for j in e):
             raise wrong(f"edge {e} names a joint outside 0..{v - 1}; write joints by 0-based index")
         if e[0] == e[1]:
             raise wrong(
-                f"edge {e} joins a joint to itself; leave it out, every joint is its own neighbour already"
+                f"edge {e} joins a joint to itself; leave it out, every joint is its own neighbour"
+                " already"
             )
     if not 0 <= center < v:
         raise wrong(f"center {center} is outside 0..{v - 1}; give the number of a joint")
@@ -98,7 +102,8 @@ def _check(s: Skeleton) -> None:
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #a24fb3bf
 def _hops(skeleton: Skeleton) -> np.ndarray:  # [V, V]
-    "Bones on the shortest path between any two joints, inf where there is none or beyond `max_hop`."
+    """Bones on the shortest path between any two joints, inf where there is none or beyond
+    `max_hop`."""
     v = skeleton.num_joints
     link = np.eye(v)
     for a, b in skeleton.edges:
@@ -146,7 +151,8 @@ def _adjacency(skeleton: Skeleton, strategy: str) -> Tensor:  # float32 [K, V, V
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #3e65ecd2
 def _bones(skeleton: Skeleton) -> tuple[int, ...]:
-    "The neighbour of each joint that is one bone nearer to the center; a joint that no path reaches is its own."
+    """The neighbour of each joint that is one bone nearer to the center; a joint that no path
+    reaches is its own."""
     parent, queue = {skeleton.center: skeleton.center}, [skeleton.center]
     while queue:
         here = queue.pop(0)
@@ -166,7 +172,8 @@ def _from_json(path: str | Path) -> Skeleton:
         fields = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as e:
         raise ValueError(
-            f"{path}: no readable skeleton JSON ({e}); write an object with name, joints, edges and center"
+            f"{path}: no readable skeleton JSON ({e}); write an object with name, joints, edges and"
+            " center"
         ) from None
     need, may = ("name", "joints", "edges", "center"), ("max_hop", "partition")
     if not isinstance(fields, dict):
@@ -177,7 +184,8 @@ def _from_json(path: str | Path) -> Skeleton:
     )
     if missing:
         raise ValueError(
-            f"{path}: skeleton lacks {', '.join(missing)}; give name, joints, edges (parent, child) and center"
+            f"{path}: skeleton lacks {', '.join(missing)}; give name, joints, edges (parent, child)"
+            " and center"
         )
     if unknown:
         raise ValueError(f"{path}: unknown field {unknown[0]!r}; known: {', '.join(need + may)}")
@@ -188,26 +196,28 @@ def _from_json(path: str | Path) -> Skeleton:
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #c93c7920
 _coco = (
-    "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow "
-    "left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle"
+    "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow"
+    " left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle"
 ).split()
 _body25 = (
-    "nose neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist mid_hip right_hip right_knee right_ankle "
-    "left_hip left_knee left_ankle right_eye left_eye right_ear left_ear left_big_toe left_small_toe left_heel "
-    "right_big_toe right_small_toe right_heel"
+    "nose neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist mid_hip"
+    " right_hip right_knee right_ankle left_hip left_knee left_ankle right_eye left_eye right_ear"
+    " left_ear left_big_toe left_small_toe left_heel right_big_toe right_small_toe right_heel"
 ).split()
 _ntu = (
-    "spine_base spine_mid neck head left_shoulder left_elbow left_wrist left_hand right_shoulder right_elbow right_wrist right_hand "
-    "left_hip left_knee left_ankle left_foot right_hip right_knee right_ankle right_foot spine_shoulder "
-    "left_hand_tip left_thumb right_hand_tip right_thumb"
+    "spine_base spine_mid neck head left_shoulder left_elbow left_wrist left_hand right_shoulder"
+    " right_elbow right_wrist right_hand left_hip left_knee left_ankle left_foot right_hip"
+    " right_knee right_ankle right_foot spine_shoulder left_hand_tip left_thumb right_hand_tip"
+    " right_thumb"
 ).split()
 _kinect = (
-    "hip_center spine shoulder_center head left_shoulder left_elbow left_wrist left_hand right_shoulder right_elbow right_wrist "
-    "right_hand left_hip left_knee left_ankle left_foot right_hip right_knee right_ankle right_foot"
+    "hip_center spine shoulder_center head left_shoulder left_elbow left_wrist left_hand"
+    " right_shoulder right_elbow right_wrist right_hand left_hip left_knee left_ankle left_foot"
+    " right_hip right_knee right_ankle right_foot"
 ).split()
 _penn = (
-    "head left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist left_hip right_hip left_knee right_knee "
-    "left_ankle right_ankle"
+    "head left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist left_hip"
+    " right_hip left_knee right_knee left_ankle right_ankle"
 ).split()
 
 # %% ../nbs/method/01_skeleton_graph.ipynb #eaac849e
@@ -229,6 +239,8 @@ _coco_edges = (
     (12, 14),
     (14, 16),
 )
+
+# %% ../nbs/method/01_skeleton_graph.ipynb #8a01d3e3
 _body25_edges = (
     (8, 1),
     (1, 0),
@@ -255,6 +267,8 @@ _body25_edges = (
     (14, 19),
     (19, 20),
 )
+
+# %% ../nbs/method/01_skeleton_graph.ipynb #4e4e3170
 _ntu_edges = (
     (20, 1),
     (1, 0),
@@ -281,6 +295,8 @@ _ntu_edges = (
     (17, 18),
     (18, 19),
 )
+
+# %% ../nbs/method/01_skeleton_graph.ipynb #b0ed3e44
 _kinect_edges = (
     (0, 1),
     (1, 2),
@@ -302,6 +318,7 @@ _kinect_edges = (
     (17, 18),
     (18, 19),
 )
+
 _penn_edges = (
     (0, 1),
     (0, 2),
@@ -354,7 +371,7 @@ _skeletons = {
     )
 }
 
-
+# %% ../nbs/method/01_skeleton_graph.ipynb #d1371b35
 def get_skeleton(
     name: str,  # coco17, body25, ntu25, kinect20, penn13 or one of the *_released
 ) -> Skeleton:

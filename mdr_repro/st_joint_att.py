@@ -16,7 +16,8 @@ from .cvsta import conv1x1
 
 # %% ../nbs/method/06_st_joint_attention.ipynb #83f54914
 class STJointAtt(nn.Module):
-    "Spatial Temporal Joint Attention, [N, C, T, V] -> [N, C, T, V] (Song et al., TPAMI 2022; Table III, setting B)."
+    """Spatial Temporal Joint Attention, [N, C, T, V] -> [N, C, T, V] (Song et al., TPAMI 2022;
+    Table III, setting B)."""
 
     def __init__(
         self,

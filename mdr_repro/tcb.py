@@ -22,7 +22,8 @@ def temporal_conv(
     stride: int = 1,  # s
     dilation: int = 1,  # d
 ) -> nn.Conv2d:  # [N, C, T, V] -> [N, C, ceil(T / s), V]
-    "A convolution over frames, each joint by itself, padded so that T frames become ceil(T / stride)."
+    """A convolution over frames, each joint by itself, padded so that T frames become ceil(T /
+    stride)."""
     if kernel_size % 2 == 0:
         raise ValueError(
             f"kernel_size={kernel_size}: an even kernel has no middle frame; take an odd one"
@@ -53,7 +54,8 @@ def _reduce(in_channels: int, channels: int) -> tuple[nn.Module, ...]:
 
 # %% ../nbs/method/05_temporal_convolution.ipynb #5787601c
 class MultiScaleTemporalConv(nn.Module):
-    "Four branches of C_out / 4 channels: two dilated convolutions, a max-pool, a 1x1. [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
+    """Four branches of C_out / 4 channels: two dilated convolutions, a max-pool, a 1x1. [N, C_in,
+    T, V] -> [N, C_out, ceil(T / stride), V]."""
 
     def __init__(
         self,
@@ -67,12 +69,14 @@ class MultiScaleTemporalConv(nn.Module):
         kernels = (kernel_size,) * len(dilations) if isinstance(kernel_size, int) else kernel_size
         if len(kernels) != len(dilations):
             raise ValueError(
-                f"{len(kernels)} kernel sizes and {len(dilations)} dilations: give one of each for every branch"
+                f"{len(kernels)} kernel sizes and {len(dilations)} dilations: give one of each for"
+                " every branch"
             )
         branches = len(dilations) + 2
         if out_channels % branches:
             raise ValueError(
-                f"out_channels={out_channels} must be a multiple of {branches}, the number of branches that share them"
+                f"out_channels={out_channels} must be a multiple of {branches}, the number of"
+                " branches that share them"
             )
         c = out_channels // branches
         self.branches = nn.ModuleList(
@@ -93,7 +97,8 @@ class MultiScaleTemporalConv(nn.Module):
 
 # %% ../nbs/method/05_temporal_convolution.ipynb #9912a7eb
 class TCB(nn.Module):
-    "Kernels 3, 5, ..., 2m+1: a multi-scale convolution each, summed, or branches of one. [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
+    """Kernels 3, 5, ..., 2m+1: a multi-scale convolution each, summed, or branches of one. [N,
+    C_in, T, V] -> [N, C_out, ceil(T / stride), V]."""
 
     literal = False  # True: branch by branch; False: the same function, faster (below)
 

@@ -100,11 +100,13 @@ def draw_maps(
 ) -> (
     tuple[Tensor, Tensor | None] | None
 ):  # A [n, T or 1, dims, dims], b [n, T or 1, dims] (None: no shift), float64; None: nothing to do
-    "One random map p -> A p + b for each clip, or for each frame: rotation, then scale, then drift."
+    """One random map p -> A p + b for each clip, or for each frame: rotation, then scale, then
+    drift."""
     s = sampling
     if s.rotate and s.rotate_axis != "all" and dims == 2:
         raise ValueError(
-            f"Sampling: rotate_axis {s.rotate_axis!r} needs 3-D clips; 2-D clips turn in their plane, use 'all'"
+            f"Sampling: rotate_axis {s.rotate_axis!r} needs 3-D clips; 2-D clips turn in their"
+            " plane, use 'all'"
         )
     if not (s.rotate or s.scale or s.move):
         return None
@@ -148,7 +150,8 @@ def mirror_joints(skeleton: Skeleton) -> Tensor:  # int64 [V]
     lonely = [name for name in names if name not in skeleton.joints]
     if lonely:
         raise ValueError(
-            f"skeleton {skeleton.name!r} has no joint {lonely[0]!r}, so its sides cannot be swapped; set mirror to 0"
+            f"skeleton {skeleton.name!r} has no joint {lonely[0]!r}, so its sides cannot be"
+            " swapped; set mirror to 0"
         )
     return torch.tensor([skeleton.joints.index(name) for name in names])
 

@@ -47,7 +47,8 @@ def make_joints(
 
 
 def _every_frame(length: Tensor, longest: int) -> Tensor:  # int64 [N, longest]
-    "All frames of each clip, its last one repeated; asking for the longest of a batch is free on the CPU only."
+    """All frames of each clip, its last one repeated; asking for the longest of a batch is free on
+    the CPU only."""
     longest = int(length.max()) if length.device.type == "cpu" else longest
     return torch.minimum(torch.arange(longest, device=length.device), length[:, None] - 1)
 
@@ -67,7 +68,8 @@ def make_streams(
 
 
 def difference_dims(clips: ClipSet, sampling: Sampling) -> int:
-    "Channels of which bones and motions are differences: the positions, in the release's centring the score as well."
+    """Channels of which bones and motions are differences: the positions, in the release's centring
+    the score as well."""
     return clips.in_channels if sampling.center == "released" else clips.dims
 
 
@@ -87,8 +89,9 @@ def make_batch(
 def batch_sizes(
     num_clips: int,
     batch_size: int,
-    last_batch: str
-    | None = None,  # of a pass: "keep", "drop" or "join", as in Schedule; None: every clip
+    last_batch: (
+        str | None
+    ) = None,  # of a pass: "keep", "drop" or "join", as in Schedule; None: every clip
 ) -> list[int]:
     "How many clips each batch of a pass holds."
     if batch_size < 1:
@@ -102,7 +105,9 @@ def batch_sizes(
     if last_batch == "drop" or last_batch == "keep" and rest == 1:
         if not full:
             raise ValueError(
-                f"{num_clips} clips do not fill a batch of {batch_size}, and last_batch={last_batch!r} leaves them out; give a smaller batch, or last_batch='join'"
+                f"{num_clips} clips do not fill a batch of {batch_size}, and"
+                f" last_batch={last_batch!r} leaves them out; give a smaller batch, or"
+                " last_batch='join'"
             )
         return sizes
     if last_batch == "join" and full and (rest == 1 or 2 * rest < batch_size):
@@ -140,7 +145,8 @@ def stream_batches(
     device: torch.device | str | None = None,  # None: where the clips are
     last_batch: str | None = None,  # where it is not full: keep, drop or join; None: every clip
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:  # each x float32 [N, C, T, V, M], y int64 [N]
-    "Every clip of a split once, but for those that `last_batch` leaves out, in batches made on the device."
+    """Every clip of a split once, but for those that `last_batch` leaves out, in batches made on
+    the device."""
     training = split == "train" if training is None else training
     clips = clips if device is None else clips.to(device)
     order, known = _order(clips, split, training, generator), survey(clips, sampling)

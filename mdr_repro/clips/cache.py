@@ -70,8 +70,8 @@ def _convert(path: Path, file: Path) -> None:
 
 # %% ../../nbs/clips/10_cache.ipynb #0e217f9f
 def kept(
-    path: Path,  # file or folder that holds clips
-    stamp: tuple,  # changes with its content
+    path: Path,
+    stamp: tuple,  # file or folder that holds clips  # changes with its content
 ) -> Path:  # itself, or a file in this package's own form with the same clips
     "Where the clips of a path open fastest; DataError if they cannot be read."
     try:
@@ -92,6 +92,8 @@ def kept(
         return file
     except OSError as e:
         warnings.warn(
-            f"{cache_folder()}: converted clips cannot be kept there ({e.strerror or e}), so {path} is read anew in every process; name another folder with the environment variable MDR_REPRO_CACHE, or convert it by hand (mdr-repro data convert)"
+            f"{cache_folder()}: converted clips cannot be kept there ({e.strerror or e}), so {path}"
+            " is read anew in every process; name another folder with the environment variable"
+            " MDR_REPRO_CACHE, or convert it by hand (mdr-repro data convert)"
         )
         return path

@@ -183,9 +183,12 @@ def _wrong_arrays(s: ClipSet) -> str | None:
         if a.dtype != dtype:
             return f"{field} is {a.dtype}; cast it to {dtype}"
     if 0 in s.frames.shape:
-        return f"frames has shape {list(s.frames.shape)}: nothing in it; give at least one frame, person, joint, channel"
+        return (
+            f"frames has shape {list(s.frames.shape)}: nothing in it; give at least one frame,"
+            " person, joint, channel"
+        )
 
-
+# %% ../../nbs/clips/01_clip_set.ipynb #14424cd7
 def _which(s: ClipSet, i: int) -> str:
     "How a clip is called in an error."
     return f"clip {i} ({s.names[i]!r})" if i < len(s.names) else f"clip {i}"
@@ -199,25 +202,40 @@ def _first(bad: Tensor) -> int | None:  # bool [n]
 def _wrong_offsets(s: ClipSet) -> str | None:
     n, total, o = len(s.offsets) - 1, len(s.frames), s.offsets.tolist()
     if n < 1:
-        return f"offsets has {n + 1} entries and so tells of no clip; give N+1 numbers, from 0 to the {total} frames"
+        return (
+            f"offsets has {n + 1} entries and so tells of no clip; give N+1 numbers, from 0 to the"
+            f" {total} frames"
+        )
     if o[0] != 0:
         return f"offsets begins at {o[0]}; the first clip has to begin at frame 0"
     if (i := _first(s.offsets.diff() < 0)) is not None:
-        return f"offsets falls from {o[i]} to {o[i + 1]} at {_which(s, i)}; it has to increase from clip to clip"
+        return (
+            f"offsets falls from {o[i]} to {o[i + 1]} at {_which(s, i)}; it has to increase from"
+            " clip to clip"
+        )
     if (i := _first(s.offsets.diff() == 0)) is not None:
         return f"{_which(s, i)} is empty: offsets stays at {o[i]}; drop the clip or give its frames"
     if o[-1] != total:
-        return f"offsets ends at {o[-1]}, but there are {total} frames; its last entry has to be the number of frames"
+        return (
+            f"offsets ends at {o[-1]}, but there are {total} frames; its last entry has to be the"
+            " number of frames"
+        )
 
-
+# %% ../../nbs/clips/01_clip_set.ipynb #4d377393
 def _wrong_labels(s: ClipSet) -> str | None:
     n, k = len(s.offsets) - 1, len(s.class_names)
     for field in ("labels", "split", "names"):
         have = len(getattr(s, field))
         if have != n:
-            return f"{field} has {have} entries, but offsets tells of {n} clips; give one for each clip"
+            return (
+                f"{field} has {have} entries, but offsets tells of {n} clips; give one for each"
+                " clip"
+            )
     if (i := _first((s.labels < 0) | (s.labels >= k))) is not None:
-        return f"{_which(s, i)} has label {int(s.labels[i])}, but class_names has {k} classes (0..{k - 1}); count labels from 0, or name the class"
+        return (
+            f"{_which(s, i)} has label {int(s.labels[i])}, but class_names has {k} classes"
+            f" (0..{k - 1}); count labels from 0, or name the class"
+        )
     if (i := _first((s.split < 0) | (s.split > max(SPLITS.values())))) is not None:
         return f"{_which(s, i)} has split {int(s.split[i])}; use " + ", ".join(
             f"{value} ({name})" for name, value in SPLITS.items()
@@ -231,7 +249,10 @@ def _wrong_names(s: ClipSet) -> str | None:
             return f"{field} is no tuple of str; give the names as text"
         twice = next((t for t, count in Counter(texts).items() if count > 1), None)
         if twice is not None:
-            return f"{field} holds {twice!r} {texts.count(twice)} times, first at {texts.index(twice)}; names have to differ: rename or drop the copies"
+            return (
+                f"{field} holds {twice!r} {texts.count(twice)} times, first at"
+                f" {texts.index(twice)}; names have to differ: rename or drop the copies"
+            )
 
 
 def _wrong_meta(s: ClipSet) -> str | None:
@@ -244,29 +265,39 @@ def _wrong_meta(s: ClipSet) -> str | None:
         )
     joint = s.meta.get("centered_on", s.skeleton.joints[0])
     if joint not in s.skeleton.joints:
-        return f'meta["centered_on"] is {joint!r}, but skeleton {s.skeleton.name!r} has the joints {", ".join(s.skeleton.joints)}'
+        return (
+            f'meta["centered_on"] is {joint!r}, but skeleton {s.skeleton.name!r} has the joints'
+            f" {', '.join(s.skeleton.joints)}"
+        )
     for key, value in s.meta.items():
         if isinstance(value, Tensor) and value.shape != s.labels.shape:
-            return f"meta[{key!r}] has shape {list(value.shape)}, but there are {len(s)} clips; a tensor in meta is one number a clip, use a tuple for anything else"
+            return (
+                f"meta[{key!r}] has shape {list(value.shape)}, but there are {len(s)} clips; a"
+                " tensor in meta is one number a clip, use a tuple for anything else"
+            )
 
 # %% ../../nbs/clips/01_clip_set.ipynb #7d879912
 def _wrong_frames(s: ClipSet) -> str | None:
     _, _, joints, channels = s.frames.shape
     if joints != s.skeleton.num_joints:
         return (
-            f"frames has {joints} joints a person, but skeleton {s.skeleton.name!r} has {s.skeleton.num_joints}; "
-            "give the skeleton that the clips were taken with"
+            f"frames has {joints} joints a person, but skeleton {s.skeleton.name!r} has"
+            f" {s.skeleton.num_joints}; give the skeleton that the clips were taken with"
         )
     letters = s.meta["coordinates"]
     if len(letters) != channels:
-        return f'frames has {channels} channels, but meta["coordinates"] is {letters!r}; make the two agree'
+        return (
+            f'frames has {channels} channels, but meta["coordinates"] is {letters!r}; make the two'
+            " agree"
+        )
     if all(bool(torch.isfinite(part).all()) for part in s.frames.split(2**16)):
         return None  # in parts: no second copy of a large set
     t, m, v, c = (int(k) for k in (~torch.isfinite(s.frames)).nonzero()[0])
     i = int(torch.searchsorted(s.offsets, t, right=True)) - 1
     return (
-        f"{_which(s, i)}, frame {t - int(s.offsets[i])}, person {m}, joint {v} ({s.skeleton.joints[v]}): {letters[c]} is "
-        f"{float(s.frames[t, m, v, c])}; set all coordinates of a joint that was not found to 0"
+        f"{_which(s, i)}, frame {t - int(s.offsets[i])}, person {m}, joint {v}"
+        f" ({s.skeleton.joints[v]}): {letters[c]} is {float(s.frames[t, m, v, c])}; set all"
+        " coordinates of a joint that was not found to 0"
     )
 
 # %% ../../nbs/clips/01_clip_set.ipynb #7b6af4de
@@ -314,13 +345,15 @@ def _hold_out(s: ClipSet, subjects) -> ClipSet:
         return s
     if not isinstance(subject, Tensor):
         raise DataError(
-            f'{name} does not tell who performs (meta has no "subject"), so nobody can be held out of it'
+            f'{name} does not tell who performs (meta has no "subject"), so nobody can be held out'
+            " of it"
         )
     training = (s.split == SPLITS["train"]).to(subject.device)
     known = set(subject[training].tolist())
     if strangers := subjects - known:
         raise DataError(
-            f"{name}: subject {min(strangers)} performs no training clip; training subjects are {', '.join(map(str, sorted(known)))}"
+            f"{name}: subject {min(strangers)} performs no training clip; training subjects are"
+            f" {', '.join(map(str, sorted(known)))}"
         )
     if subjects == known:
         raise DataError(
@@ -331,14 +364,16 @@ def _hold_out(s: ClipSet, subjects) -> ClipSet:
     )
     return replace(s, split=s.split.masked_fill(held.to(s.device), SPLITS["val"]))
 
-
+# %% ../../nbs/clips/01_clip_set.ipynb #78bbac22
 def _hold_every(s: ClipSet, every: int) -> ClipSet:
-    "Every `every`-th training clip of each class becomes a clip of `val`, in the order of their names' sha256; 0: none."
+    """Every `every`-th training clip of each class becomes a clip of `val`, in the order of their
+    names' sha256; 0: none."""
     if not every:
         return s
     if every < 2:
         raise DataError(
-            f"{s.meta['name']}: holding out every clip leaves nothing to train on; give 2 or more, or 0 for none"
+            f"{s.meta['name']}: holding out every clip leaves nothing to train on; give 2 or more,"
+            " or 0 for none"
         )
     order = sorted(
         s.indices("train").tolist(), key=lambda i: hashlib.sha256(s.names[i].encode()).digest()
@@ -350,7 +385,8 @@ def _hold_every(s: ClipSet, every: int) -> ClipSet:
             held.append(i)
     if not held:
         raise DataError(
-            f"{s.meta['name']}: no class has {every} training clips, so none can be held out; give a smaller number"
+            f"{s.meta['name']}: no class has {every} training clips, so none can be held out; give"
+            " a smaller number"
         )
     return replace(
         s, split=s.split.index_fill(0, torch.tensor(held, device=s.device), SPLITS["val"])
@@ -358,11 +394,13 @@ def _hold_every(s: ClipSet, every: int) -> ClipSet:
 
 # %% ../../nbs/clips/01_clip_set.ipynb #5eb5aca8
 def _relabel(s: ClipSet, key: str) -> ClipSet:
-    "Put the label set `meta[key]` [N] with its `meta[key + '_names']` in place of the labels, which stay in meta."
+    """Put the label set `meta[key]` [N] with its `meta[key + '_names']` in place of the labels,
+    which stay in meta."""
     known = [k for k in s.meta if isinstance(s.meta[k], Tensor) and f"{k}_names" in s.meta]
     if key not in known:
         raise DataError(
-            f"there is no label set {key!r}; known: {', '.join(known) or 'only the labels themselves'}"
+            f"there is no label set {key!r}; known:"
+            f" {', '.join(known) or 'only the labels themselves'}"
         )
     others = {k: v for k, v in s.meta.items() if k not in (key, f"{key}_names")}
     meta = others | {
@@ -422,8 +460,9 @@ def _checksum(s: ClipSet) -> str:
 # %% ../../nbs/clips/01_clip_set.ipynb #a1c92011
 def _describe(s: ClipSet) -> str:
     return (
-        f"ClipSet({s.meta['name']!r}: {len(s)} clips, {len(s.frames)} frames, {s.num_classes} classes, "
-        f"{s.num_persons} person{'s' * (s.num_persons > 1)} of {s.skeleton.name}, {s.meta['coordinates']}, {s.device})"
+        f"ClipSet({s.meta['name']!r}: {len(s)} clips, {len(s.frames)} frames, {s.num_classes}"
+        f" classes, {s.num_persons} person{'s' * (s.num_persons > 1)} of {s.skeleton.name},"
+        f" {s.meta['coordinates']}, {s.device})"
     )
 
 
@@ -458,7 +497,8 @@ def _save(s: ClipSet, path: str | Path) -> None:
         header = json.dumps(_header(s))
     except TypeError as e:
         raise DataError(
-            f"{path}: meta cannot be saved ({e}); keep numbers, text, tuples of them, and tensors [N] in it"
+            f"{path}: meta cannot be saved ({e}); keep numbers, text, tuples of them, and tensors"
+            " [N] in it"
         ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     file = NamedTemporaryFile(dir=path.parent, prefix=path.name + ".", suffix=".part", delete=False)
@@ -492,13 +532,16 @@ def first_bytes(path: str | Path, count: int = 8) -> bytes:
             f"the file cannot be read ({e.strerror}); check the path and its rights"
         ) from None
 
-
+# %% ../../nbs/clips/01_clip_set.ipynb #93269584
 def _wrong_archive(members: list[zipfile.ZipInfo], size: int) -> str:  # of the archive in bytes
     "What is wrong with the list of arrays; empty if nothing is."
     names = [m.filename.removesuffix(".npy") for m in members]
     for name in names:
         if not name.isprintable() or "/" in name or "\\" in name or ".." in name:
-            return f"an array is called {name[:80]!r}, which is no name of an array; write the file again with plain names"
+            return (
+                f"an array is called {name[:80]!r}, which is no name of an array; write the file"
+                " again with plain names"
+            )
     if twice := next((name for name, count in Counter(names).items() if count > 1), ""):
         return f"array {twice!r} is there twice; write the file again with one of the two"
     least, times = _bomb
@@ -506,7 +549,10 @@ def _wrong_archive(members: list[zipfile.ZipInfo], size: int) -> str:  # of the 
         claimed = m.file_size if m else sum(m.file_size for m in members)
         what = f"array {m.filename.removesuffix('.npy')!r}" if m else "the file"
         if claimed > max(least, times * packed):
-            return f"{what} would unpack from {packed >> 10} KiB to {claimed >> 20} MiB, as no clips do; write it again without compression if it really holds that"
+            return (
+                f"{what} would unpack from {packed >> 10} KiB to {claimed >> 20} MiB, as no clips"
+                " do; write it again without compression if it really holds that"
+            )
     return ""
 
 # %% ../../nbs/clips/01_clip_set.ipynb #5a1f0c02
@@ -528,7 +574,8 @@ def _read_array(
         or file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize != size
     ):
         raise DataError(
-            f"is damaged: its header tells of {dtype} {list(shape)}, its place in the file has {size} bytes; copy or download the file again"
+            f"is damaged: its header tells of {dtype} {list(shape)}, its place in the file has"
+            f" {size} bytes; copy or download the file again"
         )
     file.seek(0)
     array = np.lib.format.read_array(file, allow_pickle=False)
@@ -549,13 +596,15 @@ class NpzFile:
             raise DataError("the file is empty; copy or download it again")
         if magic[:2] != b"PK":
             raise DataError(
-                "this is no .npz (it does not begin as a zip archive does); give a file that numpy.savez wrote"
+                "this is no .npz (it does not begin as a zip archive does); give a file that"
+                " numpy.savez wrote"
             )
         try:
             self.archive = zipfile.ZipFile(path)
         except Exception:
             raise DataError(
-                "the file is cut off or damaged: its list of arrays cannot be read; copy or download it again"
+                "the file is cut off or damaged: its list of arrays cannot be read; copy or"
+                " download it again"
             ) from None
         if wrong := _wrong_archive(self.archive.infolist(), Path(path).stat().st_size):
             raise DataError(wrong)
@@ -565,7 +614,8 @@ class NpzFile:
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.names:
             raise DataError(
-                f"array {name!r} is missing; the file holds {', '.join(sorted(self.names)) or 'nothing'}"
+                f"array {name!r} is missing; the file holds"
+                f" {', '.join(sorted(self.names)) or 'nothing'}"
             )
         try:
             with self.archive.open(self.members[name]) as file:
@@ -594,7 +644,8 @@ def typed(
         raise DataError(f"array {name!r} is of type {array.dtype}; it has to hold {kind}")
     if array.ndim != ndim:
         raise DataError(
-            f"array {name!r} has shape {list(array.shape)}; it has to have {ndim} {'axis' if ndim == 1 else 'axes'}"
+            f"array {name!r} has shape {list(array.shape)}; it has to have {ndim}"
+            f" {'axis' if ndim == 1 else 'axes'}"
         )
     if kind == "text":
         return array
@@ -614,7 +665,8 @@ def _read_own(path: Path) -> ClipSet:
     form = str(z["form"])
     if form != FORM:
         raise DataError(
-            f"the file was written in the form {form!r}, and {FORM!r} is the one known here; save it again"
+            f"the file was written in the form {form!r}, and {FORM!r} is the one known here; save"
+            " it again"
         )
     try:
         header = json.loads(str(z["header"]))
@@ -645,7 +697,8 @@ def find_skeleton(
     edges: Sequence[tuple[int, int]],  # (parent, child), 0-based
     name: str = "custom",  # for a skeleton that is not built in
 ) -> Skeleton:
-    "The built-in skeleton with these joints and bones, or a new one whose center is the joint without a parent."
+    """The built-in skeleton with these joints and bones, or a new one whose center is the joint
+    without a parent."""
 
     def key(joints, edges):
         return (
@@ -663,7 +716,8 @@ def find_skeleton(
     roots = set(range(len(joints))) - {child for _, child in skeleton.edges}
     if len(roots) != 1:
         raise DataError(
-            f"array 'edges' leaves {len(roots)} joints without a parent; give (parent, child) pairs of a tree with one root"
+            f"array 'edges' leaves {len(roots)} joints without a parent; give (parent, child) pairs"
+            " of a tree with one root"
         )
     return replace(skeleton, center=roots.pop())
 
@@ -678,6 +732,7 @@ _required = (
     "joint_names",
     "edges",
 )
+
 _set_wide = (
     "action_ids",
     "train_views",
@@ -687,7 +742,8 @@ _set_wide = (
 
 
 def _extras(z: NpzFile, n: int) -> dict:
-    "The arrays beside the required ones: one number a clip becomes a tensor, names and short lists tuples; one number a frame is left out."
+    """The arrays beside the required ones: one number a clip becomes a tensor, names and short
+    lists tuples; one number a frame is left out."""
     arrays = {k: z[k] for k in sorted(z.names - set(_required))}
     listed = {
         k: tuple(a.tolist()) for k, a in arrays.items() if k in _set_wide or k.endswith("_names")
@@ -698,7 +754,7 @@ def _extras(z: NpzFile, n: int) -> dict:
         if k not in listed and a.shape == (n,) and a.dtype.kind in "biuf"
     }
 
-
+# %% ../../nbs/clips/01_clip_set.ipynb #b9a92802
 def _read_named(path: Path) -> ClipSet:
     z = NpzFile(path)
     keypoints, offsets, label, split, name, class_names, joint_names, edges = (
@@ -714,7 +770,8 @@ def _read_named(path: Path) -> ClipSet:
     _, _, v, c = frames.shape
     if v != len(joints):
         raise DataError(
-            f"array 'keypoints' has {v} joints a person, but 'joint_names' has {len(joints)} names; make the two agree"
+            f"array 'keypoints' has {v} joints a person, but 'joint_names' has {len(joints)} names;"
+            " make the two agree"
         )
     if edges.shape[1] != 2:
         raise DataError(
@@ -797,5 +854,6 @@ def _load(path: str | Path, labels: str | None) -> ClipSet:
         raise DataError(f"{path}: {e}") from None
     except MemoryError:
         raise DataError(
-            f"{path}: its clips do not fit into the memory of this machine; split them into several files"
+            f"{path}: its clips do not fit into the memory of this machine; split them into several"
+            " files"
         ) from None

@@ -30,7 +30,8 @@ def bones(
     skeleton: Skeleton,
     dims: int,  # channels that are positions; the rest are scores
 ) -> tuple[Tensor, Tensor | None]:  # bones [N, C, T, V, M], and which are there
-    "Each joint minus its neighbour towards the center; zero where an end is missing, and at the center."
+    """Each joint minus its neighbour towards the center; zero where an end is missing, and at the
+    center."""
     parent = send(torch.tensor(skeleton.bones), x.device)
     start, both = (
         take_joints(x, parent),

@@ -26,7 +26,8 @@ def noise_places(
     unit: str = "coordinates",  # of all coordinates, "joints" or "clips"
     splits: Sequence[str] = tuple(SPLITS),  # the clips that are hit
 ) -> Tensor:  # bool [sum_T, M, V, dims]
-    "Coordinates that are set to zero: the round(r P) places with the lowest random numbers, or half of those clips."
+    """Coordinates that are set to zero: the round(r P) places with the lowest random numbers, or
+    half of those clips."""
     if unit not in units:
         raise ValueError(f"unknown noise unit {unit!r}; known: {', '.join(units)}")
     if not 0 <= rate <= 1:
@@ -73,7 +74,8 @@ def add_noise(
         SPLITS
     ),  # the clips that are hit; all of them unless told otherwise
 ) -> ClipSet:
-    "The clips with a share of their coordinates at 0 (Section IV-C), which no later step takes for missing."
+    """The clips with a share of their coordinates at 0 (Section IV-C), which no later step takes
+    for missing."""
     places = noise_places(clips, rate, seed, unit, splits)
     if rate == 0:
         return clips

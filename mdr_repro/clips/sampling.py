@@ -35,9 +35,13 @@ class Sampling:
     stride: int = 1  # pad: every stride-th frame
     padding: str = "zero"  # pad: what follows a short clip; or "hold", "loop"
     speed: float = 0.0  # pad: training strides lie in stride * (1 - speed .. 1 + speed)
-    center: str = "first"  # origin at the center joint of person 0 in the clip's first frame, in each "frame", or "none"; "released": as the release
+    center: str = (  # origin at the center joint of person 0 in the clip's first frame, in each "frame", or "none"; "released": as the release
+        "first"
+    )
     rotate: float = 0.0  # largest angle, radians
-    rotate_axis: str = "all"  # of 3-D clips: about x, y and z, the "vertical" y alone, or "xy": y, then x, by whole degrees
+    rotate_axis: str = (  # of 3-D clips: about x, y and z, the "vertical" y alone, or "xy": y, then x, by whole degrees
+        "all"
+    )
     move: bool = False  # angle, scale and place drift through the clip
     scale: float = 0.0  # size in 1 - scale .. 1 + scale
     mirror: float = 0.0  # probability of swapping left and right
@@ -96,20 +100,24 @@ def _check_idle(s: Sampling) -> None:
     ]
     if idle:
         raise ValueError(
-            f"Sampling: {idle[0]} belongs to mode 'pad' and would do nothing in mode {s.mode!r}; leave it out or change the mode"
+            f"Sampling: {idle[0]} belongs to mode 'pad' and would do nothing in mode {s.mode!r};"
+            " leave it out or change the mode"
         )
     degrees = math.degrees(s.rotate)
     if s.rotate_axis == "xy" and (round(degrees) == 0 or abs(degrees - round(degrees)) > 1e-6):
         raise ValueError(
-            f"Sampling: rotate_axis 'xy' turns by whole degrees, but rotate is {degrees:g} degrees; give math.radians of 1, 2, ..."
+            f"Sampling: rotate_axis 'xy' turns by whole degrees, but rotate is {degrees:g} degrees;"
+            " give math.radians of 1, 2, ..."
         )
     if s.stretch and s.scale:
         raise ValueError(
-            "Sampling: scale would do nothing with stretch, which gives every clip the same extent; leave one of them out"
+            "Sampling: scale would do nothing with stretch, which gives every clip the same extent;"
+            " leave one of them out"
         )
     if s.stretch and s.move:
         raise ValueError(
-            "Sampling: move has no map for the frames that are not taken, so it cannot be stretched by the whole clip; leave out move or stretch"
+            "Sampling: move has no map for the frames that are not taken, so it cannot be stretched"
+            " by the whole clip; leave out move or stretch"
         )
 
 # %% ../../nbs/clips/03_sampling.ipynb #5d7a0009
@@ -165,7 +173,8 @@ def _uniform(
 
 # %% ../../nbs/clips/03_sampling.ipynb #c0adbcae
 def _pad(length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None) -> Tensor:
-    "T frames, `stride` apart, of each clip [N]; -1 is a frame of zeros. int64 [N, T], float64 where the speed varies."
+    """T frames, `stride` apart, of each clip [N]; -1 is a frame of zeros. int64 [N, T], float64
+    where the speed varies."""
     n, device = len(length), length.device
     stride, varied = (
         torch.full((n,), s.stride, dtype=torch.float64, device=device),
@@ -209,7 +218,8 @@ def _released(
 def _sorted(
     length: Tensor, s: Sampling, training: bool, generator: torch.Generator | None
 ) -> Tensor:
-    "T frames of each clip [N], drawn with repetition and sorted; in testing from first to last in even steps: int64 [N, T]."
+    """T frames of each clip [N], drawn with repetition and sorted; in testing from first to last in
+    even steps: int64 [N, T]."""
     if training:
         draw = draw_uniform((len(length), s.num_frames), generator, length.device)
         return (draw * length[:, None]).long().sort(1).values

@@ -92,7 +92,8 @@ def _stamp(path: Path) -> tuple:  # of every file
 
 @lru_cache(maxsize=16)
 def _digest(path: Path, stamp: tuple) -> str:  # sha256 hex
-    "Of a file its bytes; of a folder, and of a file with others beside it, the names and bytes of all."
+    """Of a file its bytes; of a folder, and of a file with others beside it, the names and bytes of
+    all."""
     if path.is_file() and len(stamp) == 1:
         return file_checksum(path)
     return text_checksum(
@@ -131,7 +132,8 @@ def read_modifiers(
             key, value = "labels", part
         elif key not in MODIFIERS:
             raise DataError(
-                f"{source}: unknown modifier {key!r}; known: a label set's name, {', '.join(f'{m}=' for m in MODIFIERS)}"
+                f"{source}: unknown modifier {key!r}; known: a label set's name,"
+                f" {', '.join(f'{m}=' for m in MODIFIERS)}"
             )
         if key in found:
             raise DataError(
@@ -140,7 +142,8 @@ def read_modifiers(
         found[key] = tuple(map(unquote, value.split("+"))) if key == "classes" else unquote(value)
     if name.startswith("synthetic:") and "labels" in found:
         raise DataError(
-            f"{source}: synthetic clips have no label set {found['labels']!r}; known: {', '.join(f'{m}=' for m in MODIFIERS)}"
+            f"{source}: synthetic clips have no label set {found['labels']!r}; known:"
+            f" {', '.join(f'{m}=' for m in MODIFIERS)}"
         )
     if found.get("skeleton", "released") != "released":
         try:
@@ -176,7 +179,7 @@ def _only(clips: ClipSet, classes: tuple[str, ...]) -> ClipSet:
     kept = clips.select(torch.isin(clips.labels, old).nonzero().flatten())
     return kept.with_labels((kept.labels[:, None] == old).int().argmax(1), names)
 
-
+# %% ../../nbs/clips/11_sources.ipynb #87bebc81
 def _graph(clips: ClipSet, name: str) -> ClipSet:
     "The same joints on another built-in skeleton."
     own = clips.skeleton
@@ -186,7 +189,8 @@ def _graph(clips: ClipSet, name: str) -> ClipSet:
         raise DataError(str(e)) from None
     if s.joints != own.joints:
         raise DataError(
-            f"skeleton {name!r} has {s.num_joints} joints ({', '.join(s.joints)}), the clips have {own.num_joints} ({', '.join(own.joints)})"
+            f"skeleton {name!r} has {s.num_joints} joints ({', '.join(s.joints)}), the clips have"
+            f" {own.num_joints} ({', '.join(own.joints)})"
         )
     return replace(clips, skeleton=s)
 
@@ -196,7 +200,8 @@ def _protocol(clips: ClipSet, name: str) -> ClipSet:
     known = {k.removeprefix("split_"): v for k, v in clips.meta.items() if k.startswith("split_")}
     if name not in known:
         raise DataError(
-            f"no split {name!r}; known: {', '.join(sorted(known)) or 'only the one that the clips come with'}"
+            f"no split {name!r}; known:"
+            f" {', '.join(sorted(known)) or 'only the one that the clips come with'}"
         )
     inside = (known[name] >= 0).nonzero().flatten()
     if not len(inside):
@@ -275,7 +280,8 @@ def source_checksum(
     source: str,
     data_root: str | Path | None = None,  # the data folder
 ) -> str:  # sha256 hex
-    "Names the content of a source: a file's bytes, or the options of synthetic clips and their version, which are not made for it; and its modifiers."
+    """Names the content of a source: a file's bytes, or the options of synthetic clips and their
+    version, which are not made for it; and its modifiers."""
     name, modifiers = read_modifiers(source)
     labels = modifiers.pop("labels", None)
     if name.startswith("synthetic:"):

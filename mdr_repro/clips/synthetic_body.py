@@ -40,9 +40,10 @@ _factor_of = dict(
     hips=("hip", "hip_drop"),
     trunk=("spine", "chest", "neck"),
 )
+
 body_factors = ("stature", *_factor_of)
 
-
+# %% ../../nbs/clips/08_synthetic_body.ipynb #b4fb246b
 def make_bodies(
     factors: np.ndarray,  # [B, 6], in the order of `body_factors`; all ones is the average adult
 ) -> dict[str, np.ndarray]:  # length name -> [B] metres
@@ -193,7 +194,7 @@ def _arm(pose, body, side, sign, parts) -> dict[str, np.ndarray]:
         "thumb": wrist + palm * along - 0.5 * finger * across,
     }
 
-
+# %% ../../nbs/clips/08_synthetic_body.ipynb #1028f86a
 def _leg(pose, body, side, sign, parts) -> dict[str, np.ndarray]:
     "Hip to toes of one leg; the pelvis stays level."
     left, up, forward = directions(pose["heading"])
@@ -224,6 +225,7 @@ _same_part = {
     "spine_shoulder": "chest",
     "shoulder_center": "chest",
 }
+
 part_names = (
     "pelvis",
     "spine",
@@ -254,12 +256,14 @@ part_names = (
     ),
 )
 
-
+# %% ../../nbs/clips/08_synthetic_body.ipynb #2fda39a1
 def joint_parts(
-    skeleton: str
-    | Skeleton,  # a built-in name, or any skeleton whose joints have names of the body
+    skeleton: (
+        str | Skeleton
+    ),  # a built-in name, or any skeleton whose joints have names of the body
 ) -> tuple[str, ...]:  # V part names
-    "The body part behind every joint of a skeleton; ValueError names a joint that no part answers to."
+    """The body part behind every joint of a skeleton; ValueError names a joint that no part answers
+    to."""
     skeleton = get_skeleton(skeleton) if isinstance(skeleton, str) else skeleton
     chest = any(_same_part.get(j) == "chest" for j in skeleton.joints)
     parts = tuple(
@@ -268,7 +272,8 @@ def joint_parts(
     unknown = [j for j, part in zip(skeleton.joints, parts) if part not in part_names]
     if unknown:
         raise ValueError(
-            f"skeleton {skeleton.name!r}: no body part for joint {unknown[0]!r}; known: {', '.join((*part_names, *_same_part))}"
+            f"skeleton {skeleton.name!r}: no body part for joint {unknown[0]!r}; known:"
+            f" {', '.join((*part_names, *_same_part))}"
         )
     return parts
 

@@ -42,7 +42,8 @@ _sizes = tuple(len(values) for values in attributes.values())
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #249af060
 def _styles() -> list[tuple[int, ...]]:
-    "A walk over the values of all attributes but the turns that changes one attribute a step and never returns."
+    """A walk over the values of all attributes but the turns that changes one attribute a step and
+    never returns."""
     walk, attribute = [(0,) * (len(_sizes) - 1)], 0
     while True:
         here = walk[-1]
@@ -103,17 +104,19 @@ _hands = {  # hand outwards, up, forward; elbow outwards, up, forward
     "crossed": (-0.42, -0.38, 0.42, 0.7, -0.7, 0.2),
     "overhead": (-0.22, 0.9, 0.1, 1, 0.1, 0.3),
 }
+
 _arms = {  # what the left and the right arm do in flight
     "arms crossed": ("crossed", "crossed"),
     "arms overhead": ("overhead", "overhead"),
     "one arm up": ("crossed", "overhead"),
 }
+
 _before, _after = (
     ("back", "low", "lifted"),
     ("half open", "spread", "spread"),
 )  # crouch, strike, take-off; landing, absorb, exit
 
-
+# %% ../../nbs/clips/09_synthetic_clips.ipynb #68323eb3
 def _arm_script(arms: str) -> dict[str, tuple[str, ...]]:
     "The pose of each arm at the ten moments."
     left, right = _arms[arms]
@@ -176,16 +179,18 @@ _tracks = tuple(
         "knee",
     )
 ) + ("lean", "roll", "twist", "nod")
+
 _trunk_script = {  # radians at the ten moments; the wind-up is against a turn to the left
     "lean": (0.08, 0.15, 0.45, 0.3, 0.02, 0, 0, 0.12, 0.35, 0.15),
     "twist": (0, -0.1, -0.5, -0.45, 0.3, 0.25, 0.1, 0, -0.15, 0),
     "nod": (0, 0, -0.1, -0.1, 0, 0, 0, -0.05, -0.15, 0),
 }
+
 _ground = np.array(
     [1, 1, 1, 1, 0, 0, 0, 0, 1, 1.0]
 )  # the moments at which a curve makes the body lean inwards
 
-
+# %% ../../nbs/clips/09_synthetic_clips.ipynb #b9124049
 def class_tracks(classes: np.ndarray) -> np.ndarray:  # [K, 10, 28]
     "What every track does at every moment, for the classes of `motion_classes`."
     tracks = np.zeros((len(classes), len(moments), len(_tracks)))
@@ -300,7 +305,8 @@ def pelvis_heights(
 def _hang(
     tracks: np.ndarray, y: np.ndarray, body: dict[str, np.ndarray]
 ) -> np.ndarray:  # [N, 10, 28]
-    "The tracks with the drop of both feet at take-off and landing that puts them where the lift has them."
+    """The tracks with the drop of both feet at take-off and landing that puts them where the lift
+    has them."""
     tracks, leg = tracks.copy(), body["thigh"] + body["shin"]
     for i, moment in ((3, "take-off"), (4, "landing")):
         now = tracks[:, list(moments).index(moment)]
@@ -458,7 +464,8 @@ def perform(
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #fb462da5
 def _placed(moving: dict[str, np.ndarray], parts, mirrored, place) -> np.ndarray:
-    "Stacked parts, the mirrored clips seen in the mirror, each person in their place on the ground."
+    """Stacked parts, the mirrored clips seen in the mirror, each person in their place on the
+    ground."""
     seen = np.where(mirrored[:, None], -1.0, 1.0)  # of x
     stacked = np.stack(
         [np.where(mirrored[:, None], moving[other_side(p)], moving[p]) for p in parts], 1
@@ -482,7 +489,8 @@ def draw_cameras(
 
 
 def followed(plan: dict[str, np.ndarray], follow: float) -> np.ndarray:  # [F, 2]
-    "Where a camera points that follows the people of a plan; between them and the place of take-off if follow < 1."
+    """Where a camera points that follows the people of a plan; between them and the place of
+    take-off if follow < 1."""
     clip, u = clock(plan)
     x, z, _ = glide(u, plan["speed"][clip], plan["bend"][clip])
     return follow * np.stack([np.where(plan["mirrored"][clip], -x, x), z], 1)
@@ -526,7 +534,7 @@ def _plans(
         people.append((present, _rows(other, present), _rows(_rows(bodies, with_partner), present)))
     return people
 
-
+# %% ../../nbs/clips/09_synthetic_clips.ipynb #5152d6b8
 def _rows(table: dict[str, np.ndarray], index: np.ndarray) -> dict[str, np.ndarray]:
     return {k: v[index] for k, v in table.items()}
 
@@ -534,7 +542,8 @@ def _rows(table: dict[str, np.ndarray], index: np.ndarray) -> dict[str, np.ndarr
 def _record(
     plans: list[tuple], camera, follow, parts, dims, jitter, dropped, seed, block=64
 ) -> np.ndarray:  # float32 [sum_T, M, V, 3]
-    "Perform, film and sense all clips, a block of clips at a time: what is at work then stays in the processor's cache."
+    """Perform, film and sense all clips, a block of clips at a time: what is at work then stays in
+    the processor's cache."""
     counts, rng = plans[0][1]["frames"], np.random.default_rng([seed, 6])
     lucky = np.random.default_rng([seed, 7])
     out, done = np.zeros((counts.sum(), len(plans), len(parts), 3), np.float32), 0
@@ -602,7 +611,8 @@ def check_synthetic_options(
         len(frames) == 2 and min_frames <= frames[0] <= frames[1],
         "frames",
         frames,
-        f"the shortest and the longest clip, at least {min_frames} frames, or three turns cannot be told from two",
+        f"the shortest and the longest clip, at least {min_frames} frames, or three turns cannot be"
+        " told from two",
     )
     need(
         num_clips >= 2 * num_classes,
@@ -640,8 +650,9 @@ SYNTHETIC_VERSION = 2  # raised whenever the same options give other clips
 def synthetic_clips(
     num_clips: int = 400,  # N
     num_classes: int = 10,  # K
-    skeleton: str
-    | Skeleton = "body25",  # any built-in skeleton, or one whose joints have names of the body
+    skeleton: (
+        str | Skeleton
+    ) = "body25",  # any built-in skeleton, or one whose joints have names of the body
     dims: int = 3,  # 3: x, y, z in metres; 2: x, y in -1..1 and a score
     num_persons: int = 1,  # M: 2 adds a partner to some of the clips
     frames: tuple[int, int] = (50, 600),  # shortest and longest clip
@@ -727,11 +738,12 @@ def _assemble(
         meta,
     )
 
-
+# %% ../../nbs/clips/09_synthetic_clips.ipynb #77eb91fe
 def _truth(
     plan: dict[str, np.ndarray], camera: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:  # N numbers each
-    "Turns, frames of take-off and landing (between frames), frames a second, turning sense, height of the jump, direction of the camera."
+    """Turns, frames of take-off and landing (between frames), frames a second, turning sense,
+    height of the jump, direction of the camera."""
     last, middle, share = plan["frames"] - 1, plan["middle"], plan["share"]
     seconds = np.sqrt(8 * plan["height"] / gravity) / share
     return dict(

@@ -22,7 +22,8 @@ from ..skeleton import Skeleton
 
 # %% ../../nbs/core/05_plotting.ipynb #a07fa3de
 def set_style() -> None:
-    "The look of every figure: seaborn's white grid, colour-blind palette, type that can be read at half width."
+    """The look of every figure: seaborn's white grid, colour-blind palette, type that can be read
+    at half width."""
     sns.set_theme(style="whitegrid", palette="colorblind", font_scale=0.9)
     plt.rcParams.update(
         {
@@ -77,9 +78,10 @@ _body = {  # (x, y) of the left half and the midline, by the part's name
     "small_toe": (0.37, 0.05),
 }
 
-
+# %% ../../nbs/core/05_plotting.ipynb #60004484
 def standing_pose(skeleton: Skeleton) -> np.ndarray:  # [V, 2]
-    "Joint positions of a standing body that faces us; a tree hanging from the center where names are not a body's."
+    """Joint positions of a standing body that faces us; a tree hanging from the center where names
+    are not a body's."""
     named = [side_and_part(j) for j in skeleton.joints]
     if any(part not in _body for _, part in named):
         return _tree(skeleton)
@@ -91,7 +93,8 @@ def standing_pose(skeleton: Skeleton) -> np.ndarray:  # [V, 2]
 
 # %% ../../nbs/core/05_plotting.ipynb #307fb035
 def _tree(skeleton: Skeleton) -> np.ndarray:  # [V, 2]
-    "Depth below the center as height, leaves side by side, every other joint above the middle of its children."
+    """Depth below the center as height, leaves side by side, every other joint above the middle of
+    its children."""
     parent = skeleton.bones
     children = [[k for k, p in enumerate(parent) if p == j and k != j] for j in range(len(parent))]
     pose, leaves = np.zeros((len(parent), 2)), 0
@@ -186,7 +189,8 @@ def draw_adjacency(
     V = skeleton.num_joints
     if A.shape != (V, V):
         raise ValueError(
-            f"a matrix of shape {list(A.shape)} is no graph over the {V} joints of {skeleton.name!r}"
+            f"a matrix of shape {list(A.shape)} is no graph over the {V} joints of"
+            f" {skeleton.name!r}"
         )
     positions = standing_pose(skeleton) if positions is None else positions
     heaviest = np.abs(A).max() or 1
@@ -256,7 +260,8 @@ def draw_clip(
     keyframes: int = 6,  # how many pictures
     axes=None,  # as many axes as keyframes; None: a new figure's
 ) -> np.ndarray:  # the axes
-    "A film strip: bodies at even steps from the first frame to the last, numbered, all in one scale."
+    """A film strip: bodies at even steps from the first frame to the last, numbered, all in one
+    scale."""
     xy = _upright(frames, skeleton)
     chosen = np.unique(np.linspace(0, len(xy) - 1, keyframes).round().astype(int))
     if axes is None:
@@ -286,10 +291,13 @@ def animate_clip(
     width = int((high[0] - low[0]) * scale) + 24
     timing = f'dur="{len(xy) * stride / fps:.3f}s" repeatCount="indefinite"'
     marks = "".join(_moving_path(xy, *mark, timing) for mark in _strokes(skeleton))
-    bar = f'<rect x="0" y="{height - 3}" height="3" fill="#999"><animate attributeName="width" from="0" to="{width}" {timing}/></rect>'
+    bar = (
+        f'<rect x="0" y="{height - 3}" height="3" fill="#999"><animate attributeName="width"'
+        f' from="0" to="{width}" {timing}/></rect>'
+    )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'fill="none" stroke-linecap="round">{marks}{bar}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0'
+        f' {width} {height}" fill="none" stroke-linecap="round">{marks}{bar}</svg>'
     )
 
 # %% ../../nbs/core/05_plotting.ipynb #8523dc92
@@ -315,8 +323,8 @@ def _moving_path(xy: np.ndarray, pairs: list, color: str, width: int, timing: st
         for frame in lines
     ]
     return (
-        f'<path d="{paths[0]}" stroke="{color}" stroke-width="{width}">'
-        f'<animate attributeName="d" calcMode="discrete" values="{";".join(paths)}" {timing}/></path>'
+        f'<path d="{paths[0]}" stroke="{color}" stroke-width="{width}"><animate attributeName="d"'
+        f' calcMode="discrete" values="{";".join(paths)}" {timing}/></path>'
     )
 
 # %% ../../nbs/core/05_plotting.ipynb #a157c61b
@@ -356,7 +364,8 @@ def draw_joint_map(
     at = np.arange(len(values)) if at is None else np.asarray(at, dtype=float)
     if values.shape != (len(at), len(order)) or (np.diff(at) <= 0).any():
         raise ValueError(
-            f"a map of shape {list(values.shape)} does not fit {len(at)} increasing frames and the {len(order)} joints of {skeleton.name!r}"
+            f"a map of shape {list(values.shape)} does not fit {len(at)} increasing frames and the"
+            f" {len(order)} joints of {skeleton.name!r}"
         )
     half = np.diff(at) / 2 if len(at) > 1 else np.array([0.5])
     edges = np.concatenate([[at[0] - half[0]], at[1:] - half[: len(at) - 1], [at[-1] + half[-1]]])
@@ -394,7 +403,8 @@ def draw_bodies(
     colors=None,  # of the joints [T, V, ..]; None: by side of the body
     keyframes: int = 7,  # how many bodies
 ) -> list[int]:  # which of the T are drawn
-    "Bodies at even steps of an axis of time whose limits are set, each above its frame, all in one scale."
+    """Bodies at even steps of an axis of time whose limits are set, each above its frame, all in
+    one scale."""
     xy, (first, last) = _upright(frames, skeleton), ax.get_xlim()
     known = np.isfinite(xy).all(-1).any(1)
     wanted = first + (np.arange(keyframes) + 0.5) / keyframes * (last - first)
@@ -441,7 +451,8 @@ def animate_joint_map(
     label: str = "",  # of the colours
     size: tuple[int, int] = (760, 330),  # pixels
 ) -> str:  # an <svg> element
-    "A clip whose joints wear the colours of a map, and the map with a line at the frame that is shown."
+    """A clip whose joints wear the colours of a map, and the map with a line at the frame that is
+    shown."""
     at, (width, height) = (
         np.arange(len(values)) if at is None else np.asarray(at, dtype=float),
         size,
@@ -457,10 +468,15 @@ def animate_joint_map(
         timing,
     )
     x = place[0] + (at - at[0] + 0.5) / (at[-1] - at[0] + 1) * place[2]
-    cursor = f'<path d="M0 {place[1] - 4}V{place[1] + place[3] + 4}" stroke="#111" stroke-width="1.5">{_moves("transform", [f"{v:.1f} 0" for v in x], timing)}</path>'
+    cursor = (
+        f'<path d="M0 {place[1] - 4}V{place[1] + place[3] + 4}" stroke="#111"'
+        f' stroke-width="1.5">{_moves("transform", [f"{v:.1f} 0" for v in x], timing)}</path>'
+    )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" fill="none" stroke-linecap="round" '
-        f'font-family="sans-serif" font-size="11">{body}{_still_map(values, skeleton, at, norm, place, label)}{cursor}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0'
+        f' {width} {height}" fill="none" stroke-linecap="round" '
+        'font-family="sans-serif"'
+        f' font-size="11">{body}{_still_map(values, skeleton, at, norm, place, label)}{cursor}</svg>'
     )
 
 # %% ../../nbs/core/05_plotting.ipynb #1f29741c
@@ -480,11 +496,12 @@ def _moves(attribute: str, values: list[str], timing: str) -> str:
     )
     return f'<{kind} values="{";".join(values)}" {timing}/>'
 
-
+# %% ../../nbs/core/05_plotting.ipynb #5bc7dda5
 def _moving_body(
     xy: np.ndarray, skeleton: Skeleton, colors: list, place: tuple, timing: str
 ) -> str:
-    "Links in grey, joints in their colours, in a box of the picture; what is missing waits outside it."
+    """Links in grey, joints in their colours, in a box of the picture; what is missing waits
+    outside it."""
     left, top, width, height = place
     low, high = np.nanmin(xy, axis=(0, 1)), np.nanmax(xy, axis=(0, 1))
     scale = min(width / max(high[0] - low[0], 1e-9), height / max(high[1] - low[1], 1e-9))
@@ -505,7 +522,10 @@ def _moving_body(
             ("cy", [f"{v:g}" for v in xy[:, j, 1]]),
             ("fill", [row[j] for row in colors]),
         )
-        joints += f'<circle cx="{xy[0, j, 0]:g}" cy="{xy[0, j, 1]:g}" r="5" fill="{colors[0][j]}" stroke="#555">{"".join(_moves(a, v, timing) for a, v in moves)}</circle>'
+        joints += (
+            f'<circle cx="{xy[0, j, 0]:g}" cy="{xy[0, j, 1]:g}" r="5" fill="{colors[0][j]}"'
+            f' stroke="#555">{"".join(_moves(a, v, timing) for a, v in moves)}</circle>'
+        )
     return links + joints
 
 # %% ../../nbs/core/05_plotting.ipynb #4b351540
@@ -517,9 +537,12 @@ def _picture(
         buffer, rgba, format="png", metadata={"Software": None}
     )  # the same picture gives the same bytes
     box = " ".join(f'{k}="{v:.1f}"' for k, v in zip(("x", "y", "width", "height"), place))
-    return f'<image {box} preserveAspectRatio="none" style="image-rendering:pixelated" href="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"/>'
+    return (
+        f'<image {box} preserveAspectRatio="none" style="image-rendering:pixelated"'
+        f' href="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"/>'
+    )
 
-
+# %% ../../nbs/core/05_plotting.ipynb #85893569
 def _still_map(
     values: np.ndarray,
     skeleton: Skeleton,
@@ -545,7 +568,8 @@ def _still_map(
         text(left - 12, top + (y + 0.5) * row + 4, name, "end") for name, y in labels.items()
     )
     sides = "".join(
-        f'<rect x="{left - 8:.1f}" y="{top + i * row + 1:.1f}" width="5" height="{row - 2:.1f}" fill="{to_hex(side_color(skeleton.joints[j]))}"/>'
+        f'<rect x="{left - 8:.1f}" y="{top + i * row + 1:.1f}" width="5" height="{row - 2:.1f}"'
+        f' fill="{to_hex(side_color(skeleton.joints[j]))}"/>'
         for i, j in enumerate(order)
     )
     ticks = "".join(

@@ -22,7 +22,8 @@ class Registry(dict):
         self.kind, self.leading = kind, leading
 
     def register(self, name: str, constructor: Callable) -> Callable:  # the constructor
-        "Add a name. A constructor of the same name may replace it (a notebook run after the package was imported), another may not."
+        """Add a name. A constructor of the same name may replace it (a notebook run after the
+        package was imported), another may not."""
         taken = self.get(name, constructor)
         if taken.__qualname__ != constructor.__qualname__:
             raise ValueError(
@@ -44,11 +45,13 @@ def build(
     leading: tuple,  # the arguments that are no options, in their order
     options: dict,  # of the constructor
 ):
-    "What the constructor of this name makes; ValueError lists the known names, or the options that this one has."
+    """What the constructor of this name makes; ValueError lists the known names, or the options
+    that this one has."""
     known = registry.options(name)
     unknown = [o for o in options if o not in known]
     if unknown:
         raise ValueError(
-            f"{registry.kind} {name!r} has no option {unknown[0]!r}; known: {', '.join(known) or 'none'}"
+            f"{registry.kind} {name!r} has no option {unknown[0]!r}; known:"
+            f" {', '.join(known) or 'none'}"
         )
     return registry[name](*leading, **options)

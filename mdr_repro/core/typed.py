@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 # %% ../../nbs/core/03_typed.ipynb #c0de0006
 def patch_to(cls: type) -> Callable:
-    "Decorator: a function, property, static or class method becomes one of `cls` (TypeError: of nothing else)."
+    """Decorator: a function, property, static or class method becomes one of `cls` (TypeError: of
+    nothing else)."""
 
     def add(method):
         bare = method.fget if isinstance(method, property) else getattr(method, "__func__", method)

@@ -127,7 +127,8 @@ def _run_graph(block: FusedGraph, x: Tensor) -> Tensor:
 
 # %% ../../nbs/fast/06_folded.ipynb #bd6332ba
 class FusedTemporal(nn.Module):
-    "The temporal block and the residual of the layer in testing: h [N, C + 1, V, T] and x [N, C_in + 1, V, T] -> [N, C_out + 1, V, T']."
+    """The temporal block and the residual of the layer in testing: h [N, C + 1, V, T] and x [N,
+    C_in + 1, V, T] -> [N, C_out + 1, V, T']."""
 
     def __init__(
         self,
@@ -288,7 +289,8 @@ class FusedNetwork(nn.Module):
     def train(self, mode: bool = True) -> nn.Module:
         if mode:
             raise ValueError(
-                "a fused network cannot be trained; train the network that it was made from and fuse it again"
+                "a fused network cannot be trained; train the network that it was made from and"
+                " fuse it again"
             )
         return super().train(False)
 

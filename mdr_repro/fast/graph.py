@@ -206,7 +206,8 @@ def _back_refinement(back: _Back, i: int, f: Tensor) -> Tensor:  # gradient of f
 
 # %% ../../nbs/fast/03_graph.ipynb #4be4e101
 def _back_body(back: _Back, i: int, dz: Tensor, f: Tensor, residual: Tensor | None):
-    "All of one body from the gradient of its sum over subsets; the residual's gradient is added where x is the residual."
+    """All of one body from the gradient of its sum over subsets; the residual's gradient is added
+    where x is the residual."""
     body = back.body
     body.graph(i)
     body.refine(i, f)
@@ -223,7 +224,8 @@ def _back_body(back: _Back, i: int, dz: Tensor, f: Tensor, residual: Tensor | No
 
 # %% ../../nbs/fast/03_graph.ipynb #c69f2ea3
 class GraphBlock(torch.autograd.Function):
-    "Eq. 3 to 6, normalisation, residual, ReLU: GraphInputs -> y [N, C_out, V, T], and mean and variance of the batch."
+    """Eq. 3 to 6, normalisation, residual, ReLU: GraphInputs -> y [N, C_out, V, T], and mean and
+    variance of the batch."""
 
     @staticmethod
     def forward(ctx, sigma, eps, *inputs):
@@ -344,7 +346,7 @@ def gather(
         residual,
     )
 
-
+# %% ../../nbs/fast/03_graph.ipynb #c199d536
 def run_graph(v: GraphInputs, sigma: Callable, norm: nn.BatchNorm2d) -> Tensor:  # [N, C_out, V, T]
     "The block in training: batch statistics, which the normalisation remembers."
     y, mean, var = GraphBlock.apply(sigma, norm.eps, *v)

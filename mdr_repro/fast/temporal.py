@@ -21,7 +21,8 @@ from ..gcb import PlainTransform
 
 # %% ../../nbs/fast/04_temporal.ipynb #71243328
 class TemporalInputs(NamedTuple):
-    "What a temporal block computes with. Channels of the branches stand in the order [branch, kernel size, channel]."
+    """What a temporal block computes with. Channels of the branches stand in the order [branch,
+    kernel size, channel]."""
 
     h: Tensor  # [N, C, V, T]
     W_r: Tensor  # [R, C]: the reductions; those of the convolutions first, then those of the max-pools
@@ -161,7 +162,8 @@ class Branches:
 
 # %% ../../nbs/fast/04_temporal.ipynb #b74f94f2
 class Sums(NamedTuple):
-    "What is known after the rounds: for reductions (r) and branches mean, variance, 1 / sigma, centred results."
+    """What is known after the rounds: for reductions (r) and branches mean, variance, 1 / sigma,
+    centred results."""
 
     mean_r: Tensor
     var_r: Tensor
@@ -286,7 +288,8 @@ class _Back:
 def _back_branches(
     back: _Back, s: Sums, slopes_z: tuple[Tensor, ...], g: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    "Rounds 3 and 2 backwards: gradient of the normalised reductions [N, R, V T], its sums, and its sums times the centred ones."
+    """Rounds 3 and 2 backwards: gradient of the normalised reductions [N, R, V T], its sums, and
+    its sums times the centred ones."""
     v, b, (N, _, V, T) = back.v, back.b, back.v.h.shape
     (p, q, r), B, m, c = slopes_z, *v.scale.shape
     g_r, R = torch.empty_like(s.centred_r), len(v.W_r)
@@ -338,7 +341,8 @@ def _back_norms(
 
 # %% ../../nbs/fast/04_temporal.ipynb #c11fc6d6
 class TemporalBlock(torch.autograd.Function):
-    "The branches, normalisations, residual, ReLU: TemporalInputs and kernels -> y [N, B c, V, T'], and the batch's means and variances."
+    """The branches, normalisations, residual, ReLU: TemporalInputs and kernels -> y [N, B c, V,
+    T'], and the batch's means and variances."""
 
     @staticmethod
     def forward(ctx, geometry, eps, count, *tensors):
@@ -485,7 +489,7 @@ def plain(module: nn.Module) -> bool:
         for m in module.modules()
     )
 
-
+# %% ../../nbs/fast/04_temporal.ipynb #8b53a3e0
 def suits(layer: nn.Module, x: Tensor) -> bool:  # MDRLayer, [N, C_in, T, V]
     "Whether a layer can be, and is worth being, computed one body at a time in training."
     if layer.literal or not layer.training or not isinstance(layer.attention, nn.Identity):

@@ -50,15 +50,17 @@ def build_objective(
     embedding_dim: int,  # D
     **options,  # of the objective's constructor
 ) -> Objective:  # features [N, D] -> a number to go down on, or logits [N, K]
-    "The objective of this name; ValueError lists the known names, or the options that this one has."
+    """The objective of this name; ValueError lists the known names, or the options that this one
+    has."""
     return build(objectives, name, (num_classes, embedding_dim), options)
 
 # %% ../../nbs/losses/00_registry.ipynb #175d0ce7
 def check_objective(
-    objective: Objective,  # built for K classes and D features
-    num_clips: int = 12,  # N
+    objective: Objective,
+    num_clips: int = 12,  # built for K classes and D features  # N
 ) -> None:
-    "Assert what trainer and evaluation rely on: shapes, terms that add up, finite gradients, parameter groups, refusal of wrong labels."
+    """Assert what trainer and evaluation rely on: shapes, terms that add up, finite gradients,
+    parameter groups, refusal of wrong labels."""
     net, g = copy.deepcopy(objective), torch.Generator().manual_seed(0)
     K, D = net.num_classes, net.embedding_dim
     x, y = torch.randn(num_clips, D, generator=g), torch.randint(K, (num_clips,), generator=g)
@@ -75,7 +77,8 @@ def check_objective(
             assert str(wrong) in str(e), f"the message for label {wrong} does not name it: {e}"
         except Exception as e:
             raise AssertionError(
-                f"label {wrong} of K={K} classes ends in {type(e).__name__}, not in a ValueError that names it"
+                f"label {wrong} of K={K} classes ends in {type(e).__name__}, not in a ValueError"
+                " that names it"
             ) from e
         else:
             raise AssertionError(f"label {wrong} of K={K} classes was accepted")

@@ -18,7 +18,8 @@ from ..recognizer import Objective, check_labels
 
 # %% ../../nbs/losses/03_angular_margins.ipynb #0016b429
 class AngularMargin(Objective):
-    "A softmax on cosines with a margin for the right class while training: a loss of pytorch-metric-learning in the contract of an objective."
+    """A softmax on cosines with a margin for the right class while training: a loss of
+    pytorch-metric-learning in the contract of an objective."""
 
     keeps_length = False  # of the features; otherwise only their direction is used
 

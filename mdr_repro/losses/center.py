@@ -20,7 +20,8 @@ def center_loss(
     y: Tensor,  # labels [N], each in 0..K-1
     checked: bool = False,  # whether the labels have been looked at
 ) -> Tensor:  # scalar
-    "L_C, Wen et al. Eq. 2: half the squared distance of each feature to its class center, averaged over the batch."
+    """L_C, Wen et al. Eq. 2: half the squared distance of each feature to its class center,
+    averaged over the batch."""
     return 0.5 * (x - own_center(x, c, y, checked)).square().sum(1).mean()
 
 # %% ../../nbs/losses/02_center.ipynb #31373744
@@ -86,7 +87,8 @@ class CenterLoss(Softmax):
 
 # %% ../../nbs/losses/02_center.ipynb #6d3c6947
 def _parameter_groups(loss: CenterLoss, lr: float) -> list[dict]:
-    "The classifier, and the centers by themselves: a weight decay would pull them to the origin, and every feature after them."
+    """The classifier, and the centers by themselves: a weight decay would pull them to the origin,
+    and every feature after them."""
     centers = {
         "name": "centers",
         "params": [loss.centers],

@@ -19,7 +19,8 @@ from ..recognizer import Softmax, check_labels
 def marginal_mmd(
     z: Tensor,  # codes [N, D]
 ) -> Tensor:  # scalar
-    "The length of the mean code: how far its distribution is from N(0, I), as a linear kernel sees it."
+    """The length of the mean code: how far its distribution is from N(0, I), as a linear kernel
+    sees it."""
     return torch.linalg.vector_norm(z.mean(0))
 
 
@@ -28,7 +29,8 @@ def conditional_mmd(
     y: Tensor,  # labels [N], each in 0..K-1
     anchors: Tensor,  # mu [K, D]
 ) -> Tensor:  # scalar
-    "The squared distance between the mean code of a class and its anchor, averaged over the classes in the batch and over D."
+    """The squared distance between the mean code of a class and its anchor, averaged over the
+    classes in the batch and over D."""
     member = F.one_hot(y.long(), len(anchors)).to(z.dtype)  # [N, K]
     clips = member.sum(0)
     means = member.T @ z / clips.clamp(min=1)[:, None]
@@ -37,7 +39,8 @@ def conditional_mmd(
 
 # %% ../../nbs/losses/05_information_bottleneck.ipynb #50dd6be5
 class InformationBottleneck(Softmax):
-    "Softmax on a random code of the features, whose means over the batch and over each class are drawn to 0 and to fixed orthogonal anchors (InfoGCN)."
+    """Softmax on a random code of the features, whose means over the batch and over each class are
+    drawn to 0 and to fixed orthogonal anchors (InfoGCN)."""
 
     def __init__(
         self,
@@ -88,7 +91,8 @@ class InformationBottleneck(Softmax):
 def _check_options(weights, label_smoothing) -> None:
     if isinstance(weights, str) or len(weights) != 2 or not all(w >= 0 for w in weights):
         raise ValueError(
-            f"weights={weights!r} must be two numbers that are not negative: of the marginal and of the conditional term"
+            f"weights={weights!r} must be two numbers that are not negative: of the marginal and of"
+            " the conditional term"
         )
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing={label_smoothing!r} must be at least 0 and less than 1")

@@ -28,7 +28,8 @@ def adaptive_cosine(
     mean: Tensor,  # of the background [D]
     root: Tensor,  # of the background's covariance [D, D]
 ) -> Tensor:  # [N, K], each in -1..1
-    "D_ACE(x, s): the cosine between feature and signature after whitening; zero where either has no direction."
+    """D_ACE(x, s): the cosine between feature and signature after whitening; zero where either has
+    no direction."""
     return unit(whiten(x - mean, root)) @ unit(whiten(s, root)).T
 
 # %% ../../nbs/losses/04_lace.ipynb #313ea125

@@ -31,7 +31,8 @@ def plane_clips(
     outlier: bool = True,  # otherwise clip 0 is a clip of class 0 like any other
     per_class: int = 60,
 ) -> tuple[Tensor, Tensor]:  # points [N, 2], labels [N]
-    "Three classes of points in the plane; the same seed gives the same points, with the outlier or without."
+    """Three classes of points in the plane; the same seed gives the same points, with the outlier
+    or without."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(3).repeat_interleave(per_class)
     points = torch.tensor(MIDDLES)[labels] + SPREAD * torch.randn(
@@ -110,7 +111,8 @@ def train_plane(
     starts: int = 4,  # each tried for an eighth of the steps
     **options,  # of the objective
 ) -> PlaneResult:
-    "Train the small network with the objective of this name; the same arguments give the same result."
+    """Train the small network with the objective of this name; the same arguments give the same
+    result."""
     x, y = plane_clips(seed, outlier)
 
     def final_loss(net, objective):
@@ -144,7 +146,8 @@ def _angle(a: Tensor, b: Tensor) -> float:
 def plane_numbers(
     result: PlaneResult,
 ) -> dict[str, float]:  # variance_ratio, angle, fan, drag, turn, accuracy
-    "How tight the classes are, how far the two close ones are apart in angle, and how far the outlier has moved the center of its class."
+    """How tight the classes are, how far the two close ones are apart in angle, and how far the
+    outlier has moved the center of its class."""
     x, y = result.features.double(), result.labels
     kept = torch.ones(len(y), dtype=torch.bool)
     if result.outlier is not None:
@@ -177,7 +180,8 @@ VISIBLE_WEIGHT = 0.1  # lambda of center loss in the plane: the first of 0.003, 
 
 
 def plane_flexibility(result: PlaneResult) -> dict[str, float]:  # radial_share in 0..1, norm_spread
-    "How far the loss acts on norms, and how freely norms vary within a class; of the points without the outlier."
+    """How far the loss acts on norms, and how freely norms vary within a class; of the points
+    without the outlier."""
     x, y = result.features.double().requires_grad_(), result.labels
     objective = copy.deepcopy(result.objective).double()  # some remember what they have seen
     (gradient,) = torch.autograd.grad(objective(x, y), x)
@@ -209,7 +213,8 @@ def decision_regions(
 
 
 def plane_limit(*results: PlaneResult) -> float:
-    "Half the side of a square around the origin that holds all features, and the centers, of these results."
+    """Half the side of a square around the origin that holds all features, and the centers, of
+    these results."""
     return 1.08 * max(
         points.abs().max().item()
         for r in results

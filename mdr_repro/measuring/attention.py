@@ -40,7 +40,8 @@ def subset_features(
 ) -> Iterator[
     tuple[Tensor | None, Tensor]
 ]:  # f_R (None without CVSTA) and R, each [N, C_out, T, V]
-    "The factors of Eq. 4, one subset after the other; means before or after the convolutions as the layer itself takes them."
+    """The factors of Eq. 4, one subset after the other; means before or after the convolutions as
+    the layer itself takes them."""
     over_V, over_T = (
         (x, x) if graph.form == "released" else (x.mean(3, keepdim=True), x.mean(2, keepdim=True))
     )
@@ -65,7 +66,8 @@ def _layers(backbone: nn.Module) -> nn.ModuleList:
         for layer in layers
     ):
         raise ValueError(
-            f"{type(backbone).__name__} has layers without Eq. 6; attention maps are those of mdr_gcn with attention cvsta, none or st_joint_att"
+            f"{type(backbone).__name__} has layers without Eq. 6; attention maps are those of"
+            " mdr_gcn with attention cvsta, none or st_joint_att"
         )
     return layers
 
@@ -124,7 +126,8 @@ def speed(
 
 
 def first_time(at: np.ndarray) -> np.ndarray:  # bool [T]
-    "Frames of the clip, not zeros (negative) and not later than all before them only by going round or standing still."
+    """Frames of the clip, not zeros (negative) and not later than all before them only by going
+    round or standing still."""
     at = np.asarray(at)
     return (at >= 0) & (at > np.maximum.accumulate(np.concatenate([[-1], at[:-1]])))
 
@@ -184,7 +187,8 @@ def motion_correlations(
     layer: int | None = None,  # counted from 0; None: `full_layer`
     name: str = "R",  # of `attention_maps`
 ) -> np.ndarray:  # [bodies of the test clips, 2]
-    "Joint correlation and frame correlation of every body, NaN where nothing moves; on the device of the clips."
+    """Joint correlation and frame correlation of every body, NaN where nothing moves; on the device
+    of the clips."""
     layer, found = full_layer(recognizer.backbone) if layer is None else layer, []
     known = survey(clips, sampling)
     for index in clips.indices("test").split(batch_size):
@@ -200,7 +204,8 @@ def motion_correlations(
 
 # %% ../../nbs/measuring/06_attention.ipynb #8b719635
 def joint_correlation_before(store: RunStore, records: list[Record]) -> float:  # -1..1
-    "The joint correlation of f_TV in a network with CVSTA: of what its gate is given, in the same pass."
+    """The joint correlation of f_TV in a network with CVSTA: of what its gate is given, in the same
+    pass."""
     return _correlations(store, records[0].spec, "f_TV")[0]
 
 
@@ -224,7 +229,8 @@ def _correlations(
     )
     if not np.isfinite(found).any(0).all():
         raise ValueError(
-            f"run {spec.id}: nothing moves in any test clip of {spec.data}, so nothing can be correlated with motion"
+            f"run {spec.id}: nothing moves in any test clip of {spec.data}, so nothing can be"
+            " correlated with motion"
         )
     return tuple(np.nanmean(found, axis=0).tolist())
 
@@ -250,13 +256,14 @@ def right_knee(skeleton: Skeleton) -> int | None:
 def focus_counts(
     intensity: np.ndarray, joints: np.ndarray, at: np.ndarray
 ) -> np.ndarray:  # maps [T, V]; positions [T, V, dims], NaN where missing; frames of the clip [T]
-    "In how many frames of one body, padding aside, each joint is the most intense of the known ones [V]."
+    """In how many frames of one body, padding aside, each joint is the most intense of the known
+    ones [V]."""
     known = np.isfinite(joints).all(-1) & first_time(at)[:, None]
     shown = known.any(1)
     most = np.where(known, intensity, -np.inf)[shown].argmax(1)
     return np.bincount(most, minlength=intensity.shape[1])
 
-
+# %% ../../nbs/measuring/06_attention.ipynb #99f04589
 @lru_cache(maxsize=256)
 def _knee_shares(
     store: RunStore, spec: RunSpec
@@ -314,7 +321,8 @@ EXAMPLE = "3StepSequence3"  # Section IV.E
 
 
 def example_clip(clips: ClipSet, name: str = EXAMPLE) -> int:  # which clip
-    "The test clip of that name; else the longest of the class of that name; else the longest of the class that moves fastest."
+    """The test clip of that name; else the longest of the class of that name; else the longest of
+    the class that moves fastest."""
     test = clips.indices("test").cpu()
     if not len(test):
         raise ValueError(f"{clips.meta['name']} has no test clip to draw")
@@ -423,7 +431,8 @@ def attention_clip(
 def _about_center(
     clips: ClipSet, i: int, at: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:  # [T', V, dims], and bool [T', V]
-    "The first person of a clip with its center joint at the origin, so that whoever travels stays in the picture."
+    """The first person of a clip with its center joint at the origin, so that whoever travels stays
+    in the picture."""
     joints, there = sample_frames(
         clips, torch.tensor([i]), torch.as_tensor(at)[None], origins(clips, "frame")
     )
@@ -440,7 +449,8 @@ def _relative(intensity: np.ndarray, seen: np.ndarray) -> np.ndarray:  # [T', V]
 
 # %% ../../nbs/measuring/06_attention.ipynb #55b2f415
 def highlighted(clip: AttentionClip) -> pd.DataFrame:  # a line a map
-    "Most intense joint of each frame, counted; shares in per cent of the frames in which something is known."
+    """Most intense joint of each frame, counted; shares in per cent of the frames in which
+    something is known."""
     rows, knee = (
         [],
         [
@@ -589,7 +599,8 @@ def animate_attention(
 
     head = f"{_short(clip.class_name)}, clip {clip.name}, layer B{clip.layer}"
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Figure 4 in motion</title>\n<style>body{font-family:sans-serif;color:#333;margin:1em}'
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Figure 4 in'
+        " motion</title>\n<style>body{font-family:sans-serif;color:#333;margin:1em}"
         "h1{font-size:1em;font-weight:normal}svg{display:block;max-width:100%;height:auto}</style></head>\n"
         f"<body><h1>{escape(head)}</h1>\n" + "\n".join(map(picture, titles)) + "\n</body></html>\n"
     )

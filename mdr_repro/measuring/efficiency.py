@@ -24,13 +24,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../../nbs/measuring/01_efficiency.ipynb #39790210
 def count_parameters(module: nn.Module) -> int:
-    "Learnable numbers, each once; running statistics of batch norm are not learned and do not count."
+    """Learnable numbers, each once; running statistics of batch norm are not learned and do not
+    count."""
     return sum(p.numel() for p in module.parameters())
 
 # %% ../../nbs/measuring/01_efficiency.ipynb #94c931ed
 @contextmanager
 def _at_rest(module: nn.Module) -> Iterator[None]:
-    "Evaluation mode, every operation as its equation has it, without gradients (by requires_grad: under no_grad the counter of torch 2.13 misses operations); put back afterwards."
+    """Evaluation mode, every operation as its equation has it, without gradients (by requires_grad:
+    under no_grad the counter of torch 2.13 misses operations); put back afterwards."""
     modes, wants, forms = (
         [(m, m.training) for m in module.modules()],
         [(p, p.requires_grad) for p in module.parameters()],
@@ -60,7 +62,8 @@ def count_macs(
     shape: tuple[int, ...],  # of a batch [N, C, T, V, M]; N = 1 for the cost of one clip
     num_classes: int | None = None,  # adds a linear classifier on D features for so many classes
 ) -> int:
-    "Multiply-accumulates of the convolutions and matrix products of one forward pass; FLOPs are twice that."
+    """Multiply-accumulates of the convolutions and matrix products of one forward pass; FLOPs are
+    twice that."""
     with _at_rest(backbone), FlopCounterMode(display=False) as counter:
         features = backbone(_zeros(backbone, shape))
     return counter.get_total_flops() // 2 + (
@@ -94,7 +97,8 @@ def latency(
     warmup: int = 3,  # passes before the clock counts
     backward: bool = False,  # forward and backward, as in a training step
 ) -> pd.DataFrame:  # a row a module: median, quartiles
-    "Seconds a pass: the modules take turns, so that whatever else the machine does meets all of them alike."
+    """Seconds a pass: the modules take turns, so that whatever else the machine does meets all of
+    them alike."""
     seconds = {name: [] for name in modules}
     for i in range(warmup + repeats):
         for name, module in modules.items():
@@ -125,7 +129,8 @@ def peak_memory(
         torch.save((backbone, shape, backward, torch.get_num_threads()), buffer)
     except pickle.PicklingError as e:
         raise ValueError(
-            f"{type(backbone).__name__} cannot be sent to a process of its own ({e}); define it in a module, not in a notebook"
+            f"{type(backbone).__name__} cannot be sent to a process of its own ({e}); define it in"
+            " a module, not in a notebook"
         ) from None
     code = "from mdr_repro.measuring.efficiency import _memory_child; _memory_child()"
     child = subprocess.run(
@@ -153,7 +158,8 @@ def _cuda_memory(backbone: nn.Module, x: Tensor, backward: bool) -> int:
 
 # %% ../../nbs/measuring/01_efficiency.ipynb #ff680e73
 def _memory_child():
-    "In a fresh process: by how much the resident memory rises above where it stood before the pass."
+    """In a fresh process: by how much the resident memory rises above where it stood before the
+    pass."""
     backbone, shape, backward, threads = torch.load(
         io.BytesIO(sys.stdin.buffer.read()), weights_only=False
     )

@@ -37,7 +37,8 @@ def right_answers(
                 if odd
             ]
             raise ValueError(
-                f"system {k} {' and '.join(told)} of the {len(names)} clips that are compared; give the answers to the same clips"
+                f"system {k} {' and '.join(told)} of the {len(names)} clips that are compared; give"
+                " the answers to the same clips"
             )
         rows.append((s.predictions == s.labels)[[where[n] for n in names]])
     return np.array(rows)
@@ -49,13 +50,15 @@ def _same_labels(first: Scores, others: Sequence[Scores]) -> None:
         odd = next((n for n, y in zip(s.names, s.labels) if said.get(n, y) != y), None)
         if odd is not None:
             raise ValueError(
-                f"clip {odd!r} has two labels, {said[odd]} and {s.labels[s.names.index(odd)]}; compare answers to the same question"
+                f"clip {odd!r} has two labels, {said[odd]} and {s.labels[s.names.index(odd)]};"
+                " compare answers to the same question"
             )
 
 # %% ../../nbs/measuring/04_paired_clips.ipynb #ad98583a
 @dataclass(frozen=True)
 class TwoNetworks:
-    "McNemar's test of two trained networks on the same clips; it says nothing about other seeds of their methods."
+    """McNemar's test of two trained networks on the same clips; it says nothing about other seeds
+    of their methods."""
 
     both: int  # clips that both recognise
     first: int  # only the first
@@ -72,21 +75,23 @@ class TwoNetworks:
     def text(self) -> str:
         low, high = (100 * v for v in (self.interval.low, self.interval.high))
         return (
-            f"{100 * self.effect:+.2f} points on {self.interval.n} clips ({self.first} recognised by the first alone, {self.second} by the second; "
-            f"95 % interval over clips {low:+.2f} .. {high:+.2f}; McNemar p = {self.p:.3g}); of these two trained networks, not of their methods"
+            f"{100 * self.effect:+.2f} points on {self.interval.n} clips ({self.first} recognised"
+            f" by the first alone, {self.second} by the second; 95 % interval over clips {low:+.2f}"
+            f" .. {high:+.2f}; McNemar p = {self.p:.3g}); of these two trained networks, not of"
+            " their methods"
         )
 
 
 def two_networks(
     first: Scores,
-    second: Scores,  # of the same clips, in any order
-    level: float = 0.95,
+    second: Scores,
+    level: float = 0.95,  # of the same clips, in any order
 ) -> TwoNetworks:
     "McNemar's exact test; ValueError where the clips are not the same."
     _same_labels(first, [second])
     return _two(*right_answers([first, second], first.names), level)
 
-
+# %% ../../nbs/measuring/04_paired_clips.ipynb #735b38d3
 def _two(
     a: np.ndarray, b: np.ndarray, level: float = 0.95
 ) -> TwoNetworks:  # bool [N] each: recognised
@@ -100,7 +105,8 @@ def _two(
 # %% ../../nbs/measuring/04_paired_clips.ipynb #eacac4ab
 @dataclass(frozen=True)
 class SeedsAndClips:
-    "A bootstrap of two methods over their seeds and the test clips; not the test over seeds that a verdict rests on."
+    """A bootstrap of two methods over their seeds and the test clips; not the test over seeds that
+    a verdict rests on."""
 
     effect: float  # difference of mean accuracies, first - second
     interval: Interval  # over seeds and clips
@@ -110,7 +116,11 @@ class SeedsAndClips:
     @property
     def text(self) -> str:
         low, high = (100 * v for v in (self.interval.low, self.interval.high))
-        told = f"{100 * self.effect:+.2f} points on {self.interval.n} clips, {self.seeds[0]} and {self.seeds[1]} seeds (bootstrap over seeds and clips {low:+.2f} .. {high:+.2f}, p = {self.p:.3g})"
+        told = (
+            f"{100 * self.effect:+.2f} points on {self.interval.n} clips, {self.seeds[0]} and"
+            f" {self.seeds[1]} seeds (bootstrap over seeds and clips {low:+.2f} .. {high:+.2f}, p ="
+            f" {self.p:.3g})"
+        )
         return told + (
             "; of one trained network on a side, not of its method" if 1 in self.seeds else ""
         )
@@ -123,7 +133,8 @@ def seeds_and_clips(
     level: float = 0.95,
     seed: int = 0,  # of the draws
 ) -> SeedsAndClips:
-    "Percentile interval of the difference of mean accuracies; ValueError where the clips are not the same."
+    """Percentile interval of the difference of mean accuracies; ValueError where the clips are not
+    the same."""
     if not len(first) or not len(second):
         raise ValueError("seeds_and_clips: give at least one network of each method")
     _same_labels(first[0], [*first[1:], *second])
@@ -131,7 +142,7 @@ def seeds_and_clips(
         *(right_answers(side, first[0].names) for side in (first, second)), draws, level, seed
     )
 
-
+# %% ../../nbs/measuring/04_paired_clips.ipynb #4512292f
 def _many(
     a: np.ndarray, b: np.ndarray, draws: int = 4000, level: float = 0.95, seed: int = 0
 ) -> SeedsAndClips:  # bool [seeds, N] each

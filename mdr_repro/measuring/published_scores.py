@@ -28,7 +28,8 @@ def _one_hot(
     odd = next((i for i, w in enumerate(words) if w not in known), None)
     if odd is not None:
         raise DataError(
-            f"clip {names[odd]!r}: prediction {words[odd][:40]!r} is no class; give its name or its number 0..{len(class_names) - 1}"
+            f"clip {names[odd]!r}: prediction {words[odd][:40]!r} is no class; give its name or its"
+            f" number 0..{len(class_names) - 1}"
         )
     return np.eye(len(class_names), dtype=np.float32)[[known[w] for w in words]]
 
@@ -40,7 +41,7 @@ def _numbers(row: list[str], name: str) -> list[float]:
         raise DataError(f"clip {name!r}: a score is no number; write the file again") from None
     return found
 
-
+# %% ../../nbs/measuring/05_published_scores.ipynb #d1773ddd
 def _read_csv(
     path: Path, class_names: tuple[str, ...]
 ) -> tuple[list[str], np.ndarray]:  # names, scores [N, K]
@@ -56,7 +57,8 @@ def _read_csv(
     head, body = (rows[0], rows[1:]) if rows else ([], [])
     if "name" not in head or not body:
         raise DataError(
-            "the first line has to name the columns, one of them `name`, and at least one clip has to follow; write them there"
+            "the first line has to name the columns, one of them `name`, and at least one clip has"
+            " to follow; write them there"
         )
     for n, row in enumerate(body, 2):
         if len(row) != len(head):
@@ -73,7 +75,9 @@ def _read_csv(
     )
     if missing or odd:
         raise DataError(
-            f"the columns are not the run's classes ({f'{missing[0]!r} is not there once' if missing else f'{odd[0]!r} is none of them'}); name one column after each, or give name,prediction"
+            "the columns are not the run's classes"
+            f" ({f'{missing[0]!r} is not there once' if missing else f'{odd[0]!r} is none of them'});"
+            " name one column after each, or give name,prediction"
         )
     return names, np.array(
         [
@@ -97,13 +101,16 @@ def _read_npz(path: Path, like: Scores) -> tuple[list[str], np.ndarray]:  # name
         )
     if scores.shape != (len(names), len(like.class_names)):
         raise DataError(
-            f"array 'scores' has shape {list(scores.shape)}, not {len(names)} clips by {len(like.class_names)} classes; make them agree"
+            f"array 'scores' has shape {list(scores.shape)}, not {len(names)} clips by"
+            f" {len(like.class_names)} classes; make them agree"
         )
     if "class_names" in z.names:
         classes = typed(z["class_names"], "class_names", "text").tolist()
         if sorted(classes) != sorted(like.class_names):
             raise DataError(
-                f"array 'class_names' has other classes than the run ({', '.join(sorted(set(classes) ^ set(like.class_names))[:3])}); compare answers to the same question"
+                "array 'class_names' has other classes than the run"
+                f" ({', '.join(sorted(set(classes) ^ set(like.class_names))[:3])}); compare answers"
+                " to the same question"
             )
         scores = scores[:, [classes.index(c) for c in like.class_names]]
     if "labels" in z.names and "class_names" in z.names:
@@ -114,16 +121,18 @@ def _read_npz(path: Path, like: Scores) -> tuple[list[str], np.ndarray]:  # name
         odd = next((n for n in names if n in own and said.get(n) != like.class_names[own[n]]), None)
         if odd is not None:
             raise DataError(
-                f"clip {odd!r} is of class {said.get(odd)!r} there and of {like.class_names[own[odd]]!r} here; compare answers to the same question"
+                f"clip {odd!r} is of class {said.get(odd)!r} there and of"
+                f" {like.class_names[own[odd]]!r} here; compare answers to the same question"
             )
     return names, scores
 
-
+# %% ../../nbs/measuring/05_published_scores.ipynb #bef7901b
 def read_scores(
     path: str | Path,  # .csv or .npz
     like: Scores,  # of a run on the same test clips: names, labels and classes
 ) -> Scores:  # in the run's order of clips and classes
-    "A published system's answers to a run's test clips; DataError names the clip, the column or the class that does not fit."
+    """A published system's answers to a run's test clips; DataError names the clip, the column or
+    the class that does not fit."""
     path = Path(path)
     try:
         if not path.is_file():

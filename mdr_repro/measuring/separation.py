@@ -49,7 +49,8 @@ def silhouette(features: np.ndarray, labels: np.ndarray) -> float:  # -1..1
 
 # %% ../../nbs/measuring/03_separation.ipynb #70a00002
 def intra_class_angle(features: np.ndarray, labels: np.ndarray) -> float:  # degrees, 0..180
-    "Mean angle between a clip's feature and the mean feature of its class; a feature of length 0 has none."
+    """Mean angle between a clip's feature and the mean feature of its class; a feature of length 0
+    has none."""
     features, labels = np.asarray(features, float), np.asarray(labels)
     means = np.stack([features[labels == k].mean(0) for k in np.unique(labels)])[
         np.unique(labels, return_inverse=True)[1]

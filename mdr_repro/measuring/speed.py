@@ -235,13 +235,14 @@ def _results(
         [p.grad.flatten() for p in net.parameters() if p.grad is not None]
     ).double()
 
-
+# %% ../../nbs/measuring/07_speed.ipynb #f61688c8
 def errors(
     net: nn.Module,  # in training
     x: Tensor,
     precision: str = "fp32",
 ) -> dict[str, dict[str, float]]:  # "features" and "gradients" -> relative distance
-    "Of both forms as they are trained, of the fast one in float64, and of all three in testing, from the literal form in float64."
+    """Of both forms as they are trained, of the fast one in float64, and of all three in testing,
+    from the literal form in float64."""
     probe, exact = (
         torch.randn(len(x), net.embedding_dim, device=x.device),
         copy.deepcopy(net).double(),
@@ -363,7 +364,7 @@ def _compare(
         }
     return rows
 
-
+# %% ../../nbs/measuring/07_speed.ipynb #dcbfa419
 def _measure(
     shape: tuple[int, ...],
     form: str,
@@ -399,7 +400,8 @@ def bench(
     quick: bool = False,  # a narrow network and small clips: to see that it works
     say: Callable[[str], None] = lambda line: None,  # takes a line of progress
 ) -> dict:
-    "Seconds, memory, operations, bytes and errors of all forms at all shapes, the device's ceilings, and the rate of clips."
+    """Seconds, memory, operations, bytes and errors of all forms at all shapes, the device's
+    ceilings, and the rate of clips."""
     widths, shapes = ((16,) * 2 + (32,), QUICK) if quick else (WIDTHS, SHAPES)
     record = {
         "device": device_name(device),
@@ -499,7 +501,8 @@ def bench_table(record: dict) -> pd.DataFrame:
 
 # %% ../../nbs/measuring/07_speed.ipynb #b78faace
 def bench_steps(record: dict) -> list[dict]:  # as in results/bench/steps.json
-    "The fast form's seconds as timed steps (without the optimizer's update, some per cent of a step)."
+    """The fast form's seconds as timed steps (without the optimizer's update, some per cent of a
+    step)."""
     options = {
         "activation": "tanh",
         "attention": "cvsta",

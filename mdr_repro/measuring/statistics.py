@@ -90,7 +90,8 @@ def paired_test(
     a, b = _numbers(a, "paired_test"), _numbers(b, "paired_test")
     if len(a) != len(b):
         raise ValueError(
-            f"paired_test: {len(a)} and {len(b)} numbers cannot be paired; use the seeds that both have"
+            f"paired_test: {len(a)} and {len(b)} numbers cannot be paired; use the seeds that both"
+            " have"
         )
     return PairedTest(float((a - b).mean()), mean_interval(a - b, level), _paired_p(a - b), level)
 
@@ -117,7 +118,8 @@ def two_looks_p(
     "p of the smaller of two p, the second on all seeds (Pocock 1977)."
     if not 0 < share < 1:
         raise ValueError(
-            f"two_looks_p: the first look has a share of {share} of the seeds; give one between 0 and 1"
+            f"two_looks_p: the first look has a share of {share} of the seeds; give one between 0"
+            " and 1"
         )
     seen = [p for p in (p_first, p_all) if p is not None]
     if len(seen) < 2:
@@ -142,7 +144,8 @@ def paired_power(
     "Chance that n pairs decide for the right sign."
     if n < 2 or deviation <= 0:
         raise ValueError(
-            f"paired_power: {n} pairs with a deviation of {deviation:g} test nothing; give two pairs at least, and a deviation above 0"
+            f"paired_power: {n} pairs with a deviation of {deviation:g} test nothing; give two"
+            " pairs at least, and a deviation above 0"
         )
     return stats.nct.sf(
         stats.t.ppf((1 + level) / 2, n - 1), n - 1, np.asarray(effect) * math.sqrt(n) / deviation

@@ -72,7 +72,8 @@ class _ProjectedWithTerms(Projected):
 
 
 def project(backbone: nn.Module, embedding_dim: int) -> nn.Module:
-    "The network with features of `embedding_dim` numbers, keeping `forward_with_terms` where it has one."
+    """The network with features of `embedding_dim` numbers, keeping `forward_with_terms` where it
+    has one."""
     return (_ProjectedWithTerms if hasattr(backbone, "forward_with_terms") else Projected)(
         backbone, embedding_dim
     )
@@ -81,7 +82,8 @@ def project(backbone: nn.Module, embedding_dim: int) -> nn.Module:
 def backbone_options(
     name: str,  # a key of `backbones`
 ) -> list[str]:
-    "The options that `build_backbone` takes for this name: the constructor's, `cvsta` where CVSTA can be put in (Table I), and `embedding_dim`."
+    """The options that `build_backbone` takes for this name: the constructor's, `cvsta` where CVSTA
+    can be put in (Table I), and `embedding_dim`."""
     refinable = isinstance(backbones.get(name), type) and issubclass(backbones[name], GCN)
     return backbones.options(name) + ["cvsta"] * refinable + ["embedding_dim"]
 
@@ -111,7 +113,8 @@ def check_backbone(
     num_persons: int = 1,  # M
     frames: tuple[int, ...] = (16, 13),  # every T to try
 ) -> None:
-    "Assert what trainer and evaluation rely on: features [N, D] for any T, finite, clip by clip; a finite gradient for every parameter."
+    """Assert what trainer and evaluation rely on: features [N, D] for any T, finite, clip by clip;
+    a finite gradient for every parameter."""
     net, D, g = copy.deepcopy(backbone), backbone.embedding_dim, torch.Generator().manual_seed(0)
     for T in frames:
         x = torch.randn(4, in_channels, T, skeleton.num_joints, num_persons, generator=g)
@@ -129,7 +132,8 @@ def check_backbone(
             together, alone = net.eval()(x), net(x[:1])
         apart = (together[:1] - alone).abs().max() / together.abs().max().clamp(min=1)
         assert apart < 1e-4, (
-            f"in testing mode the features of a clip change with the rest of its batch, by {apart:.2g}"
+            "in testing mode the features of a clip change with the rest of its batch, by"
+            f" {apart:.2g}"
         )
 
 

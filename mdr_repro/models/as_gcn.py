@@ -23,7 +23,8 @@ def structural_links(
     skeleton: Skeleton,
     order: int = 4,  # L: bones between two joints, at most
 ) -> Tensor:  # [2 L + 1, V, V]; [k, i, j] weighs joint i in the output at joint j
-    "Links over 0, 1, .. L bones, from 1 on split into centripetal and centrifugal ones; their sum has columns that add to one."
+    """Links over 0, 1, .. L bones, from 1 on split into centripetal and centrifugal ones; their sum
+    has columns that add to one."""
     if not isinstance(order, int) or order < 1:
         raise ValueError(
             f"order={order!r} must be a positive whole number; 4 is the published network"
@@ -37,7 +38,8 @@ def structural_links(
 
 # %% ../../nbs/models/04_as_gcn.ipynb #d15a4c4c
 class TwoLayers(nn.Module):
-    "f: two linear layers with ELU, dropout between, batch normalisation over all but the last axis."
+    """f: two linear layers with ELU, dropout between, batch normalisation over all but the last
+    axis."""
 
     def __init__(self, in_features: int, out_features: int, dropout: float):
         super().__init__()
@@ -58,7 +60,8 @@ def _senders(num_joints: int) -> Tensor:  # [V, V - 1]: who may send to joint j,
 
 # %% ../../nbs/models/04_as_gcn.ipynb #081d1de2
 class LinkEncoder(nn.Module):
-    "Scores of the link types: motion [B, V, F C] -> [B, V, V - 1, types + 1], receiver first, then the other joints in order."
+    """Scores of the link types: motion [B, V, F C] -> [B, V, V - 1, types + 1], receiver first,
+    then the other joints in order."""
 
     def __init__(
         self,
@@ -113,7 +116,7 @@ def actional_graphs(
 # %% ../../nbs/models/04_as_gcn.ipynb #53a7ca72
 VARIANCE = 5e-4  # sigma^2, of a coordinate's next position
 
-
+# %% ../../nbs/models/04_as_gcn.ipynb #2189a058
 class MotionDecoder(nn.Module):
     "Every next position from the present one and the links: x [B, F, V, D] -> [B, F - 1, V, D]."
 
@@ -159,7 +162,8 @@ class MotionDecoder(nn.Module):
 
 # %% ../../nbs/models/04_as_gcn.ipynb #5bf74d1f
 def _messages(d: MotionDecoder, h: Tensor, links: Tensor, senders: Tensor) -> Tensor:  # [B, V, H]
-    "What every joint hears along its links; the first layer works on joints, not on their many pairs, with the two halves of its weights."
+    """What every joint hears along its links; the first layer works on joints, not on their many
+    pairs, with the two halves of its weights."""
     total = 0
     for c, (e_1, e_2) in enumerate(zip(d.e_1, d.e_2), 1):
         receiver, sender = e_1.weight.chunk(2, 1)
@@ -198,7 +202,8 @@ def prior_loss(
 
 # %% ../../nbs/models/04_as_gcn.ipynb #ab6b9ab1
 class ActionalStructuralConv(GraphConv):
-    "The body's links and the clip's: x [N, C_in, T, V], graphs [N, types, V, V] -> [N, C_out, T, V]."
+    """The body's links and the clip's: x [N, C_in, T, V], graphs [N, types, V, V] -> [N, C_out, T,
+    V]."""
 
     def __init__(
         self,
@@ -225,7 +230,8 @@ class ActionalStructuralConv(GraphConv):
 
 # %% ../../nbs/models/04_as_gcn.ipynb #74c474a2
 class ASLayer(nn.Module):
-    "Graph convolution, convolution over frames, dropout and shortcut: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
+    """Graph convolution, convolution over frames, dropout and shortcut: [N, C_in, T, V] -> [N,
+    C_out, ceil(T / stride), V]."""
 
     def __init__(
         self,
@@ -356,7 +362,8 @@ def _build(
     ):
         if not isinstance(value, int) or value < least:
             raise ValueError(
-                f"{name}={value!r} must be a whole number, {least} at least; {published} is the published network"
+                f"{name}={value!r} must be a whole number, {least} at least; {published} is the"
+                " published network"
             )
     if not 0 < init_std < float("inf"):
         raise ValueError(
@@ -379,7 +386,8 @@ def _build(
 
 # %% ../../nbs/models/04_as_gcn.ipynb #511438db
 def _look(net: ASGCN, x: Tensor) -> tuple[Tensor, ...]:
-    "Features [N M, D, T', V] of the frames that may be seen; how many may; and of the inference graphs, links, scores, positions [N M, F, V, C]."
+    """Features [N M, D, T', V] of the frames that may be seen; how many may; and of the inference
+    graphs, links, scores, positions [N M, F, V, C]."""
     T = x.shape[2] - (min(net.horizon, x.shape[2] // 6) if net.training else 0)
     y, inferred = net.bodies(x[:, :, :T]), (None,) * 4
     if net.encoder is not None:
@@ -446,7 +454,7 @@ def _layer_lines(theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
     )
     return tuple((rf"{theirs}\.{a}\.(.*)", rf"{ours}.\1.{b}.\2") for a, b in parts)
 
-
+# %% ../../nbs/models/04_as_gcn.ipynb #e12b1095
 RELEASED = (  # limaosen0/AS-GCN, two files joined by `released_state`
     (r"model1\.A", ""),
     (r"model1\.data_bn\.(.*)", r"backbone.data_norm.\1"),

@@ -20,9 +20,10 @@ from ..tcb import MultiScaleTemporalConv
 # %% ../../nbs/models/07_ctr_gcn.ipynb #c50c7d02
 _products = {"paper": "nctv,ncwv->nctw", "pyskl": "nctv,ncvw->nctw"}  # v sends, w receives
 
-
+# %% ../../nbs/models/07_ctr_gcn.ipynb #cfb1bfb7
 class CTRGraphConv(GraphConv):
-    "Every channel on its own topology R = A + alpha Q, summed over the subsets: [N, C_in, T, V] -> [N, C_out, T, V]."
+    """Every channel on its own topology R = A + alpha Q, summed over the subsets: [N, C_in, T, V]
+    -> [N, C_out, T, V]."""
 
     def __init__(
         self,
@@ -72,7 +73,8 @@ class CTRGraphConv(GraphConv):
 
 # %% ../../nbs/models/07_ctr_gcn.ipynb #9aff151f
 class CTRLayer(nn.Module):
-    "Graph convolution, temporal branches and a residual: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
+    """Graph convolution, temporal branches and a residual: [N, C_in, T, V] -> [N, C_out, ceil(T /
+    stride), V]."""
 
     literal = False  # True: module by module; False: the same function, faster (below)
 
@@ -163,7 +165,8 @@ def _run_layer(layer: CTRLayer, x: Tensor) -> Tensor:
 
 # %% ../../nbs/models/07_ctr_gcn.ipynb #baf779a1
 class CTRGCN(GCN):
-    "Channel-wise Topology Refinement GCN (Chen et al., ICCV 2021): clips [N, C, T, V, M] -> features [N, D]."
+    """Channel-wise Topology Refinement GCN (Chen et al., ICCV 2021): clips [N, C, T, V, M] ->
+    features [N, D]."""
 
     def __init__(
         self,
@@ -172,8 +175,9 @@ class CTRGCN(GCN):
         num_persons: int = 1,  # M
         width: float = 1.0,  # of the published channels
         reduction: int = 8,  # C_r = C_in / reduction; 8 where coordinates enter
-        partition: str
-        | None = "directed",  # how `Skeleton.adjacency` splits the graph; None: the skeleton's own way
+        partition: (
+            str | None
+        ) = "directed",  # how `Skeleton.adjacency` splits the graph; None: the skeleton's own way
         form: str = "paper",  # or "pyskl"
     ):
         layers = ten_layers(in_channels, width, multiple=4)  # four temporal branches

@@ -24,7 +24,8 @@ def column_normalised(
 
 # %% ../../nbs/models/06_dc_gcn.ipynb #49233bf1
 class DecoupledGraphConv(GraphConv):
-    "A graph convolution with an adjacency for each group of channels: [N, C_in, T, V] -> [N, C_out, T, V]."
+    """A graph convolution with an adjacency for each group of channels: [N, C_in, T, V] -> [N,
+    C_out, T, V]."""
 
     def __init__(
         self,
@@ -79,7 +80,8 @@ def around_frames(
 
 # %% ../../nbs/models/06_dc_gcn.ipynb #488576ed
 class DropGraph(nn.Module):
-    "Drop joints with their neighbours and frames with theirs while training: [N, C, T, V] -> the same."
+    """Drop joints with their neighbours and frames with theirs while training: [N, C, T, V] -> the
+    same."""
 
     def __init__(
         self,
@@ -128,7 +130,8 @@ def _drop_frames(d: DropGraph, x: Tensor, share: float | Tensor) -> Tensor:
 
 # %% ../../nbs/models/06_dc_gcn.ipynb #aaa56422
 class DecoupledLayer(nn.Module):
-    "Decoupled graph convolution, temporal convolution, residuals, DropGraph: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
+    """Decoupled graph convolution, temporal convolution, residuals, DropGraph: [N, C_in, T, V] ->
+    [N, C_out, ceil(T / stride), V]."""
 
     def __init__(
         self,
@@ -161,7 +164,8 @@ class DecoupledLayer(nn.Module):
 
 # %% ../../nbs/models/06_dc_gcn.ipynb #c4524c47
 class DCGCN(GCN):
-    "Decoupling GCN with DropGraph (Cheng et al., ECCV 2020): clips [N, C, T, V, M] -> features [N, D]."
+    """Decoupling GCN with DropGraph (Cheng et al., ECCV 2020): clips [N, C, T, V, M] -> features
+    [N, D]."""
 
     def __init__(
         self,
@@ -199,7 +203,8 @@ def _check(groups: int, keep_prob: float, ramp: int) -> None:
         raise ValueError(f"groups={groups!r} is no number of groups; published are 8 and 16")
     if not 0 < keep_prob <= 1:
         raise ValueError(
-            f"keep_prob={keep_prob!r} is no probability in (0, 1]; 1 drops nothing, published is 0.9"
+            f"keep_prob={keep_prob!r} is no probability in (0, 1]; 1 drops nothing, published"
+            " is 0.9"
         )
     if not isinstance(ramp, int) or ramp < 0:
         raise ValueError(

@@ -51,7 +51,8 @@ def _start(layer: nn.Module) -> nn.Module:  # Kaiming's rule, fan out
 
 
 def _normalised(norm: nn.BatchNorm1d, s: Tensor) -> Tensor:
-    "Batch normalisation of [N, V]; one body alone has no statistics and is measured by the running ones."
+    """Batch normalisation of [N, V]; one body alone has no statistics and is measured by the
+    running ones."""
     if norm.training and len(s) == 1:
         return F.batch_norm(
             s, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
@@ -90,7 +91,8 @@ class DynamicGraphConv(GraphConv):
 
 # %% ../../nbs/models/08_dynamic_gcn.ipynb #19fa9029
 class AxisAttention(nn.Module):
-    "Weights of joints, of frames and of channels, one after the other: [N, C, T, V] -> [N, C, T, V]."
+    """Weights of joints, of frames and of channels, one after the other: [N, C, T, V] -> [N, C, T,
+    V]."""
 
     def __init__(
         self,
@@ -148,7 +150,8 @@ class JointProjection(nn.Module):
 
 # %% ../../nbs/models/08_dynamic_gcn.ipynb #01826fcd
 class DynamicLayer(nn.Module):
-    "Graph convolution, attention, nine frames, shortcut: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
+    """Graph convolution, attention, nine frames, shortcut: [N, C_in, T, V] -> [N, C_out, ceil(T /
+    stride), V]."""
 
     def __init__(
         self,
@@ -188,11 +191,13 @@ class DynamicGCN(GCN):
     ):
         if not 0 < joint_ratio <= 1:
             raise ValueError(
-                f"joint_ratio={joint_ratio!r} must be above 0 and at most 1; 0.6 is the published network"
+                f"joint_ratio={joint_ratio!r} must be above 0 and at most 1; 0.6 is the published"
+                " network"
             )
         if not isinstance(clip_frames, int) or clip_frames < 1:
             raise ValueError(
-                f"clip_frames={clip_frames!r} must be a positive whole number; 64 is the published network"
+                f"clip_frames={clip_frames!r} must be a positive whole number; 64 is the published"
+                " network"
             )
         layers = ten_layers(in_channels, width)
         super().__init__(skeleton, in_channels, num_persons, layers[-1][1], norm_persons=False)

@@ -51,7 +51,8 @@ def distance_subsets(
 
 
 class DistanceGraphConv(GraphConv):
-    "A matrix for each distance, a learnable weight for each link, [N, C_in, T, V] -> [N, C_out, T, V]."
+    """A matrix for each distance, a learnable weight for each link, [N, C_in, T, V] -> [N, C_out,
+    T, V]."""
 
     def __init__(
         self,
@@ -102,7 +103,8 @@ def graph_layer(
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #e99f5374
 class DepthwiseConv(nn.Sequential):
-    "A kernel over frames for each channel, and batch norm: [N, C, T, V] -> [N, C, ceil(T / stride), V]."
+    """A kernel over frames for each channel, and batch norm: [N, C, T, V] -> [N, C, ceil(T /
+    stride), V]."""
 
     def __init__(
         self,
@@ -132,7 +134,7 @@ def _ep_sep(C: int, kernel_size: int, stride: int) -> nn.Sequential:
         TemporalConv(2 * C, C, 1),
     )
 
-
+# %% ../../nbs/models/12_efficient_gcn.ipynb #27c2dac7
 def _sg(C: int, kernel_size: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
         DepthwiseConv(C, kernel_size),
@@ -200,7 +202,8 @@ def compound_scaling(
     "The four blocks of EfficientGCN-B<phi>."
     if not isinstance(scaling, int) or isinstance(scaling, bool) or scaling < 0:
         raise ValueError(
-            f"scaling={scaling!r} must be a whole number; known: 0, 1, 2, 3 and 4, published as B0 to B4, and beyond"
+            f"scaling={scaling!r} must be a whole number; known: 0, 1, 2, 3 and 4, published as B0"
+            " to B4, and beyond"
         )
     published = [(48, 1, 0.5), (24, 1, 0.5), (64, 2, 1), (128, 2, 1)]
     return [
@@ -210,7 +213,8 @@ def compound_scaling(
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #9db7181b
 class EfficientGCN(GCN):
-    "Three branches, fused early: clips [N, C, T, V, M] -> features [N, D] (Song et al., TPAMI 2022)."
+    """Three branches, fused early: clips [N, C, T, V, M] -> features [N, D] (Song et al., TPAMI
+    2022)."""
 
     def __init__(
         self,
@@ -286,7 +290,7 @@ def _branch(
         rest,
     )
 
-
+# %% ../../nbs/models/12_efficient_gcn.ipynb #d312adad
 def _bodies(net: EfficientGCN, x: Tensor) -> Tensor:
     "Every person of every clip a sample of its own."
     check_clips(x, net.in_channels, net.skeleton.num_joints, net.num_persons)
@@ -322,6 +326,7 @@ _layers = (  # behind a block's place: published name, ours
         )
     ),
 )
+
 _stems = (  # before the blocks of a branch
     (r"init_bn\.(.*)", r"0.\2"),
     (r"stem_scn\.conv\.gcn\.(.*)", r"1.path.0.W.\2"),
@@ -331,6 +336,8 @@ _stems = (  # before the blocks of a branch
     (r"stem_tcn\.conv\.(.*)", r"2.path.0.\2"),
     (r"stem_tcn\.bn\.(.*)", r"2.path.1.\2"),
 )
+
+# %% ../../nbs/models/12_efficient_gcn.ipynb #ea9595ac
 RELEASED: tuple[tuple[str, str], ...] = (  # names of the authors' code -> ours
     *(
         (rf"input_branches\.(\d)\.{theirs}", rf"backbone.branches.\1.{ours}")

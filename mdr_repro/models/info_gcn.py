@@ -23,7 +23,8 @@ def mode_matrix(
     "I - P^k: each joint minus its k-th ancestor; a joint without one keeps its place."
     if k != "joints" and (not isinstance(k, int) or k < 1):
         raise ValueError(
-            f"k={k!r} is no mode; known: 1 (bones), 2, 3, ..., 'joints' (for k=0 every joint minus itself would be left)"
+            f"k={k!r} is no mode; known: 1 (bones), 2, 3, ..., 'joints' (for k=0 every joint minus"
+            " itself would be left)"
         )
     I = torch.eye(skeleton.num_joints)
     if k == "joints":
@@ -35,7 +36,8 @@ def mode_matrix(
 
 # %% ../../nbs/models/13_info_gcn.ipynb #febde96e
 class SelfAttentionGraphConv(GraphConv):
-    "SA-GC as one of the graph convolutions that CVSTA can refine, [N, C_in, T, V] -> [N, C_out, T, V]."
+    """SA-GC as one of the graph convolutions that CVSTA can refine, [N, C_in, T, V] -> [N, C_out,
+    T, V]."""
 
     def __init__(
         self,
@@ -51,7 +53,8 @@ class SelfAttentionGraphConv(GraphConv):
 
 # %% ../../nbs/models/13_info_gcn.ipynb #10fe0e7d
 class InfoLayer(nn.Module):
-    "SA-GC, a multi-scale temporal convolution, and a way around both: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
+    """SA-GC, a multi-scale temporal convolution, and a way around both: [N, C_in, T, V] -> [N,
+    C_out, ceil(T / stride), V]."""
 
     def __init__(
         self,
@@ -112,7 +115,8 @@ class InfoGCN(GCN):
 
 # %% ../../nbs/models/13_info_gcn.ipynb #948746c7
 def _embedded(net: InfoGCN, x: Tensor) -> Tensor:  # [N, C, T, V, M] -> [N, C', T, V, M]
-    "Coordinates relative to the k-th ancestor, in as many channels as the first layer takes, with each joint's own vector."
+    """Coordinates relative to the k-th ancestor, in as many channels as the first layer takes, with
+    each joint's own vector."""
     check_clips(x, net.coordinates, net.skeleton.num_joints, net.num_persons)
     h = net.embedding(net.mode @ x.permute(0, 2, 4, 3, 1)) + net.positions  # [N, T, M, V, C']
     return h.permute(0, 4, 1, 3, 2)

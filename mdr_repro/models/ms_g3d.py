@@ -21,7 +21,8 @@ def disentangled(
     distance: np.ndarray,  # d(i, j), [V, V]; inf where no path joins two nodes
     num_scales: int,  # K: distances 0 .. K - 1
 ) -> Tensor:  # [K, V, V]
-    "The normalised k-adjacencies, one graph a distance: each joint, and the joints exactly k bones away."
+    """The normalised k-adjacencies, one graph a distance: each joint, and the joints exactly k
+    bones away."""
     if not isinstance(num_scales, int) or num_scales < 1:
         raise ValueError(
             f"num_scales={num_scales!r} must be a whole number of distances, 1 or more"
@@ -48,7 +49,8 @@ def window_distance(
 
 # %% ../../nbs/models/09_ms_g3d.ipynb #a6b04644
 class MultiScaleGraphConv(GraphConv):
-    "Neighbours of every distance, each with its own weights: [N, C_in, T, V] -> [N, C_out, T, V], V joints or nodes of a window."
+    """Neighbours of every distance, each with its own weights: [N, C_in, T, V] -> [N, C_out, T, V],
+    V joints or nodes of a window."""
 
     def __init__(
         self,

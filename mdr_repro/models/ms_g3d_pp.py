@@ -11,7 +11,8 @@ from .ms_g3d import MSG3D
 
 # %% ../../nbs/models/10_ms_g3d_pp.ipynb #e3c6756b
 class MSG3DPlusPlus(MSG3D):
-    "MS-G3D for 2-D poses with scores, C = 3: clips [N, 3, T, 17, M] -> features [N, D] (Duan et al., CVPR 2022)."
+    """MS-G3D for 2-D poses with scores, C = 3: clips [N, 3, T, 17, M] -> features [N, D] (Duan et
+    al., CVPR 2022)."""
 
 # %% ../../nbs/models/10_ms_g3d_pp.ipynb #a1ea3dca
 register_backbone("ms_g3d_pp", MSG3DPlusPlus);

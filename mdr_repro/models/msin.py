@@ -13,7 +13,10 @@ from . import build_backbone
 from ..skeleton import Skeleton
 
 # %% ../../nbs/models/15_msin.ipynb #cbfacd19
-LABEL = "MSIN's abstract rebuilt for skeletons alone: a skeleton stream and our distances between bodies; its object streams need images, its code and details are not public"
+LABEL = (
+    "MSIN's abstract rebuilt for skeletons alone: a skeleton stream and our distances between"
+    " bodies; its object streams need images, its code and details are not public"
+)
 streams = ("st_gcn", "two_stream_agcn")  # what a stream can be
 
 
@@ -58,7 +61,8 @@ def distances(
 
 # %% ../../nbs/models/15_msin.ipynb #65274c12
 class MSIN(nn.Module):
-    "A skeleton stream and a stream of distances: clips [N, C, T, V, M] -> features [N, D], after the abstract of Wang et al. (TCSVT 2022)."
+    """A skeleton stream and a stream of distances: clips [N, C, T, V, M] -> features [N, D], after
+    the abstract of Wang et al. (TCSVT 2022)."""
 
     LABEL = LABEL  # printed beside the row in tables
 

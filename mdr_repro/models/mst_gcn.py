@@ -49,7 +49,8 @@ class SubsetConv(nn.Module):
 
 # %% ../../nbs/models/11_mst_gcn.ipynb #dfbfcf6c
 class HierarchicalGraphConv(GraphConv):
-    "MS-GC: s branches in a chain; side by side where the channels change. [N, C_in, T, V] -> [N, C_out, T, V]."
+    """MS-GC: s branches in a chain; side by side where the channels change. [N, C_in, T, V] -> [N,
+    C_out, T, V]."""
 
     def __init__(
         self,
@@ -69,7 +70,8 @@ class HierarchicalGraphConv(GraphConv):
 
 # %% ../../nbs/models/11_mst_gcn.ipynb #0229f17a
 class HierarchicalTemporalConv(nn.Module):
-    "MT-GC: s convolutions over frames in a chain; side by side with a stride. [N, C, T, V] -> [N, C, ceil(T / stride), V]."
+    """MT-GC: s convolutions over frames in a chain; side by side with a stride. [N, C, T, V] -> [N,
+    C, ceil(T / stride), V]."""
 
     def __init__(
         self,
@@ -123,7 +125,8 @@ class MSTLayer(nn.Module):
 
 # %% ../../nbs/models/11_mst_gcn.ipynb #e6818d48
 class MSTGCN(GCN):
-    "Multi-scale spatial temporal GCN: clips [N, C, T, V, M] -> features [N, D] (Chen et al., AAAI 2021)."
+    """Multi-scale spatial temporal GCN: clips [N, C, T, V, M] -> features [N, D] (Chen et al., AAAI
+    2021)."""
 
     def __init__(
         self,

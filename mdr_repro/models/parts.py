@@ -32,7 +32,8 @@ def ten_layers(
     width: float = 1.0,  # of 64 to 256 channels
     multiple: int = 1,  # of which every width is one
 ) -> list[tuple[int, int, int]]:  # C_in, C_out and stride of each layer
-    "ST-GCN's frame: 4 layers of 64 channels, 3 of 128, 3 of 256; T halves before the fifth and the eighth."
+    """ST-GCN's frame: 4 layers of 64 channels, 3 of 128, 3 of 256; T halves before the fifth and
+    the eighth."""
     published = (64,) * 4 + (128,) * 3 + (256,) * 3
     widths = [scaled(c, width, multiple) for c in published]
     return [
@@ -42,7 +43,8 @@ def ten_layers(
 
 # %% ../../nbs/models/00_parts.ipynb #416a3a16
 class TemporalConv(nn.Sequential):
-    "kappa x 1 convolution and batch normalisation, [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
+    """kappa x 1 convolution and batch normalisation, [N, C_in, T, V] -> [N, C_out, ceil(T /
+    stride), V]."""
 
     def __init__(
         self,
@@ -75,7 +77,8 @@ def shortcut(
     stride: int = 1,  # s, over frames
     kernel_size: int = 1,  # frames, where the shapes differ
 ) -> nn.Module:  # [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]
-    "The way around a block: the identity where shapes allow it, else a convolution with batch normalisation."
+    """The way around a block: the identity where shapes allow it, else a convolution with batch
+    normalisation."""
     plain = in_channels == out_channels and stride == 1
     return nn.Identity() if plain else TemporalConv(in_channels, out_channels, kernel_size, stride)
 
@@ -85,11 +88,7 @@ class GraphConv(nn.Module):
 
     # where W_k f_in can be told from the sum over the graph (Eq. 2), two methods more, one behind the other the same as forward:
     # transforms(x) -> W_k f_in [N, K, C_out, T, V], and over_graph(y [N, K, C_out, T, V], x, ...) -> [N, C_out, T, V]
-    def __init__(
-        self,
-        in_channels: int,  # C_in
-        out_channels: int,  # C_out
-    ):
+    def __init__(self, in_channels: int, out_channels: int):  # C_in  # C_out
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
 
@@ -116,7 +115,8 @@ class RefinedGraphConv(GraphConv):
 
 # %% ../../nbs/models/00_parts.ipynb #457f5861
 class Saliency(CVSTA):
-    "The weights f_R [N, C_out, T, V] of f_in [N, C_in, T, V] (Eq. 3): CVSTA for features that another module transforms."
+    """The weights f_R [N, C_out, T, V] of f_in [N, C_in, T, V] (Eq. 3): CVSTA for features that
+    another module transforms."""
 
     def __init__(
         self,
@@ -132,7 +132,8 @@ class Saliency(CVSTA):
 
 
 class LiteralGraphConv(GraphConv):
-    "A graph convolution with R_k of Eq. 4 in the place of W_k f_in in Eq. 2: [N, C_in, T, V] -> [N, C_out, T, V]."
+    """A graph convolution with R_k of Eq. 4 in the place of W_k f_in in Eq. 2: [N, C_in, T, V] ->
+    [N, C_out, T, V]."""
 
     def __init__(self, conv: GraphConv):
         super().__init__(conv.in_channels, conv.out_channels)
@@ -151,18 +152,21 @@ def add_cvsta(
     backbone: nn.Module,  # its graph convolutions are `GraphConv`s
     literal: bool = False,  # R_k in the place of W_k f_in (Eq. 4); False: gated, before the graph convolution
 ) -> nn.Module:  # the same object
-    "Put CVSTA into every graph convolution of the network (Table I); gated, its outputs are at first as before."
+    """Put CVSTA into every graph convolution of the network (Table I); gated, its outputs are at
+    first as before."""
     found = [(name, m) for name, m in backbone.named_modules() if isinstance(m, GraphConv)]
     kind = type(backbone).__name__
     if not found:
         raise ValueError(
-            f"{kind} has no graph convolution into which CVSTA could be put (MDR-GCN has its own: attention='cvsta')"
+            f"{kind} has no graph convolution into which CVSTA could be put (MDR-GCN has its own:"
+            " attention='cvsta')"
         )
     if any(isinstance(m, (RefinedGraphConv, LiteralGraphConv)) for _, m in found):
         raise ValueError(f"this {kind} has CVSTA already")
     if literal and not all(hasattr(m, "transforms") for _, m in found):
         raise ValueError(
-            f"the graph convolutions of {kind} do not tell W_k f_in from the sum over the graph; take cvsta=True"
+            f"the graph convolutions of {kind} do not tell W_k f_in from the sum over the graph;"
+            " take cvsta=True"
         )
     for name, m in found:
         parent, _, own = name.rpartition(".")
@@ -193,7 +197,8 @@ def published_names(
 ) -> dict[
     str, str
 ]:  # published key -> our key, without the ones that are not needed; unknown ones keep their name
-    "Our names for published ones; the first fitting line of the table counts, a leading `module.` does not."
+    """Our names for published ones; the first fitting line of the table counts, a leading `module.`
+    does not."""
     names = {}
     for key in keys:
         plain = key.removeprefix("module.")
@@ -219,7 +224,8 @@ def load_published(
         tuple[str, str], ...
     ],  # see `published_names`; our keys begin with a name in `parts`
 ) -> None:
-    "Copy published weights into our modules; ValueError names every missing, extra or misshapen tensor."
+    """Copy published weights into our modules; ValueError names every missing, extra or misshapen
+    tensor."""
     ours = {
         f"{part}.{k}": v
         for part, module in parts.items()

@@ -94,7 +94,8 @@ def heatmaps(
     limbs: tuple[tuple[int, int], ...] | None = None,  # pairs of joints to draw instead of joints
     padding: float = 0.25,  # of the box around the persons
 ) -> Tensor:  # volumes [N, V, T, S, S], or [N, limbs, T, S, S]
-    "The clip as pictures: a channel a joint (Eq. 1) or limb (Eq. 2), persons merged by the maximum."
+    """The clip as pictures: a channel a joint (Eq. 1) or limb (Eq. 2), persons merged by the
+    maximum."""
     corner, side = clip_box(x, padding)
     scale = size / side.view(-1, 1, 1, 1, 1)
     p = ((x[:, :2] - corner.view(-1, 2, 1, 1, 1)) * scale).permute(4, 0, 3, 2, 1)  # [M, N, V, T, 2]
@@ -125,7 +126,8 @@ def _conv_norm(
 
 # %% ../../nbs/models/14_posec3d.ipynb #0291ac25
 class Bottleneck(nn.Module):
-    "Squeeze (over frames), convolve (over the picture), expand, and add the input: [N, C_in, T, H, W] -> [N, 4 channels, T', H', W']."
+    """Squeeze (over frames), convolve (over the picture), expand, and add the input: [N, C_in, T,
+    H, W] -> [N, 4 channels, T', H', W']."""
 
     def __init__(
         self,
@@ -161,7 +163,8 @@ def _stage(
 
 
 class SlowOnly(nn.Module):
-    "Volumes [N, K, T, H, W] -> features [N, 16 channels]: the slow path of SlowFast, as thin and shallow as heat maps allow."
+    """Volumes [N, K, T, H, W] -> features [N, 16 channels]: the slow path of SlowFast, as thin and
+    shallow as heat maps allow."""
 
     def __init__(
         self,
@@ -190,7 +193,8 @@ class SlowOnly(nn.Module):
 
 # %% ../../nbs/models/14_posec3d.ipynb #8fb7d088
 class PoseC3D(nn.Module):
-    "SlowOnly on heat maps: clips [N, C, T, V, M] of positions -> features [N, D] (Duan et al., CVPR 2022)."
+    """SlowOnly on heat maps: clips [N, C, T, V, M] of positions -> features [N, D] (Duan et al.,
+    CVPR 2022)."""
 
     def __init__(
         self,
@@ -238,7 +242,8 @@ def _check_options(
         raise ValueError(f"unknown confidence {confidence!r}; known: {', '.join(confidences)}")
     if confidence == "last" and in_channels < 3:
         raise ValueError(
-            f"clips of {in_channels} channels hold no confidence after x and y; take confidence='none'"
+            f"clips of {in_channels} channels hold no confidence after x and y; take"
+            " confidence='none'"
         )
     if not (isinstance(size, int) and size >= 8):
         raise ValueError(
@@ -251,7 +256,8 @@ def _check_options(
 
 
 def _volumes(net: PoseC3D, x: Tensor) -> Tensor:
-    "The heat maps that the network was built for, of all frames or of `frames` that are spread evenly."
+    """The heat maps that the network was built for, of all frames or of `frames` that are spread
+    evenly."""
     check_clips(x, net.in_channels, net.skeleton.num_joints, net.num_persons)
     if net.frames is not None:
         middle = (

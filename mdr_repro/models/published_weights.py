@@ -43,6 +43,7 @@ _convs = {
     6: "features.{k}.conv_T",
     7: "features.{k}.W_TV",
 }
+
 _tail = {"0": "0", "1": "1", "3.conv": "3", "3.bn": "4", "4": "4"}  # of a temporal branch
 
 
@@ -71,7 +72,7 @@ def _mdr_layer(l: int) -> list[tuple[str, str]]:
         (theirs + r"residual\.bn\.(.*)", ours + r"residual.1.\1"),
     ]
 
-
+# %% ../../nbs/models/16_published_weights.ipynb #e0345d5a
 MDR_GCN = (
     (r"data_bn\.(.*)", r"backbone.data_norm.\1"),
     *(line for l in range(1, 11) for line in _mdr_layer(l)),
@@ -119,7 +120,8 @@ def system_table(
 def read_weights(
     path: str | Path,  # .pt, .pth, .pkl of torch.save, or .safetensors
 ) -> dict[str, Tensor]:  # name -> tensor
-    "The tensors of a weight file; no code in it is run. ValueError that names the file and what is wrong."
+    """The tensors of a weight file; no code in it is run. ValueError that names the file and what
+    is wrong."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such weight file; check the path")
@@ -131,11 +133,14 @@ def read_weights(
         )
     except pickle.UnpicklingError:
         raise ValueError(
-            f"{path}: holds more than tensors and plain values, or is no weight file; reading it could run code, so it was not read. Save its state_dict alone"
+            f"{path}: holds more than tensors and plain values, or is no weight file; reading it"
+            " could run code, so it was not read. Save its state_dict alone"
         ) from None
     except Exception as e:
         raise ValueError(
-            f"{path}: no complete weight file ({next(iter(str(e).splitlines()), '')[:120] or type(e).__name__}); copy or download it again"
+            f"{path}: no complete weight file"
+            f" ({next(iter(str(e).splitlines()), '')[:120] or type(e).__name__}); copy or download"
+            " it again"
         ) from None  # the readers raise all kinds
     for key in ("state_dict", "model", "weights"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
@@ -157,7 +162,8 @@ def load_released(
     num_persons: int = 1,  # M
     **options,  # of the network, where they differ from the published ones
 ) -> Recognizer:  # in testing mode
-    "A published network with its weights; ValueError names every missing, extra or misshapen tensor."
+    """A published network with its weights; ValueError names every missing, extra or misshapen
+    tensor."""
     table, s, state = system_table(system), SYSTEMS[system], read_weights(path)
     heads = [
         state[k]
@@ -166,7 +172,8 @@ def load_released(
     ]
     if not heads:
         raise ValueError(
-            f"{path}: no classifier of {system} in it; the names begin with {', '.join(list(state)[:3])}"
+            f"{path}: no classifier of {system} in it; the names begin with"
+            f" {', '.join(list(state)[:3])}"
         )
     backbone = build_backbone(
         s.backbone, skeleton, in_channels, num_persons, **{**s.options, **options}
@@ -184,6 +191,7 @@ def load_released(
         load_published(parts, state, table)
     except ValueError as e:
         raise ValueError(
-            f"{path}: not the weights of {system} for {skeleton.name}, C={in_channels}, M={num_persons}: {e}"
+            f"{path}: not the weights of {system} for {skeleton.name}, C={in_channels},"
+            f" M={num_persons}: {e}"
         ) from None
     return net.eval()

@@ -81,7 +81,8 @@ class _SignGradient(torch.autograd.Function):
 
 
 class TemporalShift(nn.Module):
-    "Every channel moves over frames by a learned distance: [N, C, T, V] -> [N, C, ceil(T / stride), V]."
+    """Every channel moves over frames by a learned distance: [N, C, T, V] -> [N, C, ceil(T /
+    stride), V]."""
 
     def __init__(
         self,
@@ -118,7 +119,8 @@ class JointNorm(nn.BatchNorm1d):
 
 
 class ShiftTemporalConv(nn.Sequential):
-    "Two temporal shifts around a pointwise convolution, [N, C, T, V] -> [N, C, ceil(T / stride), V]."
+    """Two temporal shifts around a pointwise convolution, [N, C, T, V] -> [N, C, ceil(T / stride),
+    V]."""
 
     def __init__(
         self,
@@ -139,7 +141,8 @@ class ShiftTemporalConv(nn.Sequential):
 
 # %% ../../nbs/models/05_shift_gcn.ipynb #50f88f4b
 class ShiftLayer(nn.Module):
-    "Shift graph convolution, shift temporal convolution, a residual around each: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
+    """Shift graph convolution, shift temporal convolution, a residual around each: [N, C_in, T, V]
+    -> [N, C_out, ceil(T / stride), V]."""
 
     def __init__(
         self,

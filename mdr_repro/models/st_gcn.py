@@ -15,7 +15,8 @@ from ..skeleton import Skeleton
 
 # %% ../../nbs/models/02_st_gcn.ipynb #c0e06fcc
 class EdgeGraphConv(GraphConv):
-    "The sum over neighbour subsets with learnable edge importance, [N, C_in, T, V] -> [N, C_out, T, V] (Yan et al.)."
+    """The sum over neighbour subsets with learnable edge importance, [N, C_in, T, V] -> [N, C_out,
+    T, V] (Yan et al.)."""
 
     def __init__(
         self,
@@ -42,7 +43,8 @@ class EdgeGraphConv(GraphConv):
 
 # %% ../../nbs/models/02_st_gcn.ipynb #6f97537c
 class STGCNLayer(nn.Module):
-    "Graph convolution, convolution over frames, shortcut: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
+    """Graph convolution, convolution over frames, shortcut: [N, C_in, T, V] -> [N, C_out, ceil(T /
+    stride), V]."""
 
     def __init__(
         self,
@@ -63,7 +65,8 @@ class STGCNLayer(nn.Module):
 
 # %% ../../nbs/models/02_st_gcn.ipynb #01728e52
 class STGCN(GCN):
-    "Spatial Temporal Graph Convolutional Network (Yan et al., AAAI 2018): clips [N, C, T, V, M] -> features [N, 256]."
+    """Spatial Temporal Graph Convolutional Network (Yan et al., AAAI 2018): clips [N, C, T, V, M]
+    -> features [N, 256]."""
 
     def __init__(
         self,

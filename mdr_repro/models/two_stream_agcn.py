@@ -15,7 +15,8 @@ from ..skeleton import Skeleton
 
 # %% ../../nbs/models/03_two_stream_agcn.ipynb #6c658f33
 class AdaptiveGraphConv(GraphConv):
-    "The body's links, learned links and this clip's links, summed over subsets: [N, C_in, T, V] -> [N, C_out, T, V] (Eq. 3)."
+    """The body's links, learned links and this clip's links, summed over subsets: [N, C_in, T, V]
+    -> [N, C_out, T, V] (Eq. 3)."""
 
     def __init__(
         self,
@@ -67,7 +68,8 @@ def _similarity(
 
 # %% ../../nbs/models/03_two_stream_agcn.ipynb #926c9966
 class AdaptiveLayer(nn.Module):
-    "Adaptive graph convolution, nine frames, a residual around each and all: [N, C_in, T, V] -> [N, C_out, ceil(T / stride), V]."
+    """Adaptive graph convolution, nine frames, a residual around each and all: [N, C_in, T, V] ->
+    [N, C_out, ceil(T / stride), V]."""
 
     def __init__(
         self,
@@ -94,7 +96,8 @@ class AdaptiveLayer(nn.Module):
 
 # %% ../../nbs/models/03_two_stream_agcn.ipynb #b610b3b7
 class TwoStreamAGCN(GCN):
-    "One stream of the Two-Stream Adaptive GCN (Shi et al., CVPR 2019): clips [N, C, T, V, M] -> features [N, D]."
+    """One stream of the Two-Stream Adaptive GCN (Shi et al., CVPR 2019): clips [N, C, T, V, M] ->
+    features [N, D]."""
 
     def __init__(
         self,
@@ -102,8 +105,9 @@ class TwoStreamAGCN(GCN):
         in_channels: int = 3,  # C
         num_persons: int = 1,  # M
         width: float = 1.0,  # of the published channels
-        partition: str
-        | None = "directed",  # how `Skeleton.adjacency` splits the graph; None: the skeleton's own way
+        partition: (
+            str | None
+        ) = "directed",  # how `Skeleton.adjacency` splits the graph; None: the skeleton's own way
         parts: str = "ABC",  # of the graph
     ):
         layers = ten_layers(in_channels, width)

@@ -46,16 +46,25 @@ STATEMENTS += [
     for s in (
         (
             "Abstract",
-            "the noisy data from pose extraction increases the challenge of fine-grained recognition",
+            (
+                "the noisy data from pose extraction increases the challenge of fine-grained"
+                " recognition"
+            ),
         ),
         (
             "Abstract",
-            "enhance the discriminative power of spatial-temporal joints and obtain a more compact intra-class feature distribution",
+            (
+                "enhance the discriminative power of spatial-temporal joints and obtain a more"
+                " compact intra-class feature distribution"
+            ),
             "fig4.joints",
         ),
         (
             "Abstract",
-            "can improve the discrimination among channel-, joint- and frame-level features for fine-grained actions",
+            (
+                "can improve the discrimination among channel-, joint- and frame-level features for"
+                " fine-grained actions"
+            ),
             "fig4.joints fig4.frames",
         ),
         (
@@ -65,36 +74,58 @@ STATEMENTS += [
         ),
         (
             "Abstract",
-            "outperforms the known state-of-the-art skeleton-based approaches on fine-grained datasets, FineGym99 and FSD-10, and also on the coarse dataset NTU-RGB+D X-view version",
+            (
+                "outperforms the known state-of-the-art skeleton-based approaches on fine-grained"
+                " datasets, FineGym99 and FSD-10, and also on the coarse dataset NTU-RGB+D X-view"
+                " version"
+            ),
             "IX.* X.*",
         ),
         (
             "I",
-            "modeling a new attention block in fixed channels, which causes a lack of adaptive representation capability of channels",
+            (
+                "modeling a new attention block in fixed channels, which causes a lack of adaptive"
+                " representation capability of channels"
+            ),
             "III.c-b",
         ),
         (
             "I",
-            "The conventional softmax loss mainly encourages the separability of features, which causes weak intra-class compactness even if the model is more advanced",
+            (
+                "The conventional softmax loss mainly encourages the separability of features,"
+                " which causes weak intra-class compactness even if the model is more advanced"
+            ),
         ),
         (
             "I",
-            "existing explicit methods are weak-robust for outliers and numerically unbalanced with softmax loss",
+            (
+                "existing explicit methods are weak-robust for outliers and numerically unbalanced"
+                " with softmax loss"
+            ),
             "fig2.center VIII.balance",
         ),
         (
             "I",
-            "as a flexible block, it could be easily combined with other GCNs to get better performance",
+            (
+                "as a flexible block, it could be easily combined with other GCNs to get better"
+                " performance"
+            ),
             "I.cvsta-*",
         ),
         (
             "I",
-            "our approach obtains spatial-temporal features more sufficiently, which promotes the clustering of intra-class samples",
+            (
+                "our approach obtains spatial-temporal features more sufficiently, which promotes"
+                " the clustering of intra-class samples"
+            ),
             "fig1.compact-cvsta",
         ),
         (
             "I",
-            "to enhance the discrimination among channel-, joint- and frame-level, we propose a Multi-Dimensional Refinement Graph Convolution Network",
+            (
+                "to enhance the discrimination among channel-, joint- and frame-level, we propose a"
+                " Multi-Dimensional Refinement Graph Convolution Network"
+            ),
             "IV.mdr-ctrgcn fig4.joints fig4.frames",
         ),
         (
@@ -104,7 +135,10 @@ STATEMENTS += [
         ),
         (
             "I",
-            "optimize variances along the cosine/norm aspect(s) and reduce the numerical discrepancy of losses, further facilitating the role of CVSTA",
+            (
+                "optimize variances along the cosine/norm aspect(s) and reduce the numerical"
+                " discrepancy of losses, further facilitating the role of CVSTA"
+            ),
             "fig5.compact I.reinforce-*",
         ),
         (
@@ -119,11 +153,17 @@ STATEMENTS += [
         (
             "I",
             "RDL enhances the performance of CVSTA and outperforms state-of-the-art losses",
-            "I.rdl-ctrgcn-cvsta VIII.softmax VIII.softmax-gym VIII.center VIII.sphereface VIII.lmcl VIII.lace VIII.arcface VIII.arcface-gym VIII.lace-gym",
+            (
+                "I.rdl-ctrgcn-cvsta VIII.softmax VIII.softmax-gym VIII.center VIII.sphereface"
+                " VIII.lmcl VIII.lace VIII.arcface VIII.arcface-gym VIII.lace-gym"
+            ),
         ),
         (
             "I",
-            "outperforms the known state-of-the-art skeleton-based approaches on the FineGym99, the FSD-10, and the NTU-RGB+D datasets",
+            (
+                "outperforms the known state-of-the-art skeleton-based approaches on the FineGym99,"
+                " the FSD-10, and the NTU-RGB+D datasets"
+            ),
             "IX.* X.* XI.xsub-* XI.xview-*",
         ),
     )
@@ -135,17 +175,26 @@ STATEMENTS += [
     for s in (
         (
             "II.A",
-            "compared with CTR-GCN or InfoGCN, the limited performance and scalability of channel-fixed attention weaken the discriminative power in the channel view",
+            (
+                "compared with CTR-GCN or InfoGCN, the limited performance and scalability of"
+                " channel-fixed attention weaken the discriminative power in the channel view"
+            ),
         ),
         (
             "II.A",
             "the heatmap of the input takes up more memory",
             "",
-            "decided by the shapes of Table VII alone: a heat map of 48×56×56 for every joint against 3×64×17 numbers",
+            (
+                "decided by the shapes of Table VII alone: a heat map of 48×56×56 for every joint"
+                " against 3×64×17 numbers"
+            ),
         ),
         (
             "II.A",
-            "the 3D CNN-based methods have not achieved a significant performance advantage but occupy more parameters",
+            (
+                "the 3D CNN-based methods have not achieved a significant performance advantage but"
+                " occupy more parameters"
+            ),
         ),
         (
             "II.A",
@@ -154,22 +203,35 @@ STATEMENTS += [
         ),
         (
             "II.B",
-            "suffers from the value imbalance between the center loss version and cross-entropy-based loss, in addition to weak robustness by outliers",
+            (
+                "suffers from the value imbalance between the center loss version and"
+                " cross-entropy-based loss, in addition to weak robustness by outliers"
+            ),
             "fig2.center VIII.balance",
         ),
         ("II.B", "the angular-margin-based approach [21]–[24], [48] may be the better choice"),
         (
             "II.B",
-            "the empirically scalable and marginal hyperparameters limit the discriminant capability of implicit loss",
+            (
+                "the empirically scalable and marginal hyperparameters limit the discriminant"
+                " capability of implicit loss"
+            ),
             "VIII.sphereface VIII.lmcl VIII.arcface VIII.arcface-gym",
         ),
         (
             "II.B",
-            "we have more adjustment space to achieve the same optimization goal as (a) while reducing the deviation of the center’s abnormal point and maintaining the advantage of flexibility",
+            (
+                "we have more adjustment space to achieve the same optimization goal as (a) while"
+                " reducing the deviation of the center’s abnormal point and maintaining the"
+                " advantage of flexibility"
+            ),
         ),
         (
             "III.B",
-            "our CVSTA reinforces attention to extract more discriminative spatial-temporal features",
+            (
+                "our CVSTA reinforces attention to extract more discriminative spatial-temporal"
+                " features"
+            ),
             "III.c-a III.c-b",
         ),
         (
@@ -187,16 +249,25 @@ STATEMENTS += [
             "III.B",
             "which could reduce the cost of computation",
             "",
-            "true by construction: two of the three pooled vectors are computed once; no cost is printed without it",
+            (
+                "true by construction: two of the three pooled vectors are computed once; no cost"
+                " is printed without it"
+            ),
         ),
         (
             "III.B",
-            "To enhance the learning of the relationships between nearby frames, there are m kernels in all temporal convolutions",
+            (
+                "To enhance the learning of the relationships between nearby frames, there are m"
+                " kernels in all temporal convolutions"
+            ),
             "VI.t2-t1",
         ),
         (
             "III.C",
-            "combines both numerical-balanced angular and norm-based losses replacing the center loss",
+            (
+                "combines both numerical-balanced angular and norm-based losses replacing the"
+                " center loss"
+            ),
             "VIII.balance VIII.center",
         ),
     )
@@ -209,7 +280,10 @@ STATEMENTS += [
         (
             "the boundaries of",
             "",
-            "decided by the equations alone: Eq. 7 lies in 0..4, Eq. 8, which has a minus, in -2..0",
+            (
+                "decided by the equations alone: Eq. 7 lies in 0..4, Eq. 8, which has a minus, in"
+                " -2..0"
+            ),
         ),
         (
             "always causes large",
@@ -217,12 +291,18 @@ STATEMENTS += [
             "about D numbers at the start of training; sets no scale for large",
         ),
         (
-            "is not suitable for numerical balance because of its large value of the initial weights",
+            (
+                "is not suitable for numerical balance because of its large value of the initial"
+                " weights"
+            ),
             "VIII.balance",
         ),
         ("is more reasonable in numerical consideration", "VIII.balance"),
         (
-            "This fraction design eliminates the weak robustness in orders of magnitude between the FC feature and its center",
+            (
+                "This fraction design eliminates the weak robustness in orders of magnitude between"
+                " the FC feature and its center"
+            ),
             "VIII.balance",
         ),
         (
@@ -231,7 +311,10 @@ STATEMENTS += [
             "says that a constant is not needed; compares nothing",
         ),
         (
-            "RDL implements robust class-wise discriminative embedding for strengthening the fine-grained classification",
+            (
+                "RDL implements robust class-wise discriminative embedding for strengthening the"
+                " fine-grained classification"
+            ),
         ),
         (
             "Inter-class norm-based loss, which leads to a numerical imbalance issue",
@@ -249,7 +332,8 @@ STATEMENTS += [
 STATEMENTS += [
     Statement(
         "IV.A",
-        "Compared to existing action recognition datasets, it provides temporal annotations at both action and sub-action levels",
+        "Compared to existing action recognition datasets, it provides temporal annotations at both"
+        " action and sub-action levels",
         "",
         "about data sets, not about a method",
     ),
@@ -260,23 +344,37 @@ STATEMENTS += [
         "about what a data set is good for",
     ),
 ]
+
+# %% ../../nbs/paper/03_sentences.ipynb #e74f207c
 STATEMENTS += [
     Statement("IV.C", *s)
     for s in (  # Tables I to III
         (
-            "the experimental results of plugged ST-GCN and CTR-GCN can improve performance than their corresponding original versions on the FSD-10 dataset",
+            (
+                "the experimental results of plugged ST-GCN and CTR-GCN can improve performance"
+                " than their corresponding original versions on the FSD-10 dataset"
+            ),
             "I.cvsta-*",
         ),
         (
-            "Compared with the original ST-GCN, CVSTA plus ST-GCN can reach an enormous improvement of 2.12%",
+            (
+                "Compared with the original ST-GCN, CVSTA plus ST-GCN can reach an enormous"
+                " improvement of 2.12%"
+            ),
         ),
         ("CTR-GCN can also be enhanced performance (+0.23%) by combining with CVSTA",),
         (
-            "CVSTA is effective for fine-grained action recognition, especially for the attention-free method (e.g., ST-GCN)",
+            (
+                "CVSTA is effective for fine-grained action recognition, especially for the"
+                " attention-free method (e.g., ST-GCN)"
+            ),
             "I.cvsta-*",
         ),
         (
-            "the three RDL-attached methods exceed corresponding ST-GCN, CTR-GCN, and CTR-GCN+CVSTA by 0.7%, 1.42% and 2.12%, respectively",
+            (
+                "the three RDL-attached methods exceed corresponding ST-GCN, CTR-GCN, and"
+                " CTR-GCN+CVSTA by 0.7%, 1.42% and 2.12%, respectively"
+            ),
         ),
         (
             "CVSTA and RDL plugged methods can outperform the baseline models",
@@ -288,25 +386,45 @@ STATEMENTS += [
             f"{INTERPRETS}; what can be seen of it is in Figure 4",
         ),
         (
-            "RDL can achieve more excellent performance by combining the discrimination-reinforced networks",
+            (
+                "RDL can achieve more excellent performance by combining the"
+                " discrimination-reinforced networks"
+            ),
         ),
         ("CVSTA is beneficial for reinforcing the power of RDL for our fine-grained task",),
         (
-            "compared to the fixed setting (setting Cf), any configuration which utilizes a variable channel outperforms the fixed setting, indicating the variable channels enhance the capability of perceiving the latent and filtering out the redundant features",
+            (
+                "compared to the fixed setting (setting Cf), any configuration which utilizes a"
+                " variable channel outperforms the fixed setting, indicating the variable channels"
+                " enhance the capability of perceiving the latent and filtering out the redundant"
+                " features"
+            ),
         ),
         (
-            "comparing settings C16 and C8, we find that compression of the channel results in abandoning valid information",
+            (
+                "comparing settings C16 and C8, we find that compression of the channel results in"
+                " abandoning valid information"
+            ),
         ),
         (
-            "we choose C8 collocation as our configuration, considering both performance and space consumption",
+            (
+                "we choose C8 collocation as our configuration, considering both performance and"
+                " space consumption"
+            ),
             "",
             f"{CHOICE}; C8 and C4 print the same accuracy, and Table II prints no size",
         ),
         (
-            "settings B and C show higher performance compare to the non-spatial-temporal SA-GC attention block (setting A)",
+            (
+                "settings B and C show higher performance compare to the non-spatial-temporal SA-GC"
+                " attention block (setting A)"
+            ),
         ),
         (
-            "CVSTA consistently outperforms the spatial-temporal attention which being utilized after GCN and TCN layers",
+            (
+                "CVSTA consistently outperforms the spatial-temporal attention which being utilized"
+                " after GCN and TCN layers"
+            ),
         ),
     )
 ]
@@ -316,12 +434,18 @@ STATEMENTS += [
     Statement("IV.C", *s)
     for s in (  # Tables IV to VII
         (
-            "when there are more outliers on a dataset, our method can reflect obvious performance advantages",
+            (
+                "when there are more outliers on a dataset, our method can reflect obvious"
+                " performance advantages"
+            ),
         ),
         ("angular terms of RDL can enhance the performance by comparing with the baseline",),
         ("norm-specific RDL without angular terms would reduce the performance (-0.71%)",),
         (
-            "angular terms are more important than the norm-based one for the fine-grained action recognition task",
+            (
+                "angular terms are more important than the norm-based one for the fine-grained"
+                " action recognition task"
+            ),
         ),
         ("the norm-based term is helpful for the angular terms of RDL (+1.18%)",),
         (
@@ -332,21 +456,36 @@ STATEMENTS += [
         ("various settings achieve similar results, illustrating our model's robustness",),
         ("both tanh and sigmoid activation functions are acceptable options",),
         (
-            "the different results of both S2 and T2 indicate that the tanh activation function is superior to others",
+            (
+                "the different results of both S2 and T2 indicate that the tanh activation function"
+                " is superior to others"
+            ),
         ),
         (
-            "the results of variable k in T1, T2, and T3 encourage us to choose multi-kernel (i.e., $k = 2$) for MDR-GCN",
+            (
+                "the results of variable k in T1, T2, and T3 encourage us to choose multi-kernel"
+                " (i.e., $k = 2$) for MDR-GCN"
+            ),
         ),
         (
-            "a large k may reduce the performance because of over-learning and enlarging the network's parameters",
+            (
+                "a large k may reduce the performance because of over-learning and enlarging the"
+                " network's parameters"
+            ),
         ),
         (
-            "Considering both performance and efficiency, we choose T2 collocation as our configuration",
+            (
+                "Considering both performance and efficiency, we choose T2 collocation as our"
+                " configuration"
+            ),
             "",
             f"{CHOICE}; Table VI prints no cost",
         ),
         (
-            "under such configuration, our method achieves more competitive performance and efficiency on the FineGym99 dataset",
+            (
+                "under such configuration, our method achieves more competitive performance and"
+                " efficiency on the FineGym99 dataset"
+            ),
         ),
     )
 ]
@@ -356,7 +495,10 @@ STATEMENTS += [
     Statement("IV.D", *s)
     for s in (
         (
-            "on FSD-10, RDL gains a 2.12% improvement over the center loss, which indicates the effectiveness of the proposed embedding loss",
+            (
+                "on FSD-10, RDL gains a 2.12% improvement over the center loss, which indicates the"
+                " effectiveness of the proposed embedding loss"
+            ),
         ),
         (
             "center loss contain two similar optimization properties (i.e., angle and norm)",
@@ -364,29 +506,46 @@ STATEMENTS += [
             "says which terms the two losses share; no result",
         ),
         (
-            "also outperforms center loss by 1.88%, which illustrates the robustness of our loss design",
+            (
+                "also outperforms center loss by 1.88%, which illustrates the robustness of our"
+                " loss design"
+            ),
         ),
         (
-            "RDL achieves an accuracy of 93.18%, which surpasses the state-of-the-art implicit losses in recent years, including competitive arcFace loss (+0.47%)",
+            (
+                "RDL achieves an accuracy of 93.18%, which surpasses the state-of-the-art implicit"
+                " losses in recent years, including competitive arcFace loss (+0.47%)"
+            ),
         ),
         ("RDL outperforms arcFace and LACE by 0.59% and 0.37%, respectively",),
         (
-            "The results of FineGym99 indicate that RDL is adequate and robust for fine-grained datasets with large-scale classes",
+            (
+                "The results of FineGym99 indicate that RDL is adequate and robust for fine-grained"
+                " datasets with large-scale classes"
+            ),
             "VIII.arcface-gym VIII.lace-gym",
         ),
     )
 ]
+
+# %% ../../nbs/paper/03_sentences.ipynb #ad321e9a
 STATEMENTS += [
     Statement("IV.E", *s)
     for s in (
         (
-            "The 10th joint (right knee) should be highlighted in most frames because of the intuitive plain sequence",
+            (
+                "The 10th joint (right knee) should be highlighted in most frames because of the"
+                " intuitive plain sequence"
+            ),
             "fig4.knee",
         ),
         ("visualization of the attention map provides a clear focus in the 10th joint row",),
         ("The visualization results illustrate that CVSTA is effective for spatial joints",),
         (
-            "a few body twists are performed in the temporal neighborhood of the 75th frame, leading to highlighted shoulder joints by CVSTA during this period",
+            (
+                "a few body twists are performed in the temporal neighborhood of the 75th frame,"
+                " leading to highlighted shoulder joints by CVSTA during this period"
+            ),
             "",
             ONE_CLIP,
         ),
@@ -395,17 +554,26 @@ STATEMENTS += [
             "fig4.joints fig4.frames",
         ),
         (
-            "Compared with the sliding sequence part, most of the frames of the technical sequence part are highlighted in the attention map",
+            (
+                "Compared with the sliding sequence part, most of the frames of the technical"
+                " sequence part are highlighted in the attention map"
+            ),
             "",
             f"{ONE_CLIP}; over all clips Figure 4 asks whether fast frames are in focus",
         ),
         ("our CVSTA provides additional attention to the temporal dimension",),
         (
-            "the visualization of f_{TV} with CVSTA also shows more excellent results in the above position than those without CVSTA",
+            (
+                "the visualization of f_{TV} with CVSTA also shows more excellent results in the"
+                " above position than those without CVSTA"
+            ),
             "fig4.joints fig4.frames",
         ),
         (
-            "This indicates CVSTA is a benefit for extracting key frames to cope with large duration variance action samples",
+            (
+                "This indicates CVSTA is a benefit for extracting key frames to cope with large"
+                " duration variance action samples"
+            ),
             "fig4.frames",
         ),
     )
@@ -417,19 +585,31 @@ STATEMENTS += [
     for s in (
         (
             "IV.F",
-            "there are significantly more outliers in (a) than in (b), which reflects the good robustness of RDL",
+            (
+                "there are significantly more outliers in (a) than in (b), which reflects the good"
+                " robustness of RDL"
+            ),
         ),
         (
             "IV.F",
-            "For some hard-to-distinguish classes (such as the two classes inside the red circle in (a)), RDL can better achieve class separability",
+            (
+                "For some hard-to-distinguish classes (such as the two classes inside the red"
+                " circle in (a)), RDL can better achieve class separability"
+            ),
         ),
         (
             "IV.G",
-            "Our model achieves state-of-the-art performance with a large margin on the Fine-Grained datasets",
+            (
+                "Our model achieves state-of-the-art performance with a large margin on the"
+                " Fine-Grained datasets"
+            ),
         ),
         (
             "IV.G",
-            "on NTU RGB+D, our method also gets close to the state-of-the-art models considering both evaluation benchmarks",
+            (
+                "on NTU RGB+D, our method also gets close to the state-of-the-art models"
+                " considering both evaluation benchmarks"
+            ),
         ),
         (
             "IV.G",
@@ -438,7 +618,10 @@ STATEMENTS += [
         ),
         (
             "V",
-            "although RDL improves the robustness problem by decoupling the Euclidean distance as an explicit method",
+            (
+                "although RDL improves the robustness problem by decoupling the Euclidean distance"
+                " as an explicit method"
+            ),
             "fig2.center",
         ),
         (
@@ -449,7 +632,10 @@ STATEMENTS += [
         ),
         (
             "V",
-            "Our method achieves a significant improvement in the accuracies of fine-grained action recognition",
+            (
+                "Our method achieves a significant improvement in the accuracies of fine-grained"
+                " action recognition"
+            ),
             "IX.* X.*",
         ),
         (
@@ -460,12 +646,21 @@ STATEMENTS += [
         ),
         (
             "VI",
-            "which can enhance intra-class compactness and inter-class separability for the fine-grained recognition task",
-            "fig1.rdl fig1.rdl-with-cvsta fig1.compact-rdl fig1.compact-rdl-with-cvsta fig5.separability",
+            (
+                "which can enhance intra-class compactness and inter-class separability for the"
+                " fine-grained recognition task"
+            ),
+            (
+                "fig1.rdl fig1.rdl-with-cvsta fig1.compact-rdl fig1.compact-rdl-with-cvsta"
+                " fig5.separability"
+            ),
         ),
         (
             "VI",
-            "Our method outperforms the existing skeleton-based approaches on the three challenging datasets",
+            (
+                "Our method outperforms the existing skeleton-based approaches on the three"
+                " challenging datasets"
+            ),
             "IX.* X.* XI.xview-*",
         ),
         (

@@ -136,7 +136,8 @@ CTR-GCN + CVSTA + RDL | CTR-GCN | ✓     | ✓   || 92.94
 # %% ../../nbs/paper/01_tables.ipynb #c71912da
 _add(
     2,
-    "Comparisons of the validation accuracy when utilizing CVSTA with different C^mid, C^mid = fixed indicates raising the number of input channels directly to the output",
+    "Comparisons of the validation accuracy when utilizing CVSTA with different C^mid, C^mid ="
+    " fixed indicates raising the number of input channels directly to the output",
     "IV.C",
     "fsd10",
     """
@@ -163,7 +164,8 @@ C    | C        | CVTSA       | MDR-GCN           || 93.3
 # %% ../../nbs/paper/01_tables.ipynb #72484e0a
 _add(
     4,
-    "Performance of utilizing different methods on the FSD-10 dataset with noisy data ('wo RDL' represents that setting MDR-GCN with softmax loss only)",
+    "Performance of utilizing different methods on the FSD-10 dataset with noisy data ('wo RDL'"
+    " represents that setting MDR-GCN with softmax loss only)",
     "IV.C",
     "fsd10",
     """
@@ -224,7 +226,8 @@ MDR-GCN | MDR-GCN || 1.3M   | 15.3G | 93.3
 # %% ../../nbs/paper/01_tables.ipynb #22c82c98
 _add(
     8,
-    "Classification accuracy comparison against other competitive loss functions on the FSD-10 and FineGym99 datasets",
+    "Classification accuracy comparison against other competitive loss functions on the FSD-10 and"
+    " FineGym99 datasets",
     "IV.D",
     ("fsd10", "finegym99"),
     """
@@ -302,33 +305,47 @@ MDR-GCN          | MDR-GCN          || 92.8     | 97.2
 
 # %% ../../nbs/paper/01_tables.ipynb #28f3b3ac
 FIGURES = {  # captions, whole
-    "figure_01": "Schematic diagram of feature distribution under method (a) traditional GCN with softmax loss (b) GCN+CVSTA "
-    "with softmax loss (c) traditional GCN with RDL+softmax (d) GCN+CVSTA with RDL+softmax. The input is the "
-    "skeleton sequences for two types of actions. The blue and green points represent the feature distribution of"
-    " different actions.",
-    "figure_02": "Schematic diagram of sample spatial distribution with (a) explicit and (b) implicit loss. The thin red "
-    "dotted line illustrates the effects of the outlier. The black and blue colors demonstrate the problem of "
-    "flexibility and robustness, respectively.",
-    "figure_03": "(a) Illustration of our method. The graph of skeleton sequences is fed into 10 MDR-GCN layers (B1-B10). GAP "
-    "represents the global average pooling layer. GCB illustrates the graph convolution block, which consists of "
-    "the summation of convolution operations on three subsets of learnable topology. TCB indicates the temporal "
-    "convolution block. The proposed RDL is used in parallel with softmax. (b) The framework of our graph "
-    "convolution block (GCB) in one subset of learnable topology. The proposed CVSTA is in the red dotted box. S "
-    "Pooling and T Pooling denote average pooling over spatial and temporal dimensions.",
-    "figure_04": "Examples of the attention map and spatial-temporal matrices. The warm colors indicate more intense features.",
-    "figure_05": "Feature visualization of (a) MDR-GCN with Softmax loss and (b) with RDL by t-SNE.",
+    "figure_01": (
+        "Schematic diagram of feature distribution under method (a) traditional GCN with softmax"
+        " loss (b) GCN+CVSTA with softmax loss (c) traditional GCN with RDL+softmax (d) GCN+CVSTA"
+        " with RDL+softmax. The input is the skeleton sequences for two types of actions. The blue"
+        " and green points represent the feature distribution of different actions."
+    ),
+    "figure_02": (
+        "Schematic diagram of sample spatial distribution with (a) explicit and (b) implicit loss."
+        " The thin red dotted line illustrates the effects of the outlier. The black and blue"
+        " colors demonstrate the problem of flexibility and robustness, respectively."
+    ),
+    "figure_03": (
+        "(a) Illustration of our method. The graph of skeleton sequences is fed into 10 MDR-GCN"
+        " layers (B1-B10). GAP represents the global average pooling layer. GCB illustrates the"
+        " graph convolution block, which consists of the summation of convolution operations on"
+        " three subsets of learnable topology. TCB indicates the temporal convolution block. The"
+        " proposed RDL is used in parallel with softmax. (b) The framework of our graph convolution"
+        " block (GCB) in one subset of learnable topology. The proposed CVSTA is in the red dotted"
+        " box. S Pooling and T Pooling denote average pooling over spatial and temporal dimensions."
+    ),
+    "figure_04": (
+        "Examples of the attention map and spatial-temporal matrices. The warm colors indicate more"
+        " intense features."
+    ),
+    "figure_05": (
+        "Feature visualization of (a) MDR-GCN with Softmax loss and (b) with RDL by t-SNE."
+    ),
 }
 
 # %% ../../nbs/paper/01_tables.ipynb #d0f05139
 def paper_text() -> str | None:
-    "The paper's text, from shared/paper/mdr_gcn_rdl.txt in a folder from here upward; None where it is absent."
+    """The paper's text, from shared/paper/mdr_gcn_rdl.txt in a folder from here upward; None where
+    it is absent."""
     places = (p / "shared" / "paper" / "mdr_gcn_rdl.txt" for p in (Path.cwd(), *Path.cwd().parents))
     return next((p.read_text(encoding="utf-8") for p in places if p.is_file()), None)
 
 
 @lru_cache(maxsize=1024)  # the same sentences are compared again and again
 def plain(text: str) -> str:
-    "A printed cell or sentence without markup, citations, spacing and typographic quotes, for comparison."
+    """A printed cell or sentence without markup, citations, spacing and typographic quotes, for
+    comparison."""
     text = re.sub(r"<[^>]*>|\[[\d\], \[]*\]|\\mathcal|[$\\{}_\s]", "", text)
     return text.replace("’", "'").replace("‘", "'").replace("–", "-").lower().rstrip(".")
 
@@ -339,7 +356,8 @@ NUMERALS = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI")
 def tables_in_text(
     text: str,  # the paper
 ) -> dict[str, list[list[str]]]:  # table id -> head and rows, cells as printed
-    "Tables of the paper's text: a line TABLE <numeral>, then lines with tabs up to the first without."
+    """Tables of the paper's text: a line TABLE <numeral>, then lines with tabs up to the first
+    without."""
     found, lines = {}, text.splitlines()
     for number, numeral in enumerate(NUMERALS, 1):
         start = lines.index(f"TABLE {numeral}")
@@ -367,6 +385,7 @@ KINDS = {
     "similar": "no two of the cells in `better` differ by more than `margin`",
     "close": "the cells in `better` fall short of those in `worse` by `margin` at most",
 }
+
 LOWER_IS_BETTER = {
     "Params",
     "FLOPs",
@@ -375,18 +394,20 @@ LOWER_IS_BETTER = {
     "Spread(°)",
     "Imbalance",
 }
+
 MARGIN, MARGIN_CLIPS = (
     1.0,
     2,
 )  # of "similar" and "close": a point, or two clips of the test set where that is more; fixed before the first run
 
-
+# %% ../../nbs/paper/01_tables.ipynb #e69e428a
 def _check_claim(c: "Claim") -> None:
     if c.kind not in KINDS:
         raise ValueError(f"claim {c.id}: no kind {c.kind!r}; known: {', '.join(KINDS)}")
     if (c.kind == "better") != (c.margin is None):
         raise ValueError(
-            f"claim {c.id}: a margin belongs to claims of kind similar or close, and to each of them"
+            f"claim {c.id}: a margin belongs to claims of kind similar or close, and to each of"
+            " them"
         )
     if c.kind == "similar" and (len(c.better) < 2 or c.worse):
         raise ValueError(
@@ -411,7 +432,8 @@ def _agrees(c: "Claim") -> bool:
 # %% ../../nbs/paper/01_tables.ipynb #4d1e0861
 @dataclass(frozen=True)
 class Claim:
-    "A comparison the paper states: the cells in `better` beat those in `worse` by `difference`; or see `KINDS`."
+    """A comparison the paper states: the cells in `better` beat those in `worse` by `difference`;
+    or see `KINDS`."""
 
     id: str
     text: str  # the paper's words
@@ -445,9 +467,11 @@ class Claim:
             for side in (self.better, self.worse)
         )
         return round(
-            max(better) - min(better)
-            if self.kind == "similar"
-            else self.sign * (sum(better) - sum(worse)),
+            (
+                max(better) - min(better)
+                if self.kind == "similar"
+                else self.sign * (sum(better) - sum(worse))
+            ),
             4,
         )
 
@@ -481,7 +505,8 @@ def _claims_01() -> None:
 
     add(
         "cvsta-stgcn",
-        "Compared with the original ST-GCN, CVSTA plus ST-GCN can reach an enormous improvement of 2.12%",
+        "Compared with the original ST-GCN, CVSTA plus ST-GCN can reach an enormous improvement of"
+        " 2.12%",
         "ST-GCN + CVSTA",
         "ST-GCN",
         2.12,
@@ -495,11 +520,15 @@ def _claims_01() -> None:
     )
     add(
         "attention-free",
-        "CVSTA is effective for fine-grained action recognition, especially for the attention-free method (e.g., ST-GCN)",
+        "CVSTA is effective for fine-grained action recognition, especially for the attention-free"
+        " method (e.g., ST-GCN)",
         "ST-GCN + CVSTA & CTR-GCN",
         "ST-GCN & CTR-GCN + CVSTA",
     )
-    exceed = "the three RDL-attached methods exceed corresponding ST-GCN, CTR-GCN, and CTR-GCN+CVSTA by 0.7%, 1.42% and 2.12%, respectively"
+    exceed = (
+        "the three RDL-attached methods exceed corresponding ST-GCN, CTR-GCN, and CTR-GCN+CVSTA by"
+        " 0.7%, 1.42% and 2.12%, respectively"
+    )
     add("rdl-stgcn", exceed, "ST-GCN + RDL", "ST-GCN", 0.7)
     add("rdl-ctrgcn", exceed, "CTR-GCN + RDL", "CTR-GCN", 1.42)
     add("rdl-ctrgcn-cvsta", exceed, "CTR-GCN + CVSTA + RDL", "CTR-GCN + CVSTA", 2.12)
@@ -514,7 +543,10 @@ def _claims_01() -> None:
     both = "CVSTA and RDL plugged methods can outperform the baseline models"
     add("both-stgcn", both, "ST-GCN + CVSTA + RDL", "ST-GCN")
     add("both-ctrgcn", both, "CTR-GCN + CVSTA + RDL", "CTR-GCN")
-    combining = "RDL can achieve more excellent performance by combining the discrimination-reinforced networks"
+    combining = (
+        "RDL can achieve more excellent performance by combining the discrimination-reinforced"
+        " networks"
+    )
     add("rdl-cvsta-stgcn", combining, "ST-GCN + CVSTA + RDL", "ST-GCN + RDL")
     add("rdl-cvsta-ctrgcn", combining, "CTR-GCN + CVSTA + RDL", "CTR-GCN + RDL")
     reinforce = "CVSTA is beneficial for reinforcing the power of RDL for our fine-grained task"
@@ -531,34 +563,45 @@ def _claims_01() -> None:
         "CTR-GCN + CVSTA & CTR-GCN + RDL",
     )
 
-
+# %% ../../nbs/paper/01_tables.ipynb #cf202999
 _claims_01()
 
 # %% ../../nbs/paper/01_tables.ipynb #11227a25
 def _claims_02_to_04() -> None:
-    variable = "compared to the fixed setting (setting Cf), any configuration which utilizes a variable channel outperforms the fixed setting"
+    variable = (
+        "compared to the fixed setting (setting Cf), any configuration which utilizes a variable"
+        " channel outperforms the fixed setting"
+    )
     for row in ("C16", "C8", "C4"):
         _claim(f"II.{row.lower()}-fixed", "IV.C", "table_02", variable, row, "Cf")
     _claim(
         "II.c8-c16",
         "IV.C",
         "table_02",
-        "comparing settings C16 and C8, we find that compression of the channel results in abandoning valid information",
+        "comparing settings C16 and C8, we find that compression of the channel results in"
+        " abandoning valid information",
         "C8",
         "C16",
     )
-    higher = "settings B and C show higher performance compare to the non-spatial-temporal SA-GC attention block (setting A)"
+    higher = (
+        "settings B and C show higher performance compare to the non-spatial-temporal SA-GC"
+        " attention block (setting A)"
+    )
     for row in "BC":
         _claim(f"III.{row.lower()}-a", "IV.C", "table_03", higher, row, "A")
     _claim(
         "III.c-b",
         "IV.C",
         "table_03",
-        "CVSTA consistently outperforms the spatial-temporal attention which being utilized after GCN and TCN layers",
+        "CVSTA consistently outperforms the spatial-temporal attention which being utilized after"
+        " GCN and TCN layers",
         "C",
         "B",
     )
-    noisy = "when there are more outliers on a dataset, our method can reflect obvious performance advantages"
+    noisy = (
+        "when there are more outliers on a dataset, our method can reflect obvious performance"
+        " advantages"
+    )
     for name, other in (("ctrgcn", "CTR-GCN"), ("softmax", "MDR-GCN (wo RDL)")):
         _claim(f"IV.{name}", "IV.C", "table_04", noisy, "MDR-GCN", other, None, "10% noise (%)")
         _claim(f"IV.{name}-1", "IV.C", "table_04", noisy, "MDR-GCN", other, None, "1% noise (%)")
@@ -580,7 +623,7 @@ def _claims_02_to_04() -> None:
             (Place("MDR-GCN (wo RDL)", f"{rate}% noise (%)"), Place("MDR-GCN", "0% noise (%)")),
         )
 
-
+# %% ../../nbs/paper/01_tables.ipynb #73a70ef9
 _claims_02_to_04()
 
 # %% ../../nbs/paper/01_tables.ipynb #5f79f526
@@ -611,7 +654,7 @@ def _claims_05() -> None:
         1.18,
     )
 
-
+# %% ../../nbs/paper/01_tables.ipynb #f7aaec09
 def _claims_06_and_07() -> None:
     def add(id, *args):
         _claim(f"VI.{id}", "IV.C", "table_06", *args)
@@ -637,23 +680,29 @@ def _claims_06_and_07() -> None:
         )
     add(
         "t2-s2",
-        "the different results of both S2 and T2 indicate that the tanh activation function is superior to others",
+        "the different results of both S2 and T2 indicate that the tanh activation function is"
+        " superior to others",
         "T2",
         "S2",
     )
     add(
         "t2-t1",
-        "the results of variable k in T1, T2, and T3 encourage us to choose multi-kernel (i.e., k = 2) for MDR-GCN",
+        "the results of variable k in T1, T2, and T3 encourage us to choose multi-kernel (i.e., k ="
+        " 2) for MDR-GCN",
         "T2",
         "T1",
     )
     add(
         "t2-t3",
-        "a large k may reduce the performance because of over-learning and enlarging the network's parameters",
+        "a large k may reduce the performance because of over-learning and enlarging the network's"
+        " parameters",
         "T2",
         "T3",
     )
-    efficient = "under such configuration, our method achieves more competitive performance and efficiency on the FineGym99 dataset"
+    efficient = (
+        "under such configuration, our method achieves more competitive performance and efficiency"
+        " on the FineGym99 dataset"
+    )
     for column in ("Accuracy(%)", "Params", "FLOPs"):
         _claim(
             f"VII.{column.split('(')[0].lower()}",
@@ -666,8 +715,9 @@ def _claims_06_and_07() -> None:
             column,
         )
 
-
+# %% ../../nbs/paper/01_tables.ipynb #5462f2c7
 _claims_05()
+
 _claims_06_and_07()
 
 # %% ../../nbs/paper/01_tables.ipynb #8c027b09
@@ -686,12 +736,16 @@ def _claims_08_and_figure_05() -> None:
     add(
         "without-out-center",
         "FSD-10(%)",
-        "also outperforms center loss by 1.88%, which illustrates the robustness of our loss design",
+        "also outperforms center loss by 1.88%, which illustrates the robustness of our loss"
+        " design",
         "RDL without L_out",
         "center loss",
         1.88,
     )
-    implicit = "surpasses the state-of-the-art implicit losses in recent years, including competitive arcFace loss (+0.47%)"
+    implicit = (
+        "surpasses the state-of-the-art implicit losses in recent years, including competitive"
+        " arcFace loss (+0.47%)"
+    )
     for row in ("sphereFace", "LMCL", "LACE"):
         add(row.lower(), "FSD-10(%)", implicit, "RDL", row, None)
     add("arcface", "FSD-10(%)", implicit, "RDL", "arcFace", 0.47)
@@ -702,7 +756,8 @@ def _claims_08_and_figure_05() -> None:
         "fig5.outliers",
         "IV.F",
         "figure_05",
-        "there are significantly more outliers in (a) than in (b), which reflects the good robustness of RDL",
+        "there are significantly more outliers in (a) than in (b), which reflects the good"
+        " robustness of RDL",
         "RDL",
         "Softmax",
         None,
@@ -722,7 +777,10 @@ def _claims_08_and_figure_05() -> None:
 # %% ../../nbs/paper/01_tables.ipynb #5c1a4e02
 def _claims_09_to_11() -> None:
     art, first = (
-        "Our model achieves state-of-the-art performance with a large margin on the Fine-Grained datasets",
+        (
+            "Our model achieves state-of-the-art performance with a large margin on the"
+            " Fine-Grained datasets"
+        ),
         {"table_09": "PoseC3D", "table_10": "InfoGCN"},
     )
     for table, best in first.items():
@@ -750,7 +808,8 @@ def _claims_09_to_11() -> None:
             f"XI.xsub-{_name(row)}",
             "VI",
             "table_11",
-            "Our method outperforms the existing skeleton-based approaches on the three challenging datasets",
+            "Our method outperforms the existing skeleton-based approaches on the three challenging"
+            " datasets",
             "MDR-GCN",
             row,
             None,
@@ -763,7 +822,8 @@ def _claims_09_to_11() -> None:
             f"XI.close-{id}-{_name(row)}",
             "IV.G",
             "table_11",
-            "on NTU RGB+D, our method also gets close to the state-of-the-art models considering both evaluation benchmarks",
+            "on NTU RGB+D, our method also gets close to the state-of-the-art models considering"
+            " both evaluation benchmarks",
             "MDR-GCN",
             row,
             None,
@@ -772,8 +832,9 @@ def _claims_09_to_11() -> None:
             margin=MARGIN,
         )
 
-
+# %% ../../nbs/paper/01_tables.ipynb #c75c8370
 _claims_08_and_figure_05()
+
 _claims_09_to_11()
 
 # %% ../../nbs/paper/01_tables.ipynb #5c1a4e04
@@ -817,7 +878,10 @@ def _claims_of_figures() -> None:
             None,
             "Spread(°)",
         )
-    deviation = "we have more adjustment space to achieve the same optimization goal as (a) while reducing the deviation of the center's abnormal point"
+    deviation = (
+        "we have more adjustment space to achieve the same optimization goal as (a) while reducing"
+        " the deviation of the center's abnormal point"
+    )
     _claim(
         "fig2.center",
         "II.B",
@@ -863,7 +927,7 @@ def _claims_of_figures() -> None:
             f"{id.capitalize()} correlation",
         )
 
-
+# %% ../../nbs/paper/01_tables.ipynb #10a6ed85
 _claims_of_figures()
 
 # %% ../../nbs/paper/01_tables.ipynb #5c1a4e14
@@ -892,7 +956,10 @@ def _claims_of_the_text() -> None:
         None,
         clean,
     )
-    fixed = "the limited performance and scalability of channel-fixed attention weaken the discriminative power in the channel view"
+    fixed = (
+        "the limited performance and scalability of channel-fixed attention weaken the"
+        " discriminative power in the channel view"
+    )
     for row, (id, column) in product(
         ("CTR-GCN", "InfoGCN"), (("xsub", "X-sub(%)"), ("xview", "X-view(%)"))
     ):
@@ -906,7 +973,10 @@ def _claims_of_the_text() -> None:
             None,
             column,
         )
-    cnn = "the 3D CNN-based methods have not achieved a significant performance advantage but occupy more parameters"
+    cnn = (
+        "the 3D CNN-based methods have not achieved a significant performance advantage but occupy"
+        " more parameters"
+    )
     _claim("cnn.params", "II.A", "table_07", cnn, "CTR-GCN", "PoseC3D", None, "Params")
     for id, table, column in (
         ("cnn.gym", "table_09", "Accuracy(%)"),
@@ -969,7 +1039,7 @@ def _claims_of_the_text() -> None:
         "Spread(°)",
     )
 
-
+# %% ../../nbs/paper/01_tables.ipynb #fc899074
 _claims_of_the_text()
 
 # %% ../../nbs/paper/01_tables.ipynb #d322a67c

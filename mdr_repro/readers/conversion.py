@@ -29,7 +29,8 @@ def convert(
     data_root: str | Path | None = None,  # the data folder
     split: str = "",  # a protocol of the source, if not its own
 ) -> ClipSet:  # as read from `out`
-    "Clips as a ragged .npz of this package's own form; DataError if they cannot be read or `out` cannot be written."
+    """Clips as a ragged .npz of this package's own form; DataError if they cannot be read or `out`
+    cannot be written."""
     out = Path(out)
     if out.suffix != ".npz":
         raise DataError(f"{out}: give the file that is written a name that ends in .npz")
@@ -40,12 +41,14 @@ def convert(
         clips.save(out)
     except OSError as e:
         raise DataError(
-            f"{out}: cannot be written ({e.strerror or e}); give a folder with room that can be written"
+            f"{out}: cannot be written ({e.strerror or e}); give a folder with room that can be"
+            " written"
         ) from None
     again = ClipSet.load(out)
     if again.checksum() != clips.checksum():
         raise DataError(
-            f"{out}: what was read back is not what was written; check the disk, delete the file and convert again"
+            f"{out}: what was read back is not what was written; check the disk, delete the file"
+            " and convert again"
         )
     return again
 
@@ -61,20 +64,24 @@ class PublicSet(NamedTuple):
 
 # %% ../../nbs/readers/15_conversion.ipynb #b75e72a2
 _github = "https://github.com/{}/archive/{}.zip"
+
+# %% ../../nbs/readers/15_conversion.ipynb #f58c6cb3
 PUBLIC = {
     "nw_ucla": PublicSet(
         _github.format("zjyyjz556/ctrgcn", "99850735b2e33cb69cd760fdd7590ce03f93f4ea"),
         "downloads/ctrgcn-99850735.zip",
         "NW-UCLA",
         "data/NW-UCLA/all_sqe",
-        "Northwestern-UCLA Multiview Action 3D, one JSON file a clip; research only, CC BY-NC 4.0 of the re-hosting repository; cite Wang et al., CVPR 2014",
+        "Northwestern-UCLA Multiview Action 3D, one JSON file a clip; research only, CC BY-NC 4.0"
+        " of the re-hosting repository; cite Wang et al., CVPR 2014",
     ),
     "kinder_gator": PublicSet(
         _github.format("hayeesha/Kinder-Gator", "2c0362357c848d7ce7b2f296fe359f5085efc71a"),
         "downloads/Kinder-Gator-2c036235.zip",
         "Kinder-Gator",
         "",
-        "Kinder-Gator, one CSV file a clip; no licence stated, for research with citation; cite Aloba et al., Eurographics 2018",
+        "Kinder-Gator, one CSV file a clip; no licence stated, for research with citation; cite"
+        " Aloba et al., Eurographics 2018",
     ),
     "penn_action": PublicSet(
         _github.format(
@@ -84,7 +91,8 @@ PUBLIC = {
         "downloads/Penn-Action-675580d4.zip",
         "Penn-Action",
         "labels",
-        "joints of Penn Action marked by hand, one MATLAB file a video; no licence stated, for research; cite Zhang et al., ICCV 2013",
+        "joints of Penn Action marked by hand, one MATLAB file a video; no licence stated, for"
+        " research; cite Zhang et al., ICCV 2013",
     ),
     "utd_mhad": PublicSet(
         _github.format(
@@ -94,16 +102,20 @@ PUBLIC = {
         "downloads/UTD-MHAD-65e9b139.zip",
         "UTD-MHAD",
         "data/Skeleton",
-        "Kinect skeletons of UTD-MHAD, one MATLAB file a clip; no licence stated, for research; cite Chen et al., ICIP 2015",
+        "Kinect skeletons of UTD-MHAD, one MATLAB file a clip; no licence stated, for research;"
+        " cite Chen et al., ICIP 2015",
     ),
     "finegym99": PublicSet(
         "https://download.openmmlab.com/mmaction/pyskl/data/gym/gym_hrnet.pkl",
         "FineGYM/gym_hrnet.pkl",
         "FineGYM/gym_hrnet.pkl",
         "",
-        "poses of FineGym's videos by HRNet, of PYSKL; cite Shao et al., CVPR 2020, and Duan et al., CVPR 2022",
+        "poses of FineGym's videos by HRNet, of PYSKL; cite Shao et al., CVPR 2020, and Duan et"
+        " al., CVPR 2022",
     ),
 }
+
+# %% ../../nbs/readers/15_conversion.ipynb #6f531c20
 ASK = {
     "fsd10": "https://shenglanliu.github.io/fsd10/",
     "ntu60": "https://rose1.ntu.edu.sg/dataset/actionRecognition/",
@@ -169,11 +181,8 @@ def _recorded(file: Path) -> str | None:
     path = file.with_name(file.name + ".sha256")
     return path.read_text().split()[0] if path.exists() else None
 
-
-def download(
-    url: str,
-    file: Path,  # where to
-) -> str:  # sha256 hex
+# %% ../../nbs/readers/15_conversion.ipynb #d4c2ae49
+def download(url: str, file: Path) -> str:  # where to  # sha256 hex
     "A file from its address; DataError if it does not come, or is another than the first time."
     known, again = _recorded(file), "the same command goes on with what has come"
     import pooch  # here, as in *The cache*
@@ -190,15 +199,19 @@ def download(
         )
     except requests.RequestException as e:
         raise DataError(
-            f"{file}: {url} cannot be had ({'no connection' if 'Max retries' in str(e) else ' '.join(str(e).split())[:120]}); {again}"
+            f"{file}: {url} cannot be had"
+            f" ({'no connection' if 'Max retries' in str(e) else ' '.join(str(e).split())[:120]});"
+            f" {again}"
         ) from None
     except ValueError:
         raise DataError(
-            f"{file}: what {url} gives now is not what it gave first (checksum {known[:12]}); delete {file.name}.sha256 if the new file is the right one"
+            f"{file}: what {url} gives now is not what it gave first (checksum {known[:12]});"
+            f" delete {file.name}.sha256 if the new file is the right one"
         ) from None
     except OSError as e:
         raise DataError(
-            f"{file}: cannot be written ({e.strerror or e}); make room, or give another folder; {again}"
+            f"{file}: cannot be written ({e.strerror or e}); make room, or give another folder;"
+            f" {again}"
         ) from None
     digest = file_checksum(file)
     if not known:
@@ -212,7 +225,8 @@ _growth = 100  # times its own size is what an archive may hold
 def _members(
     archive: zipfile.ZipFile, inside: str, size: int
 ) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:  # and the name below the new folder
-    "Files of an archive below `inside`, wherever its one top folder puts that; DataError for what must not be unpacked."
+    """Files of an archive below `inside`, wherever its one top folder puts that; DataError for what
+    must not be unpacked."""
     found, held = [], sum(m.file_size for m in archive.infolist())
     if held > max(_growth * size, 2**20):
         raise DataError(f"it holds {held >> 20} MiB in {size >> 10} KiB; do not trust it")
@@ -268,11 +282,13 @@ def fetch(
     "A public set into the data folder; DataError for one that has to be asked for."
     if name in ASK:
         raise DataError(
-            f"{name}: has no public address; ask for access on {ASK[name]} and put the files into the data folder"
+            f"{name}: has no public address; ask for access on {ASK[name]} and put the files into"
+            " the data folder"
         )
     if name not in PUBLIC:
         raise DataError(
-            f"{name}: no set of this name; to be fetched: {', '.join(PUBLIC)}; to be asked for: {', '.join(ASK)}"
+            f"{name}: no set of this name; to be fetched: {', '.join(PUBLIC)}; to be asked for:"
+            f" {', '.join(ASK)}"
         )
     s, root = PUBLIC[name], Path(data_root)
     say(s.about)

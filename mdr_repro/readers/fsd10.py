@@ -50,7 +50,8 @@ def open_npy(path: Path) -> np.ndarray:  # on disk
     claimed, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - start
     if claimed != there:
         raise DataError(
-            f"its header tells of {dtype} {list(shape)}, {claimed} bytes, but {there} follow: it is cut off or damaged; copy or download it again"
+            f"its header tells of {dtype} {list(shape)}, {claimed} bytes, but {there} follow: it is"
+            " cut off or damaged; copy or download it again"
         )
     return (
         np.memmap(path, dtype, "r", start, shape, "F" if by_column else "C")
@@ -64,11 +65,13 @@ def padded_clips(path: Path) -> np.ndarray:  # [N, 3, T, 25, M], on disk
     array = open_npy(path)
     if array.ndim != 5 or array.shape[1] != 3 or array.shape[3] != 25 or 0 in array.shape:
         raise DataError(
-            f"it has shape {list(array.shape)}; it has to be [N, 3, T, 25, M]: clips, x, y and score, frames, joints of BODY_25, persons"
+            f"it has shape {list(array.shape)}; it has to be [N, 3, T, 25, M]: clips, x, y and"
+            " score, frames, joints of BODY_25, persons"
         )
     if array[0].nbytes > _longest:
         raise DataError(
-            f"it has {array[0].nbytes >> 20} MiB a clip, more than any clip ({_longest >> 20}); write it with fewer frames of padding"
+            f"it has {array[0].nbytes >> 20} MiB a clip, more than any clip ({_longest >> 20});"
+            " write it with fewer frames of padding"
         )
     return array
 
@@ -76,20 +79,20 @@ def padded_clips(path: Path) -> np.ndarray:  # [N, 3, T, 25, M], on disk
 _classes = 10_000  # a label beyond them is a mistake
 
 
-def whole_label(
-    label,  # as a file has it
-    name: str,  # of the clip
-) -> int:  # 0-based
+def whole_label(label, name: str) -> int:  # as a file has it  # of the clip  # 0-based
     "A label that is one; DataError names the clip."
     if label is None:
         raise DataError(f"clip {name!r}: label is missing; give it or drop the clip")
     if type(label) is not int:
         raise DataError(
-            f"clip {name!r}: label is {label if type(label) in (str, float) else type(label).__name__!r:.60}; it has to be a whole number, counted from 0"
+            f"clip {name!r}: label is"
+            f" {label if type(label) in (str, float) else type(label).__name__!r:.60}; it has to be"
+            " a whole number, counted from 0"
         )
     if not 0 <= label < _classes:
         raise DataError(
-            f"clip {name!r}: label is {str(label)[:40]}; labels count classes from 0, at most {_classes} of them"
+            f"clip {name!r}: label is {str(label)[:40]}; labels count classes from 0, at most"
+            f" {_classes} of them"
         )
     return label
 
@@ -109,7 +112,9 @@ def read_labels(
     value = load_pickle(path)
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise DataError(
-            f"it holds a {type(value).__name__}{f' of {len(value)}' if isinstance(value, list | tuple) else ''}; it has to hold two lists, names and labels"
+            "it holds a"
+            f" {type(value).__name__}{f' of {len(value)}' if isinstance(value, list | tuple) else ''};"
+            " it has to hold two lists, names and labels"
         )
     names, labels = _listed(value[0], "names"), _listed(value[1], "labels")
     if len(names) != len(labels):
@@ -118,7 +123,9 @@ def read_labels(
         )
     if wrong := [n for n in names if type(n) is not str or len(n) > 500]:
         raise DataError(
-            f"a clip's name in it is a {type(wrong[0]).__name__}{' of more than 500 letters' if type(wrong[0]) is str else ''}; write short text"
+            "a clip's name in it is a"
+            f" {type(wrong[0]).__name__}{' of more than 500 letters' if type(wrong[0]) is str else ''};"
+            " write short text"
         )
     return names, [whole_label(label, name) for name, label in zip(names, labels)]
 
@@ -150,14 +157,16 @@ def _beside(path: Path) -> Path:
         )
     return path.parent / name
 
-
+# %% ../../nbs/readers/05_fsd10.ipynb #f96ea7b8
 def _files(path: Path) -> list[tuple[str, Path, Path]]:  # split, data, labels
     if path.is_file():
         return [
             (
-                {"val": "test"}.get(p, p)
-                if (p := path.stem.partition("_")[0]) in ("train", "val", "test")
-                else "train",
+                (
+                    {"val": "test"}.get(p, p)
+                    if (p := path.stem.partition("_")[0]) in ("train", "val", "test")
+                    else "train"
+                ),
                 path,
                 _beside(path),
             )
@@ -165,20 +174,24 @@ def _files(path: Path) -> list[tuple[str, Path, Path]]:  # split, data, labels
     told = [m for p in sorted(path.iterdir()) if (m := _part.fullmatch(p.name))]
     if len(endings := sorted({m[3] for m in told})) > 1:
         raise DataError(
-            f"the folder holds several sets, with names that end in {', '.join(repr(e) for e in endings)}; put each into its own folder"
+            "the folder holds several sets, with names that end in"
+            f" {', '.join(repr(e) for e in endings)}; put each into its own folder"
         )
     parts = {m[1] for m in told}
     for p in sorted(parts):
         if not (path / f"{p}_data{endings[0]}.npy").exists():
             raise DataError(
-                f"{p}_data{endings[0]}.npy is missing beside {p}_label{endings[0]}.pkl; put it there"
+                f"{p}_data{endings[0]}.npy is missing beside {p}_label{endings[0]}.pkl; put it"
+                " there"
             )
     files = [path / f"{p}_data{endings[0]}.npy" for p in ("train", "val", "test") if p in parts]
     return [
         (
-            "test"
-            if f.name.startswith("val") and "test" not in parts
-            else f.name.partition("_")[0],
+            (
+                "test"
+                if f.name.startswith("val") and "test" not in parts
+                else f.name.partition("_")[0]
+            ),
             f,
             _beside(f),
         )
@@ -198,12 +211,13 @@ def _part_clips(data: Path, labels: Path):  # name, frames [T, M, V, C], label o
     array, (names, told) = _inside(data, padded_clips), _inside(labels, read_labels)
     if len(names) != len(array):
         raise DataError(
-            f"{labels.name} has {len(names)} names, but {data.name} has {len(array)} clips; give one name and label a clip"
+            f"{labels.name} has {len(names)} names, but {data.name} has {len(array)} clips; give"
+            " one name and label a clip"
         )
     for padded, name, label in zip(progress(array, "clips", len(array)), names, told):
         yield name, trimmed(padded.transpose(1, 3, 2, 0)), label
 
-
+# %% ../../nbs/readers/05_fsd10.ipynb #63c65038
 def read_fsd10(
     path: Path,  # folder of train_data_25.npy, train_label_25.pkl, val_ ..., or one such .npy
 ) -> ClipSet:
@@ -231,6 +245,7 @@ def read_fsd10(
 readers["fsd10"] = Reader(
     _fits,
     read_fsd10,
-    "a folder of train_data_25.npy, train_label_25.pkl, val_data_25.npy, val_label_25.pkl (FSD-10), or one such .npy",
+    "a folder of train_data_25.npy, train_label_25.pkl, val_data_25.npy, val_label_25.pkl (FSD-10),"
+    " or one such .npy",
     lambda path: [_beside(path)] if path.is_file() else [],
 )

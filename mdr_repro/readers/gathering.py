@@ -46,7 +46,10 @@ def _placed(frames: np.ndarray, there: np.ndarray | None, dims: int) -> np.ndarr
 
 def _wrong_clip(frames: np.ndarray, skeleton: Skeleton, letters: str) -> str:
     "What is wrong with the shape of one clip; empty if nothing is."
-    wanted = f"[T, M, V, C] with {skeleton.num_joints} joints ({skeleton.name}) of {len(letters)} channels ({letters})"
+    wanted = (
+        f"[T, M, V, C] with {skeleton.num_joints} joints ({skeleton.name}) of {len(letters)}"
+        f" channels ({letters})"
+    )
     if frames.dtype.kind not in "fiu":
         return f"frames are of type {frames.dtype}; give numbers"
     if frames.ndim != 4 or frames.shape[2:] != (skeleton.num_joints, len(letters)):
@@ -66,7 +69,10 @@ def _single(
     t, m, v, c = np.argwhere(~np.isfinite(single))[0]
     return (
         single,
-        f"frame {t}, person {m}, joint {v} ({skeleton.joints[v]}): {letters[c]} is {frames[t, m, v, c]}; set all coordinates of a joint that was not found to 0",
+        (
+            f"frame {t}, person {m}, joint {v} ({skeleton.joints[v]}): {letters[c]} is"
+            f" {frames[t, m, v, c]}; set all coordinates of a joint that was not found to 0"
+        ),
     )
 
 # %% ../../nbs/readers/01_gathering.ipynb #b1bdb325
@@ -88,8 +94,9 @@ class Gathering:
         frames: np.ndarray,  # [T, M, V, C], numbers
         label: int,  # 0..K-1
         split: str = "train",  # or test, val
-        there: np.ndarray
-        | None = None,  # bool [T, M, V]: joints that were found; None: those that are not all zero
+        there: (
+            np.ndarray | None
+        ) = None,  # bool [T, M, V]: joints that were found; None: those that are not all zero
         **numbers,  # one number, which every clip has, as subject=3
     ) -> None:
         "One clip; DataError names it where it cannot be used."
@@ -97,9 +104,15 @@ class Gathering:
         if not (wrong := _wrong_clip(*kind)):
             single, wrong = _single(*kind)  # a copy: the reader may go on with its array
         if not wrong and name in self.names:
-            wrong = f"it is there twice, as clip {self.names[name]} and clip {len(self)}; rename or drop one"
+            wrong = (
+                f"it is there twice, as clip {self.names[name]} and clip {len(self)}; rename or"
+                " drop one"
+            )
         if not wrong and self.clips and set(numbers) != set(self.numbers):
-            wrong = f"it tells of {', '.join(sorted(numbers)) or 'nothing'}, the clips before it of {', '.join(sorted(self.numbers)) or 'nothing'}"
+            wrong = (
+                f"it tells of {', '.join(sorted(numbers)) or 'nothing'}, the clips before it of"
+                f" {', '.join(sorted(self.numbers)) or 'nothing'}"
+            )
         if wrong:
             raise DataError(f"clip {name!r}: {wrong}")
         _append(self, name, _placed(single, there, DIMS[self.coordinates]), label, split, numbers)
@@ -120,7 +133,8 @@ def _append(
 
 
 def _clip_set(g: Gathering, class_names: tuple[str, ...], meta: dict) -> ClipSet:
-    "Persons filled up with zeros to the largest number of them; each clip is let go as soon as it is copied."
+    """Persons filled up with zeros to the largest number of them; each clip is let go as soon as it
+    is copied."""
     if not len(g):
         raise DataError("there is no clip in it that can be used; give at least one")
     lengths, persons = [len(c) for c in g.clips], max(c.shape[1] for c in g.clips)
@@ -156,10 +170,7 @@ def numbered(paths: Iterable[Path]) -> list[Path]:
 _longest = 64 * 2**20  # bytes of one JSON file
 
 
-def read_json(
-    path: Path,
-    within: Path | None = None,  # folder that an error names it from
-):
+def read_json(path: Path, within: Path | None = None):  # folder that an error names it from
     "The value in a file; DataError names the file."
     name = path.relative_to(within).as_posix() if within else path.name
     try:
@@ -167,7 +178,8 @@ def read_json(
             raise DataError(f"{name} is no file; check the path")
         if path.stat().st_size > _longest:
             raise DataError(
-                f"{name} has {path.stat().st_size >> 20} MiB, more than any clip ({_longest >> 20}); split it"
+                f"{name} has {path.stat().st_size >> 20} MiB, more than any clip"
+                f" ({_longest >> 20}); split it"
             )
         return json.loads(
             path.read_bytes().decode("utf-8-sig")
@@ -252,7 +264,8 @@ def read_mat(
             raise DataError("is no file; check the path")
         if path.stat().st_size > _longest:
             raise DataError(
-                f"has {path.stat().st_size >> 20} MiB, more than any clip ({_longest >> 20}); split it"
+                f"has {path.stat().st_size >> 20} MiB, more than any clip ({_longest >> 20});"
+                " split it"
             )
         data = path.read_bytes()
         _check_mat(data)
@@ -271,7 +284,8 @@ def read_mat(
     odd = [key for key in names if found[key].dtype.kind not in "biufU"]
     if odd:
         raise DataError(
-            f"{name}: {odd[0]} is of type {found[odd[0]].dtype}, no plain array of numbers or text; save it as one"
+            f"{name}: {odd[0]} is of type {found[odd[0]].dtype}, no plain array of numbers or text;"
+            " save it as one"
         )
     return {key: found[key] for key in names}
 

@@ -20,19 +20,27 @@ from ..skeleton import get_skeleton
 MOTIONS = {
     group: tuple(" ".join(m.split()) for m in text.split(";"))
     for group, text in {
-        "warm-up": """Raise your hand; Raise your other hand; Wave your hand; Wave your other hand; Bow; Raise your arm to one side;
-        Raise your arm to the other side; Bend your knee while raising your leg; Bend your other knee while raising your leg""",
-        "exercise": """Put your hands on your hips and lean to the side; Put your hands on your hips and lean to the other side;
+        "warm-up": (
+            """Raise your hand; Raise your other hand; Wave your hand; Wave your other hand; Bow; Raise your arm to one side;
+        Raise your arm to the other side; Bend your knee while raising your leg; Bend your other knee while raising your leg"""
+        ),
+        "exercise": (
+            """Put your hands on your hips and lean to the side; Put your hands on your hips and lean to the other side;
         Put your hands on your hips and twist; Touch your toes; Do a forward lunge; Lift your leg to one side; Lift your leg to the other side;
-        Walk in place; Walk in place as fast as you can; Run in place; Run in place as fast as you can; Jump; Jump as high as you can; Do two jumping jacks""",
-        "mime": """Push an imaginary button in front of you; Swipe across an imaginary screen in front of you from right to left;
+        Walk in place; Walk in place as fast as you can; Run in place; Run in place as fast as you can; Jump; Jump as high as you can; Do two jumping jacks"""
+        ),
+        "mime": (
+            """Push an imaginary button in front of you; Swipe across an imaginary screen in front of you from right to left;
         Swipe across an imaginary screen in front of you from left to right; Fly like a bird; Fly like an airplane; Swim;
         Kick a ball; Kick a ball as far as you can; Kick a ball with the other leg; Kick a ball as far as you can with the other leg;
         Throw a ball; Throw a ball as far as you can; Throw a ball with your other arm; Throw a ball as far as you can with the other arm;
-        Punch; Climb and imaginary ladder""",
-        "communication": """Point at the camera; Signal someone to stop; Signal someone to come here; Draw a circle; Draw a square; Draw a triangle;
+        Punch; Climb and imaginary ladder"""
+        ),
+        "communication": (
+            """Point at the camera; Signal someone to stop; Signal someone to come here; Draw a circle; Draw a square; Draw a triangle;
         Draw the letter A; Draw the letter C; Draw the letter K; Draw the letter M; Draw the letter X; Make the letter A; Make the letter C;
-        Make the letter K; Make the letter M; Make the letter P; Make the letter T; Make the letter X; Make the letter Y""",
+        Make the letter K; Make the letter M; Make the letter P; Make the letter T; Make the letter X; Make the letter Y"""
+        ),
     }.items()
 }
 CLASSES = tuple(m for group in MOTIONS.values() for m in group)
@@ -84,14 +92,16 @@ def _parts(
         )
     if int(subject) not in CHILDREN + ADULTS:
         raise DataError(
-            f"{where}: person {subject} is none of this set ({', '.join(map(str, CHILDREN + ADULTS))}); rename or drop the file"
+            f"{where}: person {subject} is none of this set"
+            f" ({', '.join(map(str, CHILDREN + ADULTS))}); rename or drop the file"
         )
     return int(subject), int(order), motion, CLASSES.index(name)
 
 # %% ../../nbs/readers/10_kinder_gator.ipynb #4acabc8c
 _joints = (
-    "HipCenter Spine ShoulderCenter Head ShoulderLeft ElbowLeft WristLeft HandLeft ShoulderRight ElbowRight WristRight HandRight "
-    "HipLeft KneeLeft AnkleLeft FootLeft HipRight KneeRight AnkleRight FootRight"
+    "HipCenter Spine ShoulderCenter Head ShoulderLeft ElbowLeft WristLeft HandLeft ShoulderRight"
+    " ElbowRight WristRight HandRight HipLeft KneeLeft AnkleLeft FootLeft HipRight KneeRight"
+    " AnkleRight FootRight"
 ).split()
 _columns = [f"{joint}{axis}" for joint in _joints for axis in "XYZ"]
 
@@ -108,7 +118,8 @@ def _rows(
             raise DataError(f"{where} is no plain file; download it again")
         if file.stat().st_size > _longest:
             raise DataError(
-                f"{where} has {file.stat().st_size >> 20} MiB, more than any clip; download it again"
+                f"{where} has {file.stat().st_size >> 20} MiB, more than any clip; download it"
+                " again"
             )
         lines = file.read_bytes().decode("utf-8-sig").splitlines()
     except OSError as e:
@@ -121,7 +132,8 @@ def _rows(
     t = next((t for t, row in enumerate(rows) if len(row) != len(head)), None)
     if t is not None:
         raise DataError(
-            f"{where}: frame {t} has {len(rows[t])} entries, the first line {len(head)}; download the file again"
+            f"{where}: frame {t} has {len(rows[t])} entries, the first line {len(head)}; download"
+            " the file again"
         )
     return head, rows
 
@@ -143,7 +155,8 @@ def _add(g: Gathering, file: Path, folder: Path) -> None:
         t = next((t for t, row in enumerate(rows) if row[at] != said), None)
         if t is not None:
             raise DataError(
-                f"{where}: {column} of frame {t} is {rows[t][at][:80]!r}, the file's name says {said[:80]!r}; rename it or download it again"
+                f"{where}: {column} of frame {t} is {rows[t][at][:80]!r}, the file's name says"
+                f" {said[:80]!r}; rename it or download it again"
             )
     at = [head.index(c) for c in _columns]
     try:
@@ -153,7 +166,8 @@ def _add(g: Gathering, file: Path, folder: Path) -> None:
     except ValueError:
         t, i = next((t, i) for t, row in enumerate(rows) for i in at if not _number(row[i]))
         raise DataError(
-            f"{where}: {head[i]} of frame {t} is {rows[t][i][:40]!r}, no number; download the file again"
+            f"{where}: {head[i]} of frame {t} is {rows[t][i][:40]!r}, no number; download the file"
+            " again"
         ) from None
     name = f"{'child' if subject in CHILDREN else 'adult'}_{subject}_{motion.strip('-')}"
     g.add(

@@ -24,7 +24,10 @@ from ..skeleton import get_skeleton
 
 # %% ../../nbs/readers/06_ntu.ipynb #d42844f1
 _name = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
+
 _largest = {"setup": 32, "camera": 3, "subject": 106, "repetition": 2, "action": 120}
+
+# %% ../../nbs/readers/06_ntu.ipynb #38f46d52
 _training = {
     *(1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38),  # of 1..40
     *(
@@ -64,7 +67,7 @@ _training = {
     ),
 }
 
-
+# %% ../../nbs/readers/06_ntu.ipynb #6d0d63f3
 def name_numbers(
     name: str,  # SsssCcccPpppRrrrAaaa
 ) -> dict[str, int]:  # setup, camera, subject, repetition, action; each from 1
@@ -72,13 +75,15 @@ def name_numbers(
     told = _name.fullmatch(name)
     if not told:
         raise DataError(
-            f"{name!r} is no name of NTU RGB+D, such as 'S001C002P003R002A013'; rename the file or take it out of the folder"
+            f"{name!r} is no name of NTU RGB+D, such as 'S001C002P003R002A013'; rename the file or"
+            " take it out of the folder"
         )
     numbers = dict(zip(_largest, map(int, told.groups())))
     for key, n in numbers.items():
         if not 1 <= n <= _largest[key]:
             raise DataError(
-                f"{name!r} tells of {key} {n}, but NTU RGB+D has 1..{_largest[key]}; rename the file or take it out of the folder"
+                f"{name!r} tells of {key} {n}, but NTU RGB+D has 1..{_largest[key]}; rename the"
+                " file or take it out of the folder"
             )
     return numbers
 
@@ -119,6 +124,7 @@ class Track(NamedTuple):
 
 # %% ../../nbs/readers/06_ntu.ipynb #5bcee831
 _longest = 256 * 2**20  # bytes of a file
+
 _joints, _body_values, _joint_values = 25, 10, 12
 
 
@@ -131,11 +137,12 @@ def _count(lines: list[bytes], k: int, what: str) -> int:
         n = -1
     if n < 0:
         raise DataError(
-            f"line {k + 1}, {what}, is {lines[k][:40].decode('ascii', 'replace').strip()!r} and no whole number"
+            f"line {k + 1}, {what}, is {lines[k][:40].decode('ascii', 'replace').strip()!r} and no"
+            " whole number"
         )
     return n
 
-
+# %% ../../nbs/readers/06_ntu.ipynb #8bbe9f0c
 def _body(lines: list[bytes], k: int, where: str) -> tuple[bytes, list[float]]:
     "Number of the body whose lines begin with line k, and its 75 coordinates."
     if k >= len(lines):
@@ -152,7 +159,8 @@ def _body(lines: list[bytes], k: int, where: str) -> tuple[bytes, list[float]]:
     for j, row in enumerate(rows):
         if len(row) != _joint_values:
             raise DataError(
-                f"line {k + 3 + j}, {where}, joint {j}, has {len(row)} values instead of {_joint_values}"
+                f"line {k + 3 + j}, {where}, joint {j}, has {len(row)} values instead of"
+                f" {_joint_values}"
             )
     try:
         return head[0], [float(value) for row in rows for value in row[:3]]
@@ -193,7 +201,8 @@ def read_skeleton(
             raise DataError("it is no plain file")
         if path.stat().st_size > _longest:
             raise DataError(
-                f"the file has {path.stat().st_size >> 20} MiB, more than any clip ({_longest >> 20})"
+                f"the file has {path.stat().st_size >> 20} MiB, more than any clip"
+                f" ({_longest >> 20})"
             )
         rows = list(_sightings(path.read_bytes().splitlines()))
     except OSError as e:
@@ -274,12 +283,14 @@ def missing_samples(folder: Path) -> set[str]:
             text = path.read_bytes()[:_longest].decode("ascii", "replace")
         except OSError as e:
             raise DataError(
-                f"the list {path.name} cannot be read ({e.strerror}); check its rights or take it away"
+                f"the list {path.name} cannot be read ({e.strerror}); check its rights or take it"
+                " away"
             ) from None
         listed = {m[0] for m in map(_name.match, map(str.strip, text.splitlines())) if m}
         if not listed:
             raise DataError(
-                f"the list {path.name} holds no name such as S001C002P003R002A013; give one name a line or take it away"
+                f"the list {path.name} holds no name such as S001C002P003R002A013; give one name a"
+                " line or take it away"
             )
         names |= listed
     return names
@@ -294,7 +305,7 @@ def _skeleton_files(folder: Path) -> list[Path]:
     ]
     return sorted(files, key=lambda p: (p.name, p))
 
-
+# %% ../../nbs/readers/06_ntu.ipynb #9f983041
 def _fits(path: Path) -> bool:
     "Whether a folder, or one in it, seems to hold .skeleton files: a few names are looked at."
 
@@ -315,7 +326,8 @@ def _read(folder: Path) -> ClipSet:
     body, files, listed = get_skeleton("ntu25"), _skeleton_files(folder), missing_samples(folder)
     if not files:
         raise DataError(
-            "no file .skeleton in the folder or the folders in it; give the one with S001C001P001R001A001.skeleton and so on"
+            "no file .skeleton in the folder or the folders in it; give the one with"
+            " S001C001P001R001A001.skeleton and so on"
         )
     told = [name_numbers(p.stem) for p in files]
     num_classes = 60 if max(n["action"] for n in told) <= 60 else 120

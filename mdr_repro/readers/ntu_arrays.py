@@ -20,6 +20,7 @@ from ..skeleton import get_skeleton
 
 # %% ../../nbs/readers/07_ntu_arrays.ipynb #c4d67e97
 _block, _longest = 16 * 2**20, 64 * 2**20  # bytes that are read at once; of one clip at most
+
 _headers = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -31,7 +32,8 @@ def _header(file, name: str, length: int) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
     if version not in _headers:
         raise DataError(
-            f"array {name!r} is written in version {version} of .npy; save it again with numpy.savez"
+            f"array {name!r} is written in version {version} of .npy; save it again with"
+            " numpy.savez"
         )
     shape, by_column, dtype = _headers[version](file)
     if dtype.kind not in "fiu":
@@ -43,14 +45,16 @@ def _header(file, name: str, length: int) -> tuple[tuple[int, ...], np.dtype]:
     claimed, there = dtype.itemsize * int(np.prod(shape, dtype=object)), length - file.tell()
     if claimed != there or min(shape, default=0) < 0:
         raise DataError(
-            f"array {name!r} claims the shape {list(shape)}, {claimed} bytes, but holds {there}; copy or download the file again"
+            f"array {name!r} claims the shape {list(shape)}, {claimed} bytes, but holds {there};"
+            " copy or download the file again"
         )
     return shape, dtype
 
-
+# %% ../../nbs/readers/07_ntu_arrays.ipynb #c5248420
 @contextmanager
 def _opened(path: Path, name: str):
-    "An array's file behind its header, its shape and its type; whatever is wrong with it is a DataError."
+    """An array's file behind its header, its shape and its type; whatever is wrong with it is a
+    DataError."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
             yield file, *_header(file, name, archive.getinfo(f"{name}.npy").file_size)
@@ -63,8 +67,8 @@ def _opened(path: Path, name: str):
 
 # %% ../../nbs/readers/07_ntu_arrays.ipynb #2272d870
 def row_blocks(
-    path: Path,  # an .npz
-    name: str,  # of the array
+    path: Path,
+    name: str,  # an .npz  # of the array
 ) -> Iterator[np.ndarray]:  # [n, ...]
     "The rows of an array, a few at a time."
     with _opened(path, name) as (file, shape, dtype):
@@ -75,7 +79,8 @@ def row_blocks(
             )
         if width > _longest:
             raise DataError(
-                f"array {name!r} has shape {list(shape)}, {width >> 20} MiB a clip, more than any clip ({_longest >> 20}); split its clips"
+                f"array {name!r} has shape {list(shape)}, {width >> 20} MiB a clip, more than any"
+                f" clip ({_longest >> 20}); split its clips"
             )
         step = max(1, _block // width)
         for start in range(0, shape[0], step):
@@ -84,8 +89,8 @@ def row_blocks(
 
 # %% ../../nbs/readers/07_ntu_arrays.ipynb #b4fe8956
 def one_hot_labels(
-    path: Path,  # an .npz
-    split: str,  # train or test
+    path: Path,
+    split: str,  # an .npz  # train or test
 ) -> tuple[list[int], int]:  # [N], and how many classes
     "The class of every clip of a split."
     labels: list[int] = []
@@ -105,7 +110,8 @@ def one_hot_labels(
                 else f"{ones[i]} ones"
             )
             raise DataError(
-                f"clip '{split}_{len(labels) + i}': its row of array 'y_{split}' holds {told}; give it one 1, where its class is"
+                f"clip '{split}_{len(labels) + i}': its row of array 'y_{split}' holds {told}; give"
+                " it one 1, where its class is"
             )
         labels += block.argmax(1).tolist()
     return labels, classes
@@ -127,11 +133,13 @@ def _shapes(path: Path) -> None:
         x, y = shapes
         if len(x) != 3 or x[2] != 150:
             raise DataError(
-                f"array 'x_{split}' has shape {list(x)}; it has to be [N, T, 150], 2 persons of 25 joints of x, y, z"
+                f"array 'x_{split}' has shape {list(x)}; it has to be [N, T, 150], 2 persons of 25"
+                " joints of x, y, z"
             )
         if x[:1] != y[:1]:
             raise DataError(
-                f"array 'x_{split}' has {x[0]} clips, but 'y_{split}' has shape {list(y)}; give one row a clip"
+                f"array 'x_{split}' has {x[0]} clips, but 'y_{split}' has shape {list(y)}; give one"
+                " row a clip"
             )
 
 
@@ -150,7 +158,8 @@ def _read(path: Path) -> ClipSet:
     labels, classes = zip(*(one_hot_labels(path, split) for split in ("train", "test")))
     if classes[0] != classes[1] and all(classes):
         raise DataError(
-            f"array 'y_train' tells of {classes[0]} classes, 'y_test' of {classes[1]}; make the two agree"
+            f"array 'y_train' tells of {classes[0]} classes, 'y_test' of {classes[1]}; make the two"
+            " agree"
         )
     g = Gathering(body, "xyz", path.stem)
     for split, told in zip(("train", "test"), labels):

@@ -41,7 +41,8 @@ def _parts(
     where = file.relative_to(folder).as_posix()
     if action not in ACTIONS:
         raise DataError(
-            f"{where}: action {action} is none of this set ({', '.join(map(str, ACTIONS))}); rename or drop the file"
+            f"{where}: action {action} is none of this set ({', '.join(map(str, ACTIONS))}); rename"
+            " or drop the file"
         )
     if view not in TRAIN_VIEWS + TEST_VIEWS:
         raise DataError(
@@ -58,7 +59,8 @@ def _frames(value, where: str) -> np.ndarray:  # float64 [T, 20, 3]
         a = numbers(frame, f"{where}: frame {t}")
         if a.shape != (20, 3):
             raise DataError(
-                f"{where}: frame {t} has shape {list(a.shape)}, not 20 joints of x, y, z; download the file again"
+                f"{where}: frame {t} has shape {list(a.shape)}, not 20 joints of x, y, z; download"
+                " the file again"
             )
     return np.array(value, np.float64)
 
@@ -75,7 +77,8 @@ def _add(g: Gathering, file: Path, folder: Path) -> None:
         )
     if value.get("label", label + 1) != label + 1:
         raise DataError(
-            f"{where}: label is {str(value['label'])[:40]}, but action {action} has label {label + 1}; download the file again"
+            f"{where}: label is {str(value['label'])[:40]}, but action {action} has label"
+            f" {label + 1}; download the file again"
         )
     g.add(
         name,

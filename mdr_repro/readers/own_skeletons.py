@@ -31,14 +31,13 @@ def _places(path: Path) -> list[Path]:
     return [path.with_name(f"{path.stem}.skeleton.json"), path.with_name("skeleton.json")]
 
 
-def skeleton_file(
-    path: Path,  # clips
-) -> Path:
+def skeleton_file(path: Path) -> Path:  # clips
     "The JSON of their skeleton; DataError if there is none."
     found = next((p for p in _places(path) if p.is_file()), None)
     if found is None:
         raise DataError(
-            f"neither {_places(path)[0].name} nor {_places(path)[1].name} lies beside it; write the skeleton there as name, joints, edges (parent, child) and center"
+            f"neither {_places(path)[0].name} nor {_places(path)[1].name} lies beside it; write the"
+            " skeleton there as name, joints, edges (parent, child) and center"
         )
     return found
 
@@ -79,20 +78,23 @@ def _lengths(z: NpzFile, most: int) -> np.ndarray:  # [N]
         )
     return lengths
 
-
+# %% ../../nbs/readers/13_own_skeletons.ipynb #07d6c96e
 def _clips(z: NpzFile, keypoints: np.ndarray) -> list[np.ndarray]:  # [T, M, V, C] each
     "Every clip, without what fills it up."
     if keypoints.ndim == 5:
         lengths = _lengths(z, keypoints.shape[1])
         if len(lengths) != len(keypoints):
             raise DataError(
-                f"'lengths' has {len(lengths)} entries, but 'keypoints' {len(keypoints)} clips; give one for each"
+                f"'lengths' has {len(lengths)} entries, but 'keypoints' {len(keypoints)} clips;"
+                " give one for each"
             )
         return [k[:n] for k, n in zip(keypoints, lengths)]
     lengths, frames = _lengths(z, len(keypoints)), len(keypoints)
     if sum(lengths.tolist()) != frames:
         raise DataError(
-            f"the clips have {sum(lengths.tolist())} frames together, but 'keypoints' has {frames}; make them agree, or give clips that are filled up as [N, T, M, V, C], M = 1 for one person"
+            f"the clips have {sum(lengths.tolist())} frames together, but 'keypoints' has {frames};"
+            " make them agree, or give clips that are filled up as [N, T, M, V, C], M = 1 for one"
+            " person"
         )
     ends = np.cumsum(lengths)
     return np.split(keypoints[:, None] if keypoints.ndim == 3 else keypoints, ends[:-1])
@@ -104,7 +106,7 @@ def _each(z: NpzFile, key: str, kind: str, n: int) -> np.ndarray:  # [n]
         raise DataError(f"array {key!r} has {len(a)} entries for {n} clips; give one for each")
     return a
 
-
+# %% ../../nbs/readers/13_own_skeletons.ipynb #4d64cc7e
 def _labels(
     z: NpzFile, n: int
 ) -> tuple[list[int], tuple[str, ...]]:  # label of each clip, class names
@@ -122,7 +124,9 @@ def _labels(
         known = known or tuple(sorted(set(words)))
         if strange := set(words) - set(known):
             raise DataError(
-                f"clip {min(map(words.index, strange))} has label {words[min(map(words.index, strange))]!r}, which is not in 'class_names' ({', '.join(known)}); correct one of the two"
+                f"clip {min(map(words.index, strange))} has label"
+                f" {words[min(map(words.index, strange))]!r}, which is not in 'class_names'"
+                f" ({', '.join(known)}); correct one of the two"
             )
         return [known.index(w) for w in words], known
     label = _each(z, "label", "whole numbers", n)
@@ -131,7 +135,8 @@ def _labels(
         gap = next((k for k, f in enumerate(found.tolist()) if f != k), None)
         if gap is not None:
             raise DataError(
-                f"array 'label' has no clip of class {gap}, but one of class {int(found[gap])}; count classes from 0 without a gap, or give 'class_names'"
+                f"array 'label' has no clip of class {gap}, but one of class {int(found[gap])};"
+                " count classes from 0 without a gap, or give 'class_names'"
             )
         known = tuple(f"class {k}" for k in range(len(found)))
     return label.tolist(), known
@@ -168,20 +173,20 @@ def _others(z: NpzFile, n: int) -> dict:
     }
 
 # %% ../../nbs/readers/13_own_skeletons.ipynb #3b9f79a8
-def read_own_clips(
-    path: Path,  # .npz with the skeleton's JSON beside it
-) -> ClipSet:
+def read_own_clips(path: Path) -> ClipSet:  # .npz with the skeleton's JSON beside it
     "Clips of a skeleton of one's own."
     z, file = NpzFile(path), skeleton_file(path)
     skeleton, keypoints = read_skeleton(file), z["keypoints"]
     if keypoints.ndim not in (3, 4, 5):
         raise DataError(
-            f"array 'keypoints' has shape {list(keypoints.shape)}; it has to be [frames, V, C], [frames, M, V, C] or [N, T, M, V, C]"
+            f"array 'keypoints' has shape {list(keypoints.shape)}; it has to be [frames, V, C],"
+            " [frames, M, V, C] or [N, T, M, V, C]"
         )
     *_, V, C = keypoints.shape
     if V != skeleton.num_joints:
         raise DataError(
-            f"array 'keypoints' has {V} joints, {file.name} has {skeleton.num_joints}; make the two agree"
+            f"array 'keypoints' has {V} joints, {file.name} has {skeleton.num_joints}; make the two"
+            " agree"
         )
     clips = _clips(z, keypoints)
     names = (
@@ -207,4 +212,6 @@ readers["own_skeletons"] = Reader(
     "an .npz with keypoints, lengths (or offsets) and label, and a skeleton's JSON beside it",
     lambda path: [p for p in _places(path) if p.is_file()][:1],
 )
+
+# %% ../../nbs/readers/13_own_skeletons.ipynb #bcb0ec6a
 readers["named"] = readers.pop("named")  # asked last, for it takes any .npz with keypoints

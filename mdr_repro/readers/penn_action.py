@@ -75,7 +75,8 @@ def _frames(found: dict, where: str) -> np.ndarray:  # float64 [T, 13, 3]
     for key, a in (("x", x), ("y", y), ("visibility", seen)):
         if a.dtype.kind not in "biuf" or a.ndim != 2 or a.shape[1] != 13:
             raise DataError(
-                f"{where}: {key} has shape {list(a.shape)}, not frames by 13 joints; download the file again"
+                f"{where}: {key} has shape {list(a.shape)}, not frames by 13 joints; download the"
+                " file again"
             )
     lengths = {
         "x": len(x),
@@ -85,7 +86,8 @@ def _frames(found: dict, where: str) -> np.ndarray:  # float64 [T, 13, 3]
     }
     if len(set(lengths.values())) > 1:
         raise DataError(
-            f"{where}: {', '.join(f'{k} has {n}' for k, n in lengths.items())} frames; download the file again"
+            f"{where}: {', '.join(f'{k} has {n}' for k, n in lengths.items())} frames; download the"
+            " file again"
         )
     if not np.isin(seen, (0, 1)).all():
         raise DataError(f"{where}: visibility is not 0 or 1 everywhere; download the file again")
@@ -116,7 +118,8 @@ def _fits(folder: Path) -> bool:
 def read_penn_action(
     folder: Path,  # the files lie in it, or anywhere below it
 ) -> ClipSet:
-    "Clips in the order of their names, official split, x, y, visibility; `view` is a number of `view_names`."
+    """Clips in the order of their names, official split, x, y, visibility; `view` is a number of
+    `view_names`."""
     g = Gathering(get_skeleton("penn13"), "xys", "penn_action")
     files = sorted(
         (p for p in folder.rglob("*.mat") if _named.fullmatch(p.name)), key=lambda p: p.name

@@ -50,7 +50,8 @@ class _Machine:
             raise ValueError("no length")
         if n > (left := len(self.view) - self.at):
             raise DataError(
-                f"the pickle claims {n} bytes at byte {self.at}, where {left} are left: it is cut off or damaged; copy or download it again"
+                f"the pickle claims {n} bytes at byte {self.at}, where {left} are left: it is cut"
+                " off or damaged; copy or download it again"
             )
         self.at += n
         return self.view[self.at - n : self.at]
@@ -71,6 +72,7 @@ class _Machine:
 _ops = {}  # the byte of a command: what it does with the machine
 
 _numbers = {"J": "<i", "K": "<B", "M": "<H", "G": ">d"}
+
 _sized = {
     "T": ("<i", "latin-1"),
     "U": ("<B", "latin-1"),
@@ -82,13 +84,15 @@ _sized = {
     "\x8e": ("<Q", None),
     "\x96": ("<Q", None),
 }  # form of the length, encoding
+
 _longest = 1024  # bytes of a whole number
 
 
 def _long(data) -> int:
     if len(data) > _longest:
         raise DataError(
-            f"the pickle holds a whole number of {len(data)} bytes, as no clips do; write the file again"
+            f"the pickle holds a whole number of {len(data)} bytes, as no clips do; write the file"
+            " again"
         )
     return int.from_bytes(data, "little", signed=True)
 
@@ -104,17 +108,19 @@ def _texted(data: memoryview, encoding: str | None):
 def _int(line: bytes) -> int | bool:
     return {b"00": False, b"01": True}[line] if line in (b"00", b"01") else _decimal(line)
 
-
+# %% ../../nbs/readers/03_pickles.ipynb #f16bf8af
 def _decimal(line: bytes) -> int:
     if len(line) > 2 * _longest:
         raise DataError(
-            f"the pickle holds a whole number of {len(line)} digits, as no clips do; write the file again"
+            f"the pickle holds a whole number of {len(line)} digits, as no clips do; write the file"
+            " again"
         )
     return int(line.rstrip(b"L"))
 
 
 for _c, _f in _numbers.items():
     _ops[_c] = lambda m, f=_f: m.stack.append(m.number(f))
+
 for _c, (_f, _e) in _sized.items():
     _ops[_c] = lambda m, f=_f, e=_e: m.stack.append(_texted(m.take(m.number(f)), e))
 
@@ -178,6 +184,8 @@ _ops |= {
     "s": lambda m: _fill(m, _pop(m, 2)),
     **{c: lambda m: _fill(m, m.marked()) for c in "eu\x90"},
 }
+
+# %% ../../nbs/readers/03_pickles.ipynb #6a4cd469
 for _n, _c in enumerate("\x85\x86\x87", 1):
     _ops[_c] = lambda m, n=_n: m.stack.append(tuple(_pop(m, n)))
 
@@ -219,7 +227,7 @@ def _put(m: _Machine, place: int) -> None:
 def _get(m: _Machine, place: int) -> None:
     m.stack.append(m.memo[place])
 
-
+# %% ../../nbs/readers/03_pickles.ipynb #e06ec1b1
 _ops |= {
     "c": lambda m: m.stack.append(_name(str(m.line(), "utf-8"), str(m.line(), "utf-8"))),
     "\x93": lambda m: m.stack.append(_name(*_pop(m, 2))),
@@ -268,11 +276,13 @@ def _run(m: _Machine):  # what lies on the stack at the end
             return m.stack.pop()
         if chr(code) in _refused:
             raise DataError(
-                f"the pickle asks for {_refused[chr(code)]}, which is not there; pickle plain lists, dicts and numpy arrays"
+                f"the pickle asks for {_refused[chr(code)]}, which is not there; pickle plain"
+                " lists, dicts and numpy arrays"
             )
         _table[code](m)
     raise DataError(
-        f"the pickle is made of more than {free + len(m.view) // each} parts, too many for its {len(m.view) >> 20} MiB; keep numbers in numpy arrays instead of lists"
+        f"the pickle is made of more than {free + len(m.view) // each} parts, too many for its"
+        f" {len(m.view) >> 20} MiB; keep numbers in numpy arrays instead of lists"
     )
 
 # %% ../../nbs/readers/03_pickles.ipynb #064a697e
@@ -309,7 +319,10 @@ def _plain(value, done: dict, depth: int = 0):
 
 def _no_code(name: str) -> str:
     shown = name[:80] if name.isprintable() else repr(name[:80])
-    return f"the pickle calls {shown}, and code in a pickle is never run; only numbers, text, lists, dicts and numpy arrays are taken: save these alone"
+    return (
+        f"the pickle calls {shown}, and code in a pickle is never run; only numbers, text, lists,"
+        " dicts and numpy arrays are taken: save these alone"
+    )
 
 # %% ../../nbs/readers/03_pickles.ipynb #bdf26405
 _copies = 2**26, 8  # bytes that may be copied, and how many times the file's size beyond them
@@ -319,7 +332,8 @@ def _spend(done: dict, n: int) -> None:
     done["left"] -= n
     if done["left"] < 0:
         raise DataError(
-            "the pickle would become many times its size in memory; write plain clips, each array once"
+            "the pickle would become many times its size in memory; write plain clips, each array"
+            " once"
         )
 
 
@@ -331,7 +345,8 @@ def _key(value):
         )
     if type(value) in (int, float) and not abs(value) < 2**53:
         raise DataError(
-            "a dict or set in the pickle has a number beyond 2^53 as key; use text or smaller numbers"
+            "a dict or set in the pickle has a number beyond 2^53 as key; use text or smaller"
+            " numbers"
         )  # of which very many can fall on one hash
     return value.decode("latin-1") if type(value) is bytes else value
 
@@ -344,7 +359,8 @@ def _dict(call: _Call, done: dict, depth: int) -> dict:
 
 
 def _pairs(call: _Call, done: dict, depth: int) -> dict:
-    "A dict whose first items are its argument: a list of pairs, or a function that makes missing values."
+    """A dict whose first items are its argument: a list of pairs, or a function that makes missing
+    values."""
     args = [a for a in call.args if type(a) is not _Global and a is not None]
     _spend(done, 16 * len(args[0]) if args else 0)
     pairs = [item for pair in (args[0] if args else []) for item in _two(pair)]
@@ -370,7 +386,8 @@ def _dtype(call: _Call, done: dict, depth: int) -> np.dtype:
     text, state = call.args[0], call.state
     if type(text) is not str or not _types.fullmatch(text):
         raise DataError(
-            f"the pickle holds an array of type {text[:40] if type(text) is str else type(text).__name__!r}; give numbers or text"
+            "the pickle holds an array of type"
+            f" {text[:40] if type(text) is str else type(text).__name__!r}; give numbers or text"
         )
     order = "=" if state is None else state[1]
     if state is not None and any(s is not None for s in state[2:5]):
@@ -396,7 +413,9 @@ def _array(
     count = int(np.prod(shape, dtype=object))
     if not dtype.itemsize or count * dtype.itemsize != len(data):
         raise DataError(
-            f"the pickle claims an array of {dtype} {str(list(shape))[:80]}, {count * dtype.itemsize} bytes, but holds {len(data)} for it; copy or download it again"
+            f"the pickle claims an array of {dtype} {str(list(shape))[:80]},"
+            f" {count * dtype.itemsize} bytes, but holds {len(data)} for it; copy or download it"
+            " again"
         )
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if by_column else "C")
     if dtype.kind == "U" or not dtype.isnative:
@@ -409,7 +428,8 @@ def _array(
 def _objects(shape: tuple, items, done: dict, depth: int) -> list:
     if type(items) is not list or shape != (len(items),):
         raise DataError(
-            f"the pickle holds an array of objects of shape {str(list(shape))[:80]}; give arrays of numbers, or lists"
+            f"the pickle holds an array of objects of shape {str(list(shape))[:80]}; give arrays of"
+            " numbers, or lists"
         )
     _spend(done, 8 * len(items))
     return [_plain(v, done, depth) for v in items]
@@ -489,14 +509,16 @@ def _value(data):  # bytes or mmap
         raise
     except Exception:
         raise DataError(
-            f"the pickle is cut off or damaged at byte {m.at} of {len(m.view)}; copy or download it again"
+            f"the pickle is cut off or damaged at byte {m.at} of {len(m.view)}; copy or download it"
+            " again"
         ) from None  # there are many ways to be no program
 
 # %% ../../nbs/readers/03_pickles.ipynb #b0a851b8
 def load_pickle(
     path: Path,
 ):  # numbers, text, bytes, lists, tuples, dicts, sets and read-only numpy arrays
-    "What a pickle of plain values holds; nothing in it is run, and its arrays are views of the file."
+    """What a pickle of plain values holds; nothing in it is run, and its arrays are views of the
+    file."""
     if not first_bytes(path, 1):
         raise DataError("the file is empty; copy or download it again")
     with open(path, "rb") as file:

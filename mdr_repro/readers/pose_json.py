@@ -110,7 +110,8 @@ def _person(value) -> tuple[int | None, np.ndarray]:  # who, [V, 2 or 3]
     key = next((k for k in _poses if k in value), None)
     if key is None:
         raise DataError(
-            f"a person has no keypoints (but {', '.join(sorted(value)[:8]) or 'nothing'}); known: {', '.join(_poses)}"
+            f"a person has no keypoints (but {', '.join(sorted(value)[:8]) or 'nothing'}); known:"
+            f" {', '.join(_poses)}"
         )
     a = numbers(value[key], key)
     if a.ndim == 1 and a.size % 3 == 0:
@@ -119,7 +120,8 @@ def _person(value) -> tuple[int | None, np.ndarray]:  # who, [V, 2 or 3]
         s = numbers(value["keypoint_scores"], "keypoint_scores")
         if s.shape != a.shape[:1]:
             raise DataError(
-                f"keypoint_scores has shape {list(s.shape)}, keypoints {list(a.shape)}; give one score a joint"
+                f"keypoint_scores has shape {list(s.shape)}, keypoints {list(a.shape)}; give one"
+                " score a joint"
             )
         a = np.column_stack([a, s])
     if a.ndim != 2 or a.shape[1] not in (2, 3):
@@ -146,7 +148,7 @@ def _order(value) -> list[tuple[int, str]]:
         (int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", str(value)[:200])
     ]
 
-
+# %% ../../nbs/readers/04_pose_json.ipynb #67d6202c
 def _annotated(value: dict) -> tuple[list, tuple | None]:  # persons of each frame, width and height
     "COCO's images and annotations."
     images, notes = value.get("images"), value["annotations"]
@@ -163,7 +165,8 @@ def _annotated(value: dict) -> tuple[list, tuple | None]:  # persons of each fra
     strange = set(of) - {str(i.get("id")) for i in images}
     if strange:
         raise DataError(
-            f"an annotation is of image_id {sorted(strange)[0]}, which is not among images; correct one of the two"
+            f"an annotation is of image_id {sorted(strange)[0]}, which is not among images; correct"
+            " one of the two"
         )
     halved = [
         [
@@ -203,7 +206,8 @@ def _frame_file(value, what: str = "") -> list:  # (who, joints)
     persons = _persons(value)
     if persons is None:
         raise DataError(
-            f"{what or 'it'} is no frame: no list of persons, and none below people or instances; write it again".strip()
+            f"{what or 'it'} is no frame: no list of persons, and none below people or instances;"
+            " write it again".strip()
         )
     if len(persons) > _crowd:
         raise DataError(
@@ -327,7 +331,7 @@ def _below(folder: Path) -> list[Path]:
         if not p.name.startswith(".") and p.name != SKELETON and (p.is_dir() or p.suffix == ".json")
     )
 
-
+# %% ../../nbs/readers/04_pose_json.ipynb #70ec0d47
 def _by_folders(folder: Path) -> list[_Clip]:
     "Class folders with clips in them, perhaps below train, test and val."
     tops = [p for p in _below(folder) if p.is_dir()]
@@ -337,14 +341,17 @@ def _by_folders(folder: Path) -> list[_Clip]:
         for kind in _below(place):
             if not kind.is_dir():
                 raise DataError(
-                    f"{kind.relative_to(folder).as_posix()} lies where only folders of classes are looked for; put it into its class's folder, or write {TABLE} (name,label)"
+                    f"{kind.relative_to(folder).as_posix()} lies where only folders of classes are"
+                    f" looked for; put it into its class's folder, or write {TABLE} (name,label)"
                 )
             found += [
                 _Clip(
                     c,
-                    c.relative_to(folder).with_suffix("").as_posix()
-                    if c.is_file()
-                    else c.relative_to(folder).as_posix(),
+                    (
+                        c.relative_to(folder).with_suffix("").as_posix()
+                        if c.is_file()
+                        else c.relative_to(folder).as_posix()
+                    ),
                     kind.name,
                     part,
                     None,
@@ -377,7 +384,8 @@ def _rows(path: Path) -> list[dict]:
         )
     if missing := {"name", "label"} - set(rows[0]):
         raise DataError(
-            f"{TABLE} has no column {sorted(missing)[0]!r}; its first line has to be name,label, perhaps with split, width, height and more"
+            f"{TABLE} has no column {sorted(missing)[0]!r}; its first line has to be name,label,"
+            " perhaps with split, width, height and more"
         )
     return rows
 
@@ -387,7 +395,8 @@ def _whole(row: dict, line: int, keys: Sequence[str]) -> dict[str, int]:
     wrong = next((k for k in keys if not re.fullmatch(r"[+-]?\d{1,18}", row[k], re.ASCII)), None)
     if wrong:
         raise DataError(
-            f"{TABLE}, line {line}: {wrong} is {row[wrong]!r}; write a whole number or drop the column"
+            f"{TABLE}, line {line}: {wrong} is {row[wrong]!r}; write a whole number or drop the"
+            " column"
         )
     return {k: int(row[k]) for k in keys}
 
@@ -396,18 +405,21 @@ def _line(row: dict, line: int, folder: Path) -> _Clip:
     "The clip that a line of the table names."
     if None in row or None in row.values():
         raise DataError(
-            f"{TABLE}, line {line} has {'more' if None in row else 'fewer'} entries than the first line; correct it"
+            f"{TABLE}, line {line} has {'more' if None in row else 'fewer'} entries than the first"
+            " line; correct it"
         )
     row = {k.strip(): v.strip() for k, v in row.items()}
     inside = PurePosixPath(row["name"])
     if not row["name"] or inside.is_absolute() or ".." in inside.parts:
         raise DataError(
-            f"{TABLE}, line {line}: {row['name']!r} is no clip below the folder; give its path from there"
+            f"{TABLE}, line {line}: {row['name']!r} is no clip below the folder; give its path from"
+            " there"
         )
     path = next((p for p in (folder / inside, folder / f"{row['name']}.json") if p.exists()), None)
     if path is None:
         raise DataError(
-            f"{TABLE}, line {line}: there is no clip {row['name']!r}; it has to be a folder of JSON files or a file {row['name']}.json"
+            f"{TABLE}, line {line}: there is no clip {row['name']!r}; it has to be a folder of JSON"
+            f" files or a file {row['name']}.json"
         )
     if not row["label"]:
         raise DataError(
@@ -418,7 +430,8 @@ def _line(row: dict, line: int, folder: Path) -> _Clip:
     size = _whole(row, line, ("width", "height")) if row.get("width") and row.get("height") else {}
     if size and min(size.values()) < 1:
         raise DataError(
-            f"{TABLE}, line {line}: width {size['width']} and height {size['height']} are no size of a film; correct the line"
+            f"{TABLE}, line {line}: width {size['width']} and height {size['height']} are no size"
+            " of a film; correct the line"
         )
     others = _whole(row, line, [k for k in row if k not in (*_texts, "width", "height")])
     return _Clip(
@@ -430,7 +443,7 @@ def _line(row: dict, line: int, folder: Path) -> _Clip:
         others,
     )
 
-
+# %% ../../nbs/readers/04_pose_json.ipynb #f24e73da
 def _listed(folder: Path) -> list[_Clip]:
     "Every clip of a folder; a split for all of them or for none."
     table = folder / TABLE
@@ -445,7 +458,8 @@ def _listed(folder: Path) -> list[_Clip]:
         )
     if len({bool(c.split) for c in clips}) > 1:
         raise DataError(
-            f"{TABLE}: clip {next(c.name for c in clips if not c.split)!r} has no split, others have one; tell it for all or for none"
+            f"{TABLE}: clip {next(c.name for c in clips if not c.split)!r} has no split, others"
+            " have one; tell it for all or for none"
         )
     if clips[0].split:
         return clips
@@ -472,7 +486,8 @@ def _skeleton(folder: Path, num_joints: int) -> Skeleton:
         skeleton = read_skeleton(folder / SKELETON)
         if skeleton.num_joints != num_joints:
             raise DataError(
-                f"{SKELETON} has {skeleton.num_joints} joints, persons have {num_joints}; make the two agree"
+                f"{SKELETON} has {skeleton.num_joints} joints, persons have {num_joints}; make the"
+                " two agree"
             )
         return skeleton
     if num_joints in _known:
@@ -497,11 +512,12 @@ def _frames_in(
         shape[:] = shape or joints.shape
         if joints.shape != tuple(shape):
             raise DataError(
-                f"{name}: a person has {joints.shape[0]} joints with {joints.shape[1]} numbers each, others have {shape[0]} with {shape[1]}; use one estimator for all clips"
+                f"{name}: a person has {joints.shape[0]} joints with {joints.shape[1]} numbers"
+                f" each, others have {shape[0]} with {shape[1]}; use one estimator for all clips"
             )
     return [[(who, a) for who, a in f if (a != 0).any()] for f in frames], size
 
-
+# %% ../../nbs/readers/04_pose_json.ipynb #b3234a6d
 def _poses_of(
     clip: _Clip, folder: Path, shape: list
 ) -> tuple[list, tuple | None]:  # persons of each frame, size
@@ -562,7 +578,9 @@ def read_poses(
         sized = size is not None if sized is None else sized
         if sized != (size is not None):
             raise DataError(
-                f"clip {clip.name!r} {'tells no' if sized else 'tells its'} width and height, others {'do' if sized else 'do not'}; give them for all clips ({TABLE}) or for none"
+                f"clip {clip.name!r} {'tells no' if sized else 'tells its'} width and height,"
+                f" others {'do' if sized else 'do not'}; give them for all clips ({TABLE}) or for"
+                " none"
             )
         _add(g, clip, frames, size, classes.index(clip.label))
     found = g.clip_set(classes, units="half the image" if sized else "as in the files")

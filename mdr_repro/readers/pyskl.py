@@ -39,9 +39,13 @@ class _Form:
         return "xyz" if self.dims == 3 else "xys" if self.scored else "xy"
 
     def __str__(self) -> str:
-        return f"{self.joints} joints of {self.dims} coordinates, {'with' if self.scored else 'without'} keypoint_score, {'with' if self.sized else 'without'} img_shape"
+        return (
+            f"{self.joints} joints of {self.dims} coordinates,"
+            f" {'with' if self.scored else 'without'} keypoint_score,"
+            f" {'with' if self.sized else 'without'} img_shape"
+        )
 
-
+# %% ../../nbs/readers/08_pyskl.ipynb #ea256a9d
 def _numbers(note: dict, key: str, ndim: int) -> np.ndarray:
     value = note.get(key)
     if value is None:
@@ -55,11 +59,14 @@ def _numbers(note: dict, key: str, ndim: int) -> np.ndarray:
         )
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
         raise DataError(
-            f"{key} is {f'an array of {value.dtype}' if isinstance(value, np.ndarray) else f'a {type(value).__name__}'}; it has to be an array of numbers"
+            f"{key} is"
+            f" {f'an array of {value.dtype}' if isinstance(value, np.ndarray) else f'a {type(value).__name__}'};"
+            " it has to be an array of numbers"
         )
     if value.ndim != ndim:
         raise DataError(
-            f"{key} has shape {list(value.shape)}; it has to be {'[M, T, V, 2 or 3]' if ndim == 4 else '[M, T, V]'}: persons, frames, joints"
+            f"{key} has shape {list(value.shape)}; it has to be"
+            f" {'[M, T, V, 2 or 3]' if ndim == 4 else '[M, T, V]'}: persons, frames, joints"
         )
     return value
 
@@ -77,7 +84,7 @@ def _image(note: dict) -> tuple[int, int] | None:  # height, width
         raise DataError("img_shape is not (height, width) in pixels; correct it")
     return tuple(value)
 
-
+# %% ../../nbs/readers/08_pyskl.ipynb #14781905
 def _form(note: dict) -> _Form:
     "The form of an annotation; DataError if it has none."
     keypoint = _numbers(note, "keypoint", 4)
@@ -94,12 +101,14 @@ def _form(note: dict) -> _Form:
     scored = c == 2 and note.get("keypoint_score") is not None
     if scored and (score := _numbers(note, "keypoint_score", 3)).shape != keypoint.shape[:3]:
         raise DataError(
-            f"keypoint_score has shape {list(score.shape)}, keypoint {list(keypoint.shape)}; give one score a joint"
+            f"keypoint_score has shape {list(score.shape)}, keypoint {list(keypoint.shape)}; give"
+            " one score a joint"
         )
     told = note.get("total_frames", t)
     if type(told) is not int or told != t:
         raise DataError(
-            f"total_frames is {str(told)[:40] if type(told) is int else type(told).__name__}, but keypoint has {t} frames; make the two agree"
+            f"total_frames is {str(told)[:40] if type(told) is int else type(told).__name__}, but"
+            f" keypoint has {t} frames; make the two agree"
         )
     return _Form(v, c, scored, c == 2 and _image(note) is not None)
 
@@ -147,7 +156,8 @@ def _members(
         told = _key.fullmatch(key) if type(key) is str else None
         if not told:
             raise DataError(
-                f"split has {str(key)[:40]!r}; its keys have to end in train, val or test, as xsub_train does"
+                f"split has {str(key)[:40]!r}; its keys have to end in train, val or test, as"
+                " xsub_train does"
             )
         names = names.tolist() if isinstance(names, np.ndarray) else names
         if not isinstance(names, list | tuple | set):
@@ -156,7 +166,9 @@ def _members(
             )
         if strange := next((n for n in names if type(n) is not str or n not in index), None):
             raise DataError(
-                f"split {key!r} names {strange if type(strange) is str else type(strange).__name__!r:.80}, of which there is no annotation; drop the name or give the clip"
+                f"split {key!r} names"
+                f" {strange if type(strange) is str else type(strange).__name__!r:.80}, of which"
+                " there is no annotation; drop the name or give the clip"
             )
         found.setdefault("_".join(filter(None, (told[1], told[3]))), {})[told[2]] = [
             index[n] for n in names
@@ -179,7 +191,8 @@ def divided(
                 again := np.flatnonzero(np.bincount(clips, values[clips] + 1, len(names)) > 0)
             ) or len(set(clips)) < len(clips):
                 raise DataError(
-                    f"clip {names[again[0] if len(again) else max(clips, key=clips.count)]!r} is twice in split {protocol or '/'.join(parts)!r}; leave it in one part"
+                    f"clip {names[again[0] if len(again) else max(clips, key=clips.count)]!r} is"
+                    f" twice in split {protocol or '/'.join(parts)!r}; leave it in one part"
                 )
             values[clips] = SPLITS["test" if part == "val" and "test" not in parts else part]
     return dict(sorted(protocols.items(), key=lambda p: (p[1] < 0).any()))
@@ -193,23 +206,29 @@ def _opened(path: Path) -> tuple[list[dict], dict | None]:  # annotations, split
     value = load_pickle(path)
     if isinstance(value, tuple) and len(value) == 2:
         raise DataError(
-            "it holds two values and no annotations, as the label file of an .npy does; open the .npy or the folder instead"
+            "it holds two values and no annotations, as the label file of an .npy does; open the"
+            " .npy or the folder instead"
         )
     if isinstance(value, dict) and "annotations" not in value:
         raise DataError(
-            f"it has no annotations (but {', '.join(repr(k)[:40] for k in islice(value, 5)) or 'nothing'}); it has to be a dict of split and annotations, or a list of annotations"
+            "it has no annotations (but"
+            f" {', '.join(repr(k)[:40] for k in islice(value, 5)) or 'nothing'}); it has to be a"
+            " dict of split and annotations, or a list of annotations"
         )
     notes, split = (
         (value["annotations"], value.get("split")) if isinstance(value, dict) else (value, None)
     )
     if not isinstance(notes, list) or not notes:
         raise DataError(
-            f"its annotations are {'empty' if isinstance(notes, list) else f'a {type(notes).__name__}'}; it has to hold a list with a dict a clip"
+            "its annotations are"
+            f" {'empty' if isinstance(notes, list) else f'a {type(notes).__name__}'}; it has to"
+            " hold a list with a dict a clip"
         )
     for i, note in enumerate(notes):
         if not isinstance(note, dict):
             raise DataError(
-                f"annotation {i} is a {type(note).__name__}; it has to be a dict with keypoint and label"
+                f"annotation {i} is a {type(note).__name__}; it has to be a dict with keypoint and"
+                " label"
             )
     if split is not None and not isinstance(split, dict):
         raise DataError(
@@ -217,13 +236,15 @@ def _opened(path: Path) -> tuple[list[dict], dict | None]:  # annotations, split
         )
     return notes, split
 
-
+# %% ../../nbs/readers/08_pyskl.ipynb #463a935f
 def _names(notes: list[dict]) -> list[str]:
     names = [n.get("frame_dir", n.get("filename", f"clip_{i}")) for i, n in enumerate(notes)]
     for i, name in enumerate(names):
         if type(name) is not str or len(name) > 500:
             raise DataError(
-                f"annotation {i}: frame_dir is {'longer than 500 letters' if type(name) is str else f'a {type(name).__name__}'}; give each clip a short name"
+                f"annotation {i}: frame_dir is"
+                f" {'longer than 500 letters' if type(name) is str else f'a {type(name).__name__}'};"
+                " give each clip a short name"
             )
     return names
 
@@ -235,7 +256,8 @@ def _files(path: Path) -> list[Path]:
     files = sorted(p for p in path.iterdir() if p.suffix == ".pkl" and _part.fullmatch(p.stem))
     if len({_part.fullmatch(p.stem)[1] for p in files}) > 1:
         raise DataError(
-            f"the folder holds several sets ({', '.join(p.name for p in files[:5])}); open one file, or put each set into its own folder"
+            f"the folder holds several sets ({', '.join(p.name for p in files[:5])}); open one"
+            " file, or put each set into its own folder"
         )
     return files
 
@@ -257,7 +279,8 @@ def _all(
     names = _names(notes)
     if len(set(names)) < len(names):
         raise DataError(
-            f"clip {next(n for i, n in enumerate(names) if n in set(names[:i]))!r} is there twice; rename or drop one"
+            f"clip {next(n for i, n in enumerate(names) if n in set(names[:i]))!r} is there twice;"
+            " rename or drop one"
         )
     if split is None:
         split = {p: [n for n, q in zip(names, parts) if p == q] for p in set(parts)}
@@ -289,7 +312,8 @@ def _common_form(notes: list[dict], names: list[str], size: int) -> _Form:
     need = 4 * frames * persons * common.joints * len(common.coordinates)
     if need > max(_need[0], _need[1] * size):
         raise DataError(
-            f"its {len(notes)} clips of {persons} persons would take {need >> 20} MiB, from a file of {size >> 20}; write each clip once, with the persons that matter"
+            f"its {len(notes)} clips of {persons} persons would take {need >> 20} MiB, from a file"
+            f" of {size >> 20}; write each clip once, with the persons that matter"
         )
     return common
 
@@ -301,7 +325,7 @@ def _from_names(names: list[str]) -> list[dict]:
     except DataError:
         return [{}] * len(names)
 
-
+# %% ../../nbs/readers/08_pyskl.ipynb #d0253dd3
 def read_pyskl(
     path: Path,  # a pickle, or a folder of gym_train.pkl and gym_val.pkl
 ) -> ClipSet:

@@ -74,7 +74,8 @@ def _add(g: Gathering, file: Path, folder: Path) -> None:
     a = read_mat(file, ("d_skel",), folder)["d_skel"]
     if a.dtype.kind not in "iuf" or a.ndim != 3 or a.shape[:2] != (20, 3):
         raise DataError(
-            f"{where}: d_skel has shape {list(a.shape)}, not 20 joints by 3 coordinates by frames; download the file again"
+            f"{where}: d_skel has shape {list(a.shape)}, not 20 joints by 3 coordinates by frames;"
+            " download the file again"
         )
     frames = a.transpose(2, 0, 1)[:, list(_order)]
     g.add(

@@ -57,9 +57,9 @@ SECTIONS = {
     "settings": Section("Settings", "One line is one change, in however many runs it was made."),
     "numbers": Section(
         "Numbers",
-        "Mean over seeds (how many). Difference: B - A. Explained: the "
-        "largest difference that the spread over seeds explains, at the 5 % level; the judgement says "
-        "whether the difference is outside or within. No seeds: counted, not trained.",
+        "Mean over seeds (how many). Difference: B - A. Explained: the largest difference that the"
+        " spread over seeds explains, at the 5 % level; the judgement says whether the difference"
+        " is outside or within. No seeds: counted, not trained.",
     ),
     "verdicts": Section("Verdicts", "Claims and sentences of the paper that are judged otherwise."),
     "missing": Section("Only on one side", "What the other folder does not have."),
@@ -104,7 +104,8 @@ def paired_runs(a: ResultsFolder, b: ResultsFolder) -> dict[tuple[str, str], set
 
 # %% ../../nbs/report/04_difference.ipynb #3f978afb
 def leaves(value, path: tuple = (), lists: bool = False) -> dict[tuple, object]:  # path -> value
-    "The values of nested dicts (with `lists` also of lists) by their path; an empty one is a value."
+    """The values of nested dicts (with `lists` also of lists) by their path; an empty one is a
+    value."""
     if isinstance(value, dict) and value:
         items = value.items()
     elif isinstance(value, list) and value and lists:
@@ -115,12 +116,14 @@ def leaves(value, path: tuple = (), lists: bool = False) -> dict[tuple, object]:
 
 
 NOT_GIVEN = "not given"
+
 LATER = {
     (*path, f.name): f.default  # of fields that older specs lack
     for path, cls in (((), RunSpec), (("schedule",), Schedule), (("sampling",), Sampling))
     for f in fields(cls)
     if "added" in f.metadata
 }
+
 PARTS = {
     "backbone_options": "option of the backbone",
     "objective_options": "option of the objective",
@@ -132,7 +135,7 @@ def in_words(path: tuple) -> str:
     words = [PARTS.get(p, str(p)) for p in path]
     return ": ".join(words) if len(words) > 1 else words[0].replace("_", " ")
 
-
+# %% ../../nbs/report/04_difference.ipynb #4b07def4
 def spec_changes(one: dict, other: dict) -> list[tuple]:  # field, value in A, value in B
     "What differs between two specs as they are written, but for the seed."
     a, b = (
@@ -547,7 +550,7 @@ def provenance_changes(a: ResultsFolder, b: ResultsFolder):  # yields what, valu
         for key in ORIGIN if one and other else ():
             yield f"{key} of runs", one.get(key, NOT_GIVEN), other.get(key, NOT_GIVEN), run
 
-
+# %% ../../nbs/report/04_difference.ipynb #9bde5d87
 def provenance_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]:  # a row a change
     "Origins that changed."
     return grouped(c for c in provenance_changes(a, b) if not same(c[1], c[2]))
@@ -717,7 +720,7 @@ def picture_line(r: dict) -> list[str]:
         *beside(r["a"], r["b"]),
     ]
 
-
+# %% ../../nbs/report/04_difference.ipynb #b70dd73b
 def places_line(r: dict) -> list[str]:
     return [r["what"], *beside(r["a"], r["b"]), len(r["places"]), some(r["places"])]
 
@@ -806,7 +809,7 @@ def summary(d: Difference) -> list[str]:  # a line a section
     }
     return [f"{SECTIONS[name].title}: {texts[name](rows)}" for name, rows in d.rows.items() if rows]
 
-
+# %% ../../nbs/report/04_difference.ipynb #3c144d8f
 def difference_page(d: Difference) -> str:  # Markdown
     "Summary, and every section that has rows."
     sides = [

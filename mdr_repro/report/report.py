@@ -13,14 +13,21 @@ __all__ = ['ROW', 'NOT_THEIRS', 'MADE_UP', 'TEST', 'COST_HEADER', 'RUN_HEADER', 
 
 # %% ../../nbs/report/02_report.ipynb #4ff81414
 import json
+
 import os
+
 import re
+
 from collections import Counter
+
 from dataclasses import dataclass
+
 from html import escape
+
 from pathlib import Path
 
 from ..paper.tables import FIGURES, NUMERALS, TABLES
+
 from mdr_repro.report.report_page import (
     STATES,
     VERDICTS,
@@ -39,11 +46,18 @@ from mdr_repro.report.report_page import (
     verdict_bar,
     word_table,
 )
+
 from ..study.cells import EXPERIMENTS
+
 from ..study.measure import TITLES
+
+# %% ../../nbs/report/02_report.ipynb #69d5d74f
 from ..study.profiles import Profile, get_profile
+
 from ..study.results import project_root, save_record
+
 from ..study.runner import duration, experiments, judge, of_profile
+
 from mdr_repro.study.verdicts import (
     by_chance,
     in_short,
@@ -53,6 +67,7 @@ from mdr_repro.study.verdicts import (
     statement_rows,
     write_claims,
 )
+
 from ..training.run_spec import write_atomic
 
 # %% ../../nbs/report/02_report.ipynb #5bd17b92
@@ -150,7 +165,7 @@ class Status:
     state: str  # of STATES
     words: str
 
-
+# %% ../../nbs/report/02_report.ipynb #93943fab
 def status_of(r: Result) -> Status:
     "Done, partly done, failed or missing, and why."
     if r.failed:
@@ -198,7 +213,8 @@ def _records(folder: Path) -> dict[str, dict]:  # folder: of the profile; run ->
 def run_length(
     record: dict,
 ) -> tuple[float, int] | None:  # passes, steps; None where the record does not tell
-    "Passes over the training clips and steps of the optimizer; older records tell epochs and batches only."
+    """Passes over the training clips and steps of the optimizer; older records tell epochs and
+    batches only."""
     epochs, train = record.get("epochs"), record.get("clips", {}).get("train")
     steps = record.get("steps", epochs and epochs * record.get("batches", {}).get("train", 0))
     seen = record.get("clips_seen")
@@ -225,8 +241,14 @@ def origin_notes(origin: dict) -> list[str]:
     "Where the numbers come from, and what they cost."
     if not origin:
         return []
-    code = f"code: revision {origin['revision'] or 'unknown (no git)'}{', with changes' if origin['dirty'] else ''}; "
-    code += f"locked packages {(origin['lock_sha256'] or 'unknown')[:12]}; torch {origin['torch']}, Python {origin['python']}, {origin['device']}"
+    code = (
+        "code: revision"
+        f" {origin['revision'] or 'unknown (no git)'}{', with changes' if origin['dirty'] else ''}; "
+    )
+    code += (
+        f"locked packages {(origin['lock_sha256'] or 'unknown')[:12]}; torch {origin['torch']},"
+        f" Python {origin['python']}, {origin['device']}"
+    )
     trained = [
         f"runs made with: {', '.join(f'{k} {v}' for k, v in made.items())}"
         for made in origin.get("made_with", [])
@@ -240,7 +262,10 @@ def origin_notes(origin: dict) -> list[str]:
         *trained,
         *data,
         *runs,
-        f"cost: {duration(origin['timing']['run_seconds'])} of training; written {origin['timing']['date_utc']}",
+        (
+            f"cost: {duration(origin['timing']['run_seconds'])} of training; written"
+            f" {origin['timing']['date_utc']}"
+        ),
     ]
 
 # %% ../../nbs/report/02_report.ipynb #83626f90
@@ -309,9 +334,10 @@ def read_report(folder: Path, profile: str, notebooks) -> Report:  # folder: res
         about, folder, results, claims, {run: r["seconds"] for run, r in records.items()}, lengths
     )
 
-
+# %% ../../nbs/report/02_report.ipynb #c8c006db
 def unjudged(claim: dict) -> dict:
-    "Of a profile whose clips are made up: whether the runs of the claim went through, and nothing else."
+    """Of a profile whose clips are made up: whether the runs of the claim went through, and nothing
+    else."""
     ran = claim["verdict"] != "not run"
     return {**claim, "verdict": "works" if ran else "not run", "p": None, "p_holm": None}
 
@@ -335,15 +361,23 @@ def moving(r: Result) -> list[Path]:
     )  # animations
 
 # %% ../../nbs/report/02_report.ipynb #5835e75d
-NOT_THEIRS = "These are not the paper's clips: its accuracies cannot be compared with these, only which of two settings is better."
+NOT_THEIRS = (
+    "These are not the paper's clips: its accuracies cannot be compared with these, only which of"
+    " two settings is better."
+)
+
 MADE_UP = "Made-up clips: these numbers show that every step works; no claim is judged here."
-TEST = "A claim holds or fails where a paired test over seeds, at the 5 % level, tells the difference from chance; else it is undecided."
+
+TEST = (
+    "A claim holds or fails where a paired test over seeds, at the 5 % level, tells the difference"
+    " from chance; else it is undecided."
+)
 
 
 def verdicts(report: Report) -> Counter:
     return Counter(c["verdict"] for c in report.claims)
 
-
+# %% ../../nbs/report/02_report.ipynb #69b472b2
 def headline(report: Report) -> list[str]:
     "What the whole page says."
     states, runs = Counter(status_of(r).state for r in report.results), report.runs
@@ -353,7 +387,8 @@ def headline(report: Report) -> list[str]:
     )
     failed = (
         [
-            f"Failed: {states['failed']} of {len(report.results)} notebooks ({', '.join(name_of(r.id) for r in report.results if r.failed)})."
+            f"Failed: {states['failed']} of {len(report.results)} notebooks"
+            f" ({', '.join(name_of(r.id) for r in report.results if r.failed)})."
         ]
         if states["failed"]
         else []
@@ -368,9 +403,11 @@ def headline(report: Report) -> list[str]:
         )
         + ".",
         *failed,
-        f"Behind them: {len(runs)} trainings, {duration(cost)} over distinct runs."
-        if runs
-        else "Nothing was trained for it.",
+        (
+            f"Behind them: {len(runs)} trainings, {duration(cost)} over distinct runs."
+            if runs
+            else "Nothing was trained for it."
+        ),
         f"The paper's {len(report.claims)} claims: {said or 'none tested'}.",
         *([TEST] if report.judged else []),
     ]
@@ -451,6 +488,7 @@ RUN_HEADER = [
     "Paper",
     "In the paper's words",
 ]  # where nothing is judged
+
 CLAIMS_HEADER = [
     "Claim",
     "Statement",
@@ -462,7 +500,7 @@ CLAIMS_HEADER = [
     "In the paper's words",
 ]
 
-
+# %% ../../nbs/report/02_report.ipynb #3c3bc881
 def claims_rows(report: Report) -> list[list[str]]:
     "The paper's statements with what was measured."
     if not report.judged:
@@ -494,9 +532,13 @@ def chance_line(report: Report) -> str:
     if not report.judged:
         return MADE_UP
     tests, chance = by_chance(report.claims)
-    return f"{tests} tests for an advantage were made; if no setting differed from any other, {chance:.1f} of them would hold and as many fail. p (Holm) is adjusted for all tests of this page."
+    return (
+        f"{tests} tests for an advantage were made; if no setting differed from any other,"
+        f" {chance:.1f} of them would hold and as many fail. p (Holm) is adjusted for all tests of"
+        " this page."
+    )
 
-
+# %% ../../nbs/report/02_report.ipynb #1d52bad5
 def untested(report: Report) -> list[list[str]]:
     "Sentences that compare and that no cell can test."
     return [
@@ -541,7 +583,7 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:  # li
         "",
     ]
 
-
+# %% ../../nbs/report/02_report.ipynb #fd69acfa
 def markdown_layout(layout: Layout) -> list[str]:  # lines
     "A table in the paper's layout."
 
@@ -617,7 +659,7 @@ def markdown_section(report: Report, r: Result) -> list[str]:  # lines
     notes = origin_notes(r.provenance)
     return [*lines, *(f"- {_cell(note)}" for note in notes), *([""] if notes else [])]
 
-
+# %% ../../nbs/report/02_report.ipynb #102ed78c
 def to_markdown(report: Report) -> str:
     "The page as Markdown; pictures are links."
     progress = [
@@ -698,7 +740,7 @@ def html_pictures(report: Report, r: Result, room: int) -> tuple[str, int]:  # H
         used += size
     return "".join(parts), used
 
-
+# %% ../../nbs/report/02_report.ipynb #4c827c58
 def html_problem(r: Result) -> str:
     "Why there is nothing, or nothing new, where the reader looks for it."
     if not r.problem:
@@ -739,7 +781,8 @@ def html_findings(findings: list[dict]) -> str:
         levels = Counter(map(how_sure, members))
         parts.append(
             folded(
-                f"{group}: {len(members)} findings ({', '.join(f'{n} {level}' for level, n in levels.most_common())})",
+                f"{group}: {len(members)} findings"
+                f" ({', '.join(f'{n} {level}' for level, n in levels.most_common())})",
                 items,
             )
         )
@@ -847,7 +890,8 @@ def to_html(report: Report) -> str:
             element("h2", "Cost")
             + paragraphs(
                 [
-                    "Training time of the runs behind each table; runs that several tables share count in each of them, and once in the last line."
+                    "Training time of the runs behind each table; runs that several tables share"
+                    " count in each of them, and once in the last line."
                 ],
                 class_="caption",
             )

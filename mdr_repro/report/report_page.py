@@ -32,7 +32,8 @@ def shown_interval(
     measured: dict | None,  # {"mean", "low", "high", "n"}
     widest: float = WIDEST,  # in the unit of the values
 ) -> dict | None:
-    "The same, without an interval that says nothing: of fewer than three seeds, of equal seeds, or wider than `widest`."
+    """The same, without an interval that says nothing: of fewer than three seeds, of equal seeds,
+    or wider than `widest`."""
     if measured is None or measured["low"] is None:
         return measured
     tells = measured["n"] >= FEWEST_SEEDS and 0 < measured["high"] - measured["low"] <= widest
@@ -40,7 +41,8 @@ def shown_interval(
 
 
 def spread(measured: dict, counted: bool = False) -> str:  # {"mean", "low", "high", "n"}
-    "± half width of the interval (number of seeds); nothing for a thing that is counted, which has neither."
+    """± half width of the interval (number of seeds); nothing for a thing that is counted, which
+    has neither."""
     half = [] if measured["low"] is None else [f"± {(measured['high'] - measured['low']) / 2:.2f}"]
     seeds = [] if counted and measured["n"] == 1 else [seeds_text(measured["n"])]
     return " ".join([*half, *seeds])
@@ -54,7 +56,7 @@ def centre(measured: dict, values=()) -> str:  # values: one a seed
         else number(measured["mean"])
     )
 
-
+# %% ../../nbs/report/01_report_page.ipynb #ba1fb04d
 def interval(measured: dict | None, counted: bool = False, values=()) -> str:
     "mean ± half width (number of seeds), or both seeds."
     return (
@@ -102,7 +104,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    "A row: its settings and a cell of table.json for every result column, None where there is none."
+    """A row: its settings and a cell of table.json for every result column, None where there is
+    none."""
 
     name: str
     settings: tuple[str, ...]
@@ -150,7 +153,7 @@ def _printed_cell(text: str) -> dict:  # of a table that measures nothing there
         "note": "",
     }
 
-
+# %% ../../nbs/report/01_report_page.ipynb #89655423
 def table_rows(
     cells: list[dict], printed: PaperTable | None, columns: list[str]
 ) -> tuple[tuple[str, ...], list[Row]]:
@@ -276,7 +279,8 @@ def is_counted(cells: list[dict]) -> bool:
 def trained_text(
     cells: list[dict], lengths: dict[str, tuple[float, int]]
 ) -> str:  # lengths: run -> passes, steps
-    "Passes over the training clips and steps of the optimizer behind the measured cells of a column."
+    """Passes over the training clips and steps of the optimizer behind the measured cells of a
+    column."""
     known = [lengths[run] for c in cells if c["measured"] for run in c["runs"] if run in lengths]
 
     def between(values):
@@ -359,10 +363,13 @@ def _measured(measured: dict, values, axis: Axis, y: float, width: float) -> str
         + f'<circle class="m" cx="{x(measured["mean"]):.1f}" cy="{y}" r="4"/>'
     )
 
-
+# %% ../../nbs/report/01_report_page.ipynb #e2ea7860
 def drawing(body: str, words: str, width: float, height: float) -> str:
     "An SVG with its words."
-    return f'<svg role="img" aria-label="{escape(words)}" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"><title>{escape(words)}</title>{body}</svg>'
+    return (
+        f'<svg role="img" aria-label="{escape(words)}" viewBox="0 0 {width:g} {height:g}"'
+        f' width="{width:g}" height="{height:g}"><title>{escape(words)}</title>{body}</svg>'
+    )
 
 # %% ../../nbs/report/01_report_page.ipynb #22e93e92
 def in_words(name: str, cell: dict, counted: bool = False) -> str:
@@ -378,7 +385,8 @@ def in_words(name: str, cell: dict, counted: bool = False) -> str:
 
 # %% ../../nbs/report/01_report_page.ipynb #d1e5cfa8
 def dot_plot(name: str, cell: dict, column: Column, width: int) -> str:
-    "The paper's value above, the measured one below; one line where the column has no printed value."
+    """The paper's value above, the measured one below; one line where the column has no printed
+    value."""
     axes, body = [a for a in (column.paper, column.measured) if a], []
     for i, axis in enumerate(axes):
         y, ticks = (
@@ -411,7 +419,8 @@ def scale_drawing(column: Column, width: int) -> str:
             x = width * axis.at(t)
             anchor = "start" if x < 14 else "end" if x > width - 14 else "middle"
             body.append(
-                f'<path class="a" d="M{x:.1f} {LANE * i}v4"/><text x="{x:.1f}" y="{LANE * i + 15}" text-anchor="{anchor}">{t:.6g}</text>'
+                f'<path class="a" d="M{x:.1f} {LANE * i}v4"/><text x="{x:.1f}" y="{LANE * i + 15}"'
+                f' text-anchor="{anchor}">{t:.6g}</text>'
             )
         body.append(f'<path class="a" d="M0 {LANE * i}H{width}"/>')
     return drawing(
@@ -423,7 +432,8 @@ def scale_drawing(column: Column, width: int) -> str:
 
 # %% ../../nbs/report/01_report_page.ipynb #9be2cef0
 def _padded(text: str) -> str:
-    "A printed number with as much room behind it as two decimals take, so that points stand below each other."
+    """A printed number with as much room behind it as two decimals take, so that points stand below
+    each other."""
     whole, point, decimals = text.partition(".")
     return (
         text + "\u2007" * (2 - len(decimals))
@@ -435,7 +445,7 @@ def _padded(text: str) -> str:
 def note_sign(layout: Layout, cell: dict) -> str:
     return f"[{layout.notes.index(cell['note']) + 1}]" if cell["note"] else ""
 
-
+# %% ../../nbs/report/01_report_page.ipynb #8537f904
 def result_cell(
     row: Row, cell: dict | None, column: Column, layout: Layout, width: int
 ) -> str:  # three <td>, one where it is stacked
@@ -531,7 +541,8 @@ def _legend(layout: Layout) -> str:
         and not all(c.counted for c in layout.columns if c.paper and c.measured)
     )
     foreign = (
-        "Other clips than the paper's: two scales of equal length; compare differences between rows, not levels."
+        "Other clips than the paper's: two scales of equal length; compare differences between"
+        " rows, not levels."
         if apart
         else ""
     )
@@ -626,7 +637,9 @@ VERDICTS = {
     "works": "✓ works",
     "not run": "– not run",
 }
+
 JUDGED = ("holds", "fails", "undecided", "under-trained", "not run")  # where clips are real
+
 RUN = ("works", "not run")  # where they are made up: nothing is judged
 
 
@@ -655,19 +668,24 @@ def claim_axis(claims: list[dict]) -> Axis | None:
         else None
     )
 
-
+# %% ../../nbs/report/01_report_page.ipynb #0ca1f47e
 def effect_plot(claim: dict, axis: Axis, width: int = 160) -> str:
-    "The measured difference with its interval, and the paper's; broken lines at zero and at the margin that a claim allows."
+    """The measured difference with its interval, and the paper's; broken lines at zero and at the
+    margin that a claim allows."""
     paper, y, margin = printed_difference(claim), LANE // 2, claim["margin"] or 0
     lines = {"close": [0, -margin], "similar": [-margin, 0, margin]}.get(claim["kind"], [0])
-    body = f'<path class="l" d="M0 {y}H{width}"/><path class="z" d="{"".join(f"M{width * axis.at(v):.1f} 1V{LANE - 1}" for v in lines if axis.low <= v <= axis.high)}"/>'
+    body = (
+        f'<path class="l" d="M0 {y}H{width}"/><path class="z"'
+        f' d="{"".join(f"M{width * axis.at(v):.1f} 1V{LANE - 1}" for v in lines if axis.low <= v <= axis.high)}"/>'
+    )
     if claim["effect"]:
         body += _measured(shown_interval(claim["effect"]), (), axis, y, width)
     if paper is not None:
         body += _diamond(width * axis.at(paper), y)  # hollow: what lies under it shows
     return drawing(
         body,
-        f"{in_short(claim)}: measured {effect_text(claim) or 'nothing'}; paper {paper_difference(claim) or 'no number'}",
+        f"{in_short(claim)}: measured {effect_text(claim) or 'nothing'}; paper"
+        f" {paper_difference(claim) or 'no number'}",
         width,
         LANE,
     )
@@ -700,7 +718,7 @@ def claim_line(claim: dict, axis: Axis | None) -> str:  # <li>
         id=f"claim-{claim['id']}",
     )
 
-
+# %% ../../nbs/report/01_report_page.ipynb #b316b9e6
 def claim_list(claims: list[dict]) -> str:
     "Verdict lines below the sentence they rest on; a scale for each quantity."
     axes = {
@@ -725,7 +743,10 @@ def verdict_bar(counts: Counter, judged: bool = True) -> str:
     "How many claims have each verdict; where nothing is judged, how many were run."
     total, x, verdicts = max(sum(counts.values()), 1), 0.0, JUDGED if judged else RUN
     lines = '<path d="M0 0V6" class="hatch"/>'
-    body = f'<defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">{lines}</pattern></defs>'
+    body = (
+        '<defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse"'
+        f' patternTransform="rotate(45)">{lines}</pattern></defs>'
+    )
     for verdict in verdicts:
         w = 400 * counts[verdict] / total
         css = [verdict.replace(" ", "-"), *(["hatched"] if verdict == "fails" else [])]
@@ -773,7 +794,7 @@ def card(id: str, name: str, state: str, words: str) -> str:
     )
     return element("li", element("a", inside, href=f"#{id}"), class_=state)
 
-
+# %% ../../nbs/report/01_report_page.ipynb #37616a4d
 def word_table(
     header: list[str],
     rows: list[list[str]],
@@ -812,7 +833,7 @@ def word_table(
         aria_label=", ".join(header),
     )
 
-
+# %% ../../nbs/report/01_report_page.ipynb #3b12468e
 def folded(summary: str, content: str, shown: bool = False) -> str:  # content is HTML
     return f"<details{' open' if shown else ''}><summary>{escape(summary)}</summary>{content}</details>"
 
@@ -822,7 +843,8 @@ ANIMATION_LIMIT = 1_500_000  # bytes: a larger animation is a link
 
 
 def picture_address(path: Path) -> str:
-    "The picture itself as an address: the drawing, or the pixels where the drawing is large or missing."
+    """The picture itself as an address: the drawing, or the pixels where the drawing is large or
+    missing."""
     drawn = path.with_name(path.name + ".svg")
     kind, file = (
         ("svg+xml", drawn)

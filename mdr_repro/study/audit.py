@@ -66,7 +66,9 @@ class Finding:
 SURE = {
     "arithmetic": "certain: arithmetic on printed numbers",
     "float64": "certain: computed in float64",
-    "counted": "certain as a count of our networks; which inputs and networks were meant is not printed",
+    "counted": (
+        "certain as a count of our networks; which inputs and networks were meant is not printed"
+    ),
 }
 
 
@@ -83,27 +85,48 @@ QUOTES = {
     "fsd10": "FSD-10 collects 1484 clips",
     "finegym99": "containing 29k videos of 99 fine-grained gymnastics action categories",
     "pose": "We conduct experiments using 3D-pose extracted the same as Pyskl [53]",
-    "ntu60": "NTU RGB+D [55] is a large-scale human action recognition dataset that contains 56800 clips of actions",
+    "ntu60": (
+        "NTU RGB+D [55] is a large-scale human action recognition dataset that contains 56800 clips"
+        " of actions"
+    ),
     "ntu60_xsub": "the dataset is of 40320 training samples and 16560 testing samples",
     "xview_train": "The training set of X-view obtains 37920 samples",
     "xview_test": "which consists of 18960 samples",
-    "sections": "256 non-zero frames, and 48 batch size is set in Sec 4.3, Sec 4.4, all frames and 8 batch size are utilized to show the complete performance in Sec 4.5, Sec 4.6",
-    "fused": "On NTU RGB+D and FineGym99 dataset, our performance is fused by the results of multiple skeletal modalities as the mainstream methods",
-    "bounds": r"the boundaries of $\mathcal{L}_{A_{in}}$ and $\mathcal{L}_{A_{out}}$ are $(0, 4)$ and $(0, 2)$, respectively",
-    "shapes": r"we adopt the input shape $48 \times 56 \times 56$ for PoseC3D, $3 \times 64 \times 17$ for MS-G3D, CTR-GCN and our method",
+    "sections": (
+        "256 non-zero frames, and 48 batch size is set in Sec 4.3, Sec 4.4, all frames and 8 batch"
+        " size are utilized to show the complete performance in Sec 4.5, Sec 4.6"
+    ),
+    "fused": (
+        "On NTU RGB+D and FineGym99 dataset, our performance is fused by the results of multiple"
+        " skeletal modalities as the mainstream methods"
+    ),
+    "bounds": (
+        r"the boundaries of $\mathcal{L}_{A_{in}}$ and $\mathcal{L}_{A_{out}}$ are $(0, 4)$ and"
+        r" $(0, 2)$, respectively"
+    ),
+    "shapes": (
+        r"we adopt the input shape $48 \times 56 \times 56$ for PoseC3D, $3 \times 64 \times 17$"
+        r" for MS-G3D, CTR-GCN and our method"
+    ),
     "eq_18": r"According to Eq.8, $\mathcal{L}_{A_{out}}$ can be written as",
     "eq_19": r"The gradients of $\mathcal{L}_{A_{out}}$ with respect to x_i are formulated as",
-    "alike": "For a fair comparison, we use the C8 configuration of Table II in the rest experiments of this paper",
+    "alike": (
+        "For a fair comparison, we use the C8 configuration of Table II in the rest experiments of"
+        " this paper"
+    ),
     "dc_gcn": "DC-GCN+ADG [58]",
     "msin": "MSIN [58]",
     "dc_gcn_text": "DC-GCN [40] sets individually parameterized topologies",
     **{
-        n: f'[{n}] K. Cheng, Y. Zhang, C. Cao, L. Shi, J. Cheng, and H. Lu, "Decoupling gcn with dropgraph module for skeleton-based action recognition,"'
+        n: (
+            f'[{n}] K. Cheng, Y. Zhang, C. Cao, L. Shi, J. Cheng, and H. Lu, "Decoupling gcn with'
+            ' dropgraph module for skeleton-based action recognition,"'
+        )
         for n in ("40", "58")
     },
 }
 
-
+# %% ../../nbs/study/08_audit.ipynb #417b2a5e
 def numbers(quote: str) -> list[int]:  # 29k and [55] are none
     "Whole numbers of a quotation, without references, names and section numbers."
     return [int(n) for n in re.findall(r"(?<![\[\d.+-])\b\d+\b(?![\].\d])", quote)]
@@ -196,7 +219,8 @@ def clips_tested(tables: dict[str, PaperTable] = TABLES) -> dict[str, int]:  # s
 def grid(
     n: int, slot: str = "fsd10", tables: dict[str, PaperTable] = TABLES
 ) -> pd.DataFrame:  # a line a cell: table, row, column, printed, how, clips, exact, off, low, high
-    "Every accuracy of a slot as k of n, with its distance from 100 k / n and Wilson's 95 % interval."
+    """Every accuracy of a slot as k of n, with its distance from 100 k / n and Wilson's 95 %
+    interval."""
     frame = accuracies(slot, tables)
     frame[["how", "clips"]] = [attain(t, n) for t in frame["printed"]]
     frame["exact"] = 100 * frame["clips"] / n
@@ -211,7 +235,8 @@ PrintedCell = tuple[str, str, str]  # table, row, column
 
 
 def same_system(tables: dict[str, PaperTable] = TABLES) -> dict[str, tuple[PrintedCell, ...]]:
-    "System and data -> cells of rows that name it, without any further switch, on clips as they are."
+    """System and data -> cells of rows that name it, without any further switch, on clips as they
+    are."""
     found = {}
     for t in tables.values():
         for r in t.rows:
@@ -271,7 +296,7 @@ def explanation(
     )
     return "; ".join(filter(None, ["none"] * (len(kept) > 1 or later is None) + [later]))
 
-
+# %% ../../nbs/study/08_audit.ipynb #eb25238f
 def unequal_settings(
     tables=TABLES, groups=None, sizes=None
 ) -> pd.DataFrame:  # a line a setting: cells, spread (points), explanation
@@ -323,7 +348,7 @@ def text_against_tables(
     ]
     return pd.DataFrame(off, columns=["claim", "text", "tables", "kind"]).set_index("claim")
 
-
+# %% ../../nbs/study/08_audit.ipynb #3be92e38
 def other_sources(
     claim: Claim, tables=TABLES, groups=None
 ) -> list[str]:  # as differences of printed numbers
@@ -368,7 +393,8 @@ def fair_test(
 
 
 def clips_needed(better: float, worse: float) -> int:  # of each system
-    "Smallest test set (clips of its own for each system) on which two accuracies in % differ at the 5 % level."
+    """Smallest test set (clips of its own for each system) on which two accuracies in % differ at
+    the 5 % level."""
     middle = (better + worse) / 200
     return math.ceil(
         2 * middle * (1 - middle) * (stats.norm.ppf(0.975) * 100 / (better - worse)) ** 2
@@ -379,7 +405,7 @@ def best_p(d: int) -> float:  # the smallest p that a gain of d clips can have
     "Exact sign test if all clips that differ speak for the better system."
     return min(1.0, 2.0 ** (1 - d)) if d > 0 else 1.0
 
-
+# %% ../../nbs/study/08_audit.ipynb #a37feff2
 def gains(
     claims=CLAIMS, tables=TABLES, sizes=None
 ) -> pd.DataFrame:  # a line a claim about accuracies
@@ -429,7 +455,7 @@ def gains(
         .astype(dict.fromkeys(("n", "clips", "needed"), "Int64"))
     )
 
-
+# %% ../../nbs/study/08_audit.ipynb #4dfc1b5c
 def _size_of(d: int, p: float) -> str:
     return (
         "no gain"
@@ -461,7 +487,8 @@ def eq_18(x: Tensor, c: Tensor, y: Tensor) -> Tensor:  # scalar
 def printed_gradients(
     x: Tensor, c: Tensor, y: Tensor, eps: float
 ) -> dict[str, Tensor]:  # on x_i [N, D], Eq. 22 on c_k [M, D]
-    "Right-hand sides of Eq. 17, 19, 21 and 22 for one sample or class: sums over other samples left out."
+    """Right-hand sides of Eq. 17, 19, 21 and 22 for one sample or class: sums over other samples
+    left out."""
     N, M, own = len(x), len(c), c[y]
     reach, beta = norm(own) + eps, norm(x) / (norm(own) + eps)
     each = 2 / N * (1 - beta) * norm(x) * own / (norm(own) * reach**2)
@@ -476,7 +503,8 @@ def printed_gradients(
 def equation_errors(
     N: int = 8, M: int = 5, D: int = 16, seed: int = 0, eps: float = 0.1
 ) -> pd.DataFrame:  # a line an equation: printed, mended, mend
-    "Largest difference between each printed formula and autograd of the equation it is derived from, as printed and mended."
+    """Largest difference between each printed formula and autograd of the equation it is derived
+    from, as printed and mended."""
     g = torch.Generator().manual_seed(seed)
     x, c = (torch.randn(k, D, generator=g).double().requires_grad_() for k in (N, M))
     y = torch.arange(N) % (M - 1)  # several samples a class, and a class that is absent
@@ -526,7 +554,8 @@ def equation_errors(
 
 # %% ../../nbs/study/08_audit.ipynb #e5ecbdca
 def loss_ranges(M: int = 4) -> dict[str, tuple[float, float]]:
-    "Smallest and largest L_Ain (Eq. 7) and L_Aout (Eq. 8) of one feature, over centers that point with it or against it."
+    """Smallest and largest L_Ain (Eq. 7) and L_Aout (Eq. 8) of one feature, over centers that point
+    with it or against it."""
     x, y, along = (
         torch.ones(1, 2).double(),
         torch.tensor([0]),
@@ -538,7 +567,7 @@ def loss_ranges(M: int = 4) -> dict[str, tuple[float, float]]:
     }
     return {name: (round(min(v), 9) + 0.0, round(max(v), 9) + 0.0) for name, v in found.items()}
 
-
+# %% ../../nbs/study/08_audit.ipynb #371e709c
 def batch_balance(
     N: int = 8, M: int = 5, seed: int = 0
 ) -> dict[str, float]:  # term -> its value for the batch twice over its value for the batch once
@@ -627,7 +656,7 @@ def network_counts(
 def _listed(frame: pd.DataFrame, text) -> str:
     return ", ".join(dict.fromkeys(text(r) for r in frame.itertuples()))
 
-
+# %% ../../nbs/study/08_audit.ipynb #e522cba0
 def size_findings(scores: pd.DataFrame, cells: pd.DataFrame, n: int) -> list[Finding]:
     "Test size of FSD-10, cut values, values off the grid, worth of a clip."
     rivals, count = scores[scores.index % n != 0]["attained"], cells["how"].value_counts()
@@ -637,8 +666,11 @@ def size_findings(scores: pd.DataFrame, cells: pd.DataFrame, n: int) -> list[Fin
         "fsd10-test-size",
         where,
         QUOTES["fsd10"] + "; the size of the test set is not printed",
-        f"{count['rounded']} of {len(cells)} printed accuracies are k/{n} rounded; by chance {scores.loc[n, 'by_chance']:.1f}; no size below {FSD10_CLIPS} but its multiples attains more than {rivals.max()}",
-        f"very likely: every size equally likely before, 1 - P({n}) = {1 - top[n]:.0e}; a share of two decimals, not the clips themselves, is what is seen",
+        f"{count['rounded']} of {len(cells)} printed accuracies are k/{n} rounded; by chance"
+        f" {scores.loc[n, 'by_chance']:.1f}; no size below {FSD10_CLIPS} but its multiples attains"
+        f" more than {rivals.max()}",
+        f"very likely: every size equally likely before, 1 - P({n}) = {1 - top[n]:.0e}; a share of"
+        " two decimals, not the clips themselves, is what is seen",
         {
             "n": n,
             "probability": {str(k): float(v) for k, v in top.items()},
@@ -702,12 +734,15 @@ WHY = {
         "certain that the numbers differ; likely explained by fusion",
     ),
     "longer clips in IV.G?": (
-        'Section IV.B trains with all frames and batch 8 in "Sec 4.5, Sec 4.6", which may mean IV.G',
+        (
+            'Section IV.B trains with all frames and batch 8 in "Sec 4.5, Sec 4.6", which may mean'
+            " IV.G"
+        ),
         "certain that the numbers differ; the explanation is a guess",
     ),
 }
 
-
+# %% ../../nbs/study/08_audit.ipynb #afe70979
 def setting_findings(unequal: pd.DataFrame) -> list[Finding]:
     "One setting, several numbers."
     found, validated = [], [_place(t.id) for t in TABLES.values() if "validation" in t.caption]
@@ -760,7 +795,7 @@ def claim_findings(claims=CLAIMS, tables=TABLES) -> list[Finding]:
         )
     return found
 
-
+# %% ../../nbs/study/08_audit.ipynb #9ec9d6b2
 def baseline_finding() -> Finding:
     "Table VIII: the gain over the center loss is the gain over no loss at all."
     c, t = next(c for c in CLAIMS if c.id == "VIII.center"), TABLES["table_08"]
@@ -771,7 +806,9 @@ def baseline_finding() -> Finding:
         "center-is-baseline",
         _place("table_08"),
         f'"{c.text}"',
-        f"the center loss prints {t.text(*place)}, the baseline {t.text(other, place.column)}: {claimed(c):.2f} is also the whole gain over softmax, and the center loss gains {center - plain:.2f} here, {gym:.2f} on FineGym99",
+        f"the center loss prints {t.text(*place)}, the baseline {t.text(other, place.column)}:"
+        f" {claimed(c):.2f} is also the whole gain over softmax, and the center loss gains"
+        f" {center - plain:.2f} here, {gym:.2f} on FineGym99",
         SURE["arithmetic"],
         {"center": center, "baseline": plain, "gain_finegym99": round(gym, 2)},
     )
@@ -784,7 +821,7 @@ MEANING = {
     "no gain": "no gain",
 }
 
-
+# %% ../../nbs/study/08_audit.ipynb #596ac8f0
 def gain_findings(table: pd.DataFrame) -> list[Finding]:  # of `gains`
     "Claimed gains against the test set's noise, one finding a data set."
     found = []
@@ -799,21 +836,29 @@ def gain_findings(table: pd.DataFrame) -> list[Finding]:  # of `gains`
                 part["needed"].dropna().astype(int),
             )
             few = list(needed.index[needed > videos])
-            result = f"the test size is not printed; clips that would tell the gain from noise: {', '.join(f'{n} for {id} (+{part.gain[id]:.2f})' for id, n in needed.items())}. The whole set has {videos}, fewer than {', '.join(few) or 'none'} would take"
+            result = (
+                "the test size is not printed; clips that would tell the gain from noise:"
+                f" {', '.join(f'{n} for {id} (+{part.gain[id]:.2f})' for id, n in needed.items())}."
+                f" The whole set has {videos}, fewer than {', '.join(few) or 'none'} would take"
+            )
             found.append(
                 Finding(
                     f"gains-{slot}",
                     where,
                     says,
                     result,
-                    "certain for systems tested on clips of their own; on the same clips fewer may do",
+                    "certain for systems tested on clips of their own; on the same clips fewer"
+                    " may do",
                     {"needed": needed.to_dict(), "videos": videos, "too_small": few},
                 )
             )
             continue
 
         def those(verdict, rows):
-            return f"{len(rows)} {verdict}: {', '.join(f'{r.Index} ({r.clips:.0f})' for r in rows.itertuples())}"
+            return (
+                f"{len(rows)} {verdict}:"
+                f" {', '.join(f'{r.Index} ({r.clips:.0f})' for r in rows.itertuples())}"
+            )
 
         result = f"clips gained, of {part['n'].iloc[0]:.0f}; " + "; ".join(
             those(MEANING[v], part[part["verdict"] == v])
@@ -867,13 +912,14 @@ def text_findings() -> list[Finding]:
             "training-sections",
             "Section IV.B",
             QUOTES["sections"],
-            f"accuracies on FSD-10 stand in {', '.join(tabled)}; the sections named are {', '.join(named)}: {missing} has no stated setting, and {empty} print no accuracy",
+            f"accuracies on FSD-10 stand in {', '.join(tabled)}; the sections named are"
+            f" {', '.join(named)}: {missing} has no stated setting, and {empty} print no accuracy",
             "certain if 4.1 is IV.A; the numbering may be one of an earlier version",
             {"named": named, "tables": tabled},
         ),
     ]
 
-
+# %% ../../nbs/study/08_audit.ipynb #79c4d2db
 def fusion_finding() -> Finding:
     "Tables VII and IX: who is fused."
     both = {
@@ -883,7 +929,11 @@ def fusion_finding() -> Finding:
     same, more = (
         [name for name, (a, b) in both.items() if (a == b) is equal] for equal in (True, False)
     )
-    found = f"{', '.join(more)} print more in Table IX than in Table VII ({', '.join(' and '.join(both[n]) for n in more)}), {', '.join(same)} the same ({', '.join(both[n][0] for n in same)}): fused systems stand beside unfused ones"
+    found = (
+        f"{', '.join(more)} print more in Table IX than in Table VII"
+        f" ({', '.join(' and '.join(both[n]) for n in more)}), {', '.join(same)} the same"
+        f" ({', '.join(both[n][0] for n in same)}): fused systems stand beside unfused ones"
+    )
     return Finding(
         "fused-and-not",
         "Tables VII, IX",
@@ -911,7 +961,7 @@ def reference_finding() -> Finding:
         {"title_58": first, "title_40": second},
     )
 
-
+# %% ../../nbs/study/08_audit.ipynb #b15d0523
 def source_findings() -> list[Finding]:
     "Statements of the compared systems' own pages."
     note = "PYSKL, configs/posec3d/README (github.com/kennymckormick/pyskl)"
@@ -920,19 +970,25 @@ def source_findings() -> list[Finding]:
         Finding(
             "mixed-metrics",
             "Table IX",
-            f"PoseC3D {row}, MDR-GCN {TABLES['table_09'].text('MDR-GCN', 'Accuracy(%)')}, one column Accuracy(%)",
-            "PoseC3D's authors report mean class accuracy on FineGym99, not top-1; with unequal classes the two differ. MDR-GCN's metric is not stated",
+            f"PoseC3D {row}, MDR-GCN {TABLES['table_09'].text('MDR-GCN', 'Accuracy(%)')}, one"
+            " column Accuracy(%)",
+            "PoseC3D's authors report mean class accuracy on FineGym99, not top-1; with unequal"
+            " classes the two differ. MDR-GCN's metric is not stated",
             "likely: a statement of the source, not computed here; open for the other rows",
             {
-                "source": note
-                + ': "For FineGYM, we report the mean class Top-1 accuracy instead of the Top-1 accuracy."'
+                "source": (
+                    note
+                    + ': "For FineGYM, we report the mean class Top-1 accuracy instead of the Top-1'
+                    ' accuracy."'
+                )
             },
         ),
         Finding(
             "pose-2d",
             "Section IV.A",
             QUOTES["pose"],
-            "PYSKL's poses of FineGym99 are two-dimensional with a score, from HRNet: the third channel of 3x64x17 is no depth",
+            "PYSKL's poses of FineGym99 are two-dimensional with a score, from HRNet: the third"
+            " channel of 3x64x17 is no depth",
             "very likely: a statement of the source, not computed here",
             {"source": note + ": annotation column HRNet 2D Pose"},
         ),
@@ -956,7 +1012,8 @@ def equation_findings() -> list[Finding]:
             "eq-18",
             "Eq. 8, 18",
             readable(QUOTES["eq_18"]) + " Eq. 18",
-            "Eq. 18 has 1 - cos where Eq. 8 has cos: the two add up to -1 for every batch, so one falls where the other rises",
+            "Eq. 18 has 1 - cos where Eq. 8 has cos: the two add up to -1 for every batch, so one"
+            " falls where the other rises",
             SURE["float64"],
             row("18"),
         ),
@@ -964,7 +1021,11 @@ def equation_findings() -> list[Finding]:
             "eq-19",
             "Eq. 8, 19",
             readable(QUOTES["eq_19"]) + " Eq. 19",
-            f"it is the gradient of Eq. 18 (largest difference {small(row('19 from 18')['printed'])}) and minus the gradient of Eq. 8 (as printed {small(row('19')['printed'])} off, with the other sign {small(row('19')['mended'])}): descending it draws features to the other classes' centers",
+            "it is the gradient of Eq. 18 (largest difference"
+            f" {small(row('19 from 18')['printed'])}) and minus the gradient of Eq. 8 (as printed"
+            f" {small(row('19')['printed'])} off, with the other sign"
+            f" {small(row('19')['mended'])}): descending it draws features to the other classes'"
+            " centers",
             SURE["float64"],
             row("19") | {"from_18": row("19 from 18")["printed"]},
         ),
@@ -972,7 +1033,8 @@ def equation_findings() -> list[Finding]:
             "eq-17-21-22",
             "Eq. 17, 21, 22",
             "gradients on x_i and c_{y_i} with a sum over all i",
-            "right without the sum over i (17, 21), and with the samples of the class alone (22): differences "
+            "right without the sum over i (17, 21), and with the samples of the class alone (22):"
+            " differences "
             + ", ".join(
                 f"{k}: {small(v['mended'])}, as printed {small(v['printed'])}"
                 for k, v in sums.items()
@@ -984,7 +1046,8 @@ def equation_findings() -> list[Finding]:
             "ranges",
             "Section III.C",
             readable(QUOTES["bounds"]),
-            f"L_Ain lies in [{ranges['L_Ain'][0]:g}, {ranges['L_Ain'][1]:g}]; L_Aout of Eq. 8 in [{low:g}, {high:g}]",
+            f"L_Ain lies in [{ranges['L_Ain'][0]:g}, {ranges['L_Ain'][1]:g}]; L_Aout of Eq. 8 in"
+            f" [{low:g}, {high:g}]",
             SURE["float64"],
             {k: list(v) for k, v in ranges.items()},
         ),
@@ -992,7 +1055,8 @@ def equation_findings() -> list[Finding]:
             "eq-12",
             "Eq. 7-10, 12",
             "L_S with a sum over the batch, L_R with means",
-            f"the same batch twice: L_S times {balance['L_S']:g}, the terms of L_R times {balance['L_Ain']:g}: their balance depends on the batch size",
+            f"the same batch twice: L_S times {balance['L_S']:g}, the terms of L_R times"
+            f" {balance['L_Ain']:g}: their balance depends on the batch size",
             SURE["float64"] + "; open whether the experiments added up or averaged",
             balance,
         ),
@@ -1038,7 +1102,12 @@ def table_07_findings(
             "table-07-flops",
             "Table VII",
             f"FLOPs {printed('FLOPs')}; {readable(QUOTES['shapes'])}",
-            f"counted multiply-accumulates of PoseC3D are {posec3d / 1e9:.1f}G; of the graph networks the printed numbers are {', '.join(f'{v} times ({k})' for k, v in single.items())}: no one factor, so no one input and convention. MS-G3D over CTR-GCN is printed as {ratio[0]:.2f} to {ratio[1]:.2f}, counted as {pair[0]:.2f} at this input and {pair[1]:.2f} at 300 frames of two persons",
+            f"counted multiply-accumulates of PoseC3D are {posec3d / 1e9:.1f}G; of the graph"
+            " networks the printed numbers are"
+            f" {', '.join(f'{v} times ({k})' for k, v in single.items())}: no one factor, so no one"
+            f" input and convention. MS-G3D over CTR-GCN is printed as {ratio[0]:.2f} to"
+            f" {ratio[1]:.2f}, counted as {pair[0]:.2f} at this input and {pair[1]:.2f} at 300"
+            " frames of two persons",
             SURE["counted"],
             {
                 "factors": graph,
@@ -1049,8 +1118,11 @@ def table_07_findings(
         Finding(
             "table-07-ratio",
             "Table VII",
-            f"MDR-GCN {t.text('MDR-GCN', 'FLOPs')}, CTR-GCN {t.text('CTR-GCN', 'FLOPs')}, with k = 2 in the text",
-            f"printed ratio {bounds[0][0]:.3f} to {bounds[0][1]:.3f}; counted {', '.join(f'{v[0]:.3f} ({k})' for k, v in ours.items())}. In FLOPs and parameters fits: {', '.join(fits) or 'none'}",
+            f"MDR-GCN {t.text('MDR-GCN', 'FLOPs')}, CTR-GCN {t.text('CTR-GCN', 'FLOPs')}, with k ="
+            " 2 in the text",
+            f"printed ratio {bounds[0][0]:.3f} to {bounds[0][1]:.3f}; counted"
+            f" {', '.join(f'{v[0]:.3f} ({k})' for k, v in ours.items())}. In FLOPs and parameters"
+            f" fits: {', '.join(fits) or 'none'}",
             "likely that Table VII measured the variant that fits; a ratio is no proof",
             {"printed": [list(b) for b in bounds], "counted": ours, "fits": fits},
         ),
@@ -1058,7 +1130,8 @@ def table_07_findings(
             "table-07-params",
             "Table VII",
             f"Params {printed('Params')}",
-            f"counted {', '.join(f'{v / 1e6:.2f}M ({k})' for k, (v, _) in sizes.items())}. Rounded as printed: {', '.join(k for k, (_, ok) in sizes.items() if ok) or 'none'}",
+            f"counted {', '.join(f'{v / 1e6:.2f}M ({k})' for k, (v, _) in sizes.items())}. Rounded"
+            f" as printed: {', '.join(k for k, (_, ok) in sizes.items() if ok) or 'none'}",
             SURE["counted"],
             {
                 "parameters": {k: v for k, (v, _) in sizes.items()},
@@ -1095,9 +1168,10 @@ def findings_frame(
         [{k: v for k, v in asdict(f).items() if k != "evidence"} for f in findings]
     ).set_index("id")
 
-
+# %% ../../nbs/study/08_audit.ipynb #5ff3a139
 def save_findings(findings: list[Finding], folder: str | Path, profile: str) -> None:
-    "table.json, table.csv and table.md: a row a finding; to the report each is a cell in which nothing is measured."
+    """table.json, table.csv and table.md: a row a finding; to the report each is a cell in which
+    nothing is measured."""
     folder, title = Path(folder), "The paper against itself: no data, no training"
     cells = [
         {

@@ -57,7 +57,8 @@ class Cell:
         return [by_modality.get(stream["modality"], 1.0) for stream in self.streams]
 
     def printed(self, id: str) -> str:  # of the experiment
-        "As the paper's table prints it, or as published elsewhere; a dash for a row or a column of our own."
+        """As the paper's table prints it, or as published elsewhere; a dash for a row or a column
+        of our own."""
         rows = {r.name: r.results for r in TABLES[id].rows} if id in TABLES else {}
         return rows.get(self.row, {}).get(self.column) or self.published or "–"
 
@@ -103,7 +104,7 @@ def cell_specs(
         for stream in cell.streams
     ]
 
-
+# %% ../../nbs/study/03_cells.ipynb #58491e2a
 def experiment_specs(
     id: str,
     profile: str | Profile = "smoke",
@@ -158,7 +159,8 @@ CLAIMED = frozenset((c.table, *place) for c in CLAIMS for place in (*c.better, *
 
 
 def is_checked(id: str, cell: Cell, profile: Profile) -> bool:
-    "Whether the cell's setting is trained for half of the epochs as well: a claim rests on it, and the profile judges claims."
+    """Whether the cell's setting is trained for half of the epochs as well: a claim rests on it,
+    and the profile judges claims."""
     return profile.verdicts and (id, cell.row, cell.column) in CLAIMED
 
 # %% ../../nbs/study/03_cells.ipynb #f8ce1aae
@@ -168,7 +170,8 @@ GATED = {
 
 
 def _table_01(profile: Profile) -> list[Cell]:
-    "CVSTA (as Eq. 4 defines it) and RDL, each on and off, in ST-GCN and CTR-GCN; and the gated CVSTA, which is ours."
+    """CVSTA (as Eq. 4 defines it) and RDL, each on and off, in ST-GCN and CTR-GCN; and the gated
+    CVSTA, which is ours."""
 
     def changes(settings):
         options = {"backbone_options": {"cvsta": "literal"}} if settings["CVSTA"] == "✓" else {}
@@ -187,7 +190,7 @@ def _table_01(profile: Profile) -> list[Cell]:
     }
     return printed + [Cell(row, "Accuracy(%)", "fsd10", changes) for row, changes in gated.items()]
 
-
+# %% ../../nbs/study/03_cells.ipynb #cd9a917f
 def _table_02(profile: Profile) -> list[Cell]:
     "C_mid: C_in / 4, 8, 16, or fixed."
 
@@ -266,6 +269,7 @@ NOISY = {
     "MDR-GCN (wo RDL)": {"objective": "softmax"},
     "MDR-GCN": {},
 }  # rows of Table IV
+
 RATES = (0, 1, 5, 10, 20, 30, 50)  # % of the coordinates
 
 
@@ -295,7 +299,7 @@ def _noise_cells(
         for column, rate in columns.items()
     ]
 
-
+# %% ../../nbs/study/03_cells.ipynb #3f69f982
 def _table_04(profile: Profile) -> list[Cell]:
     "Three networks at the printed rates; the other readings of the sentence are further columns."
     rates = {column: float(column.partition("%")[0]) / 100 for column in TABLES["table_04"].columns}
@@ -375,13 +379,18 @@ SYSTEMS = {  # rows of Tables IX to XI -> backbone
     "PoseC3D": "posec3d",
     "MDR-GCN": "mdr_gcn",
 }
+
 OWN_LOSS = {"mdr_gcn": "rdl", "info_gcn": "information_bottleneck"}  # the others: softmax
+
 ONE_NETWORK = ("efficient_gcn_b4", "msin")  # several inputs within one network
+
 HEAT_FRAMES = 48  # of PoseC3D (Table VII)
 
-
+# %% ../../nbs/study/03_cells.ipynb #65ccd936
 def heat_sampling(slot: Slot) -> dict:  # fields of Sampling
-    "PoseC3D's frames: 48, one out of each of 48 parts of the clip; three quarters of the slot's frames where those are fewer. Heat maps have a box of their own, and a joint at the origin counts as missing: no centring."
+    """PoseC3D's frames: 48, one out of each of 48 parts of the clip; three quarters of the slot's
+    frames where those are fewer. Heat maps have a box of their own, and a joint at the origin
+    counts as missing: no centring."""
     frames = min(
         HEAT_FRAMES, 3 * slot.sampling.num_frames // 4
     )  # 48 of the 64 frames that graph networks see
@@ -396,7 +405,8 @@ def heat_sampling(slot: Slot) -> dict:  # fields of Sampling
 
 
 def system_changes(row: str, slot: Slot) -> dict:  # fields of RunSpec
-    "What a row of Tables IX to XI changes: the network, the loss it is published with, and PoseC3D's frames."
+    """What a row of Tables IX to XI changes: the network, the loss it is published with, and
+    PoseC3D's frames."""
     backbone = (
         SYSTEMS.get(row) or SYSTEMS[row.replace("-", "", 1)]
     )  # MS-G3D++ in Table IX, MSG3D++ in Table XI
@@ -423,7 +433,8 @@ def fused_streams(
 
 
 def _info_streams(modalities: tuple[str, ...]) -> tuple[dict, ...]:
-    "InfoGCN's modes of joints: k = 1 and, as many as the profile has streams, the joints; with motions also k = 2, and all three of the motion."
+    """InfoGCN's modes of joints: k = 1 and, as many as the profile has streams, the joints; with
+    motions also k = 2, and all three of the motion."""
     modes = (
         {},
         {"backbone_options": {"k": "joints"}},
@@ -463,7 +474,7 @@ def _table_09(profile: Profile) -> list[Cell]:
         },
     )
 
-
+# %% ../../nbs/study/03_cells.ipynb #344e1e3f
 def _table_10(profile: Profile) -> list[Cell]:
     "FSD-10, all frames; the paper's column is one stream, 2S-AGCN's two."
     slot = "fsd10_all_frames"
@@ -524,6 +535,7 @@ def _systems_short(profile: Profile) -> list[Cell]:
 
 # %% ../../nbs/study/03_cells.ipynb #6d91f87e
 PLANE_EPOCHS = 5  # times as many: two of FSD-10's ten classes make an epoch of a fifth of the steps
+
 MADE_UP_PLANE_EPOCHS = 3  # two of four classes: half of the steps
 
 
@@ -537,9 +549,10 @@ def _longer(s: Schedule, times: int) -> Schedule:
         evaluate_every=times * s.evaluate_every,
     )
 
-
+# %% ../../nbs/study/03_cells.ipynb #31a26738
 def _figure_01(profile: Profile) -> list[Cell]:
-    "Two close classes in two features: ST-GCN with and without CVSTA, softmax and RDL; CVSTA as in Table I's printed rows."
+    """Two close classes in two features: ST-GCN with and without CVSTA, softmax and RDL; CVSTA as
+    in Table I's printed rows."""
     slot, columns = (
         profile.slot("fsd10"),
         {"Accuracy(%)": "accuracy", "Silhouette": "silhouette", "Spread(°)": "spread"},
@@ -574,7 +587,8 @@ def _figure_01(profile: Profile) -> list[Cell]:
 
 # %% ../../nbs/study/03_cells.ipynb #7c1f0a04
 def _figure_04(profile: Profile) -> list[Cell]:
-    "Where |f_TV| is large, with and without CVSTA; with all frames (Section IV.B). In two networks, and before and behind the gate of one."
+    """Where |f_TV| is large, with and without CVSTA; with all frames (Section IV.B). In two
+    networks, and before and behind the gate of one."""
     columns = {
         "Accuracy(%)": "accuracy",
         "Joint correlation": "joint_correlation",
@@ -609,7 +623,7 @@ def _knee_cells() -> list[Cell]:
         Cell("with CVSTA", "Right knee(%)", slot, quantity="knee_in_features"),
     ]
 
-
+# %% ../../nbs/study/03_cells.ipynb #1264b150
 def _figure_05(profile: Profile) -> list[Cell]:
     "Softmax against RDL on FineGym99, in five numbers of the same two runs."
     columns = {
@@ -649,7 +663,8 @@ def _changed_spec(slot: Slot, parts: dict[str, dict]) -> dict:  # fields of RunS
 
 # %% ../../nbs/study/03_cells.ipynb #7c1f0a05
 def _release_at_once(slot: Slot) -> dict[str, dict]:
-    "Everything that the release does otherwise with FineGym99; frames, batch, rate, epochs and decay stay the slot's."
+    """Everything that the release does otherwise with FineGym99; frames, batch, rate, epochs and
+    decay stay the slot's."""
     r = {knob: s.value for knob, s in RELEASE_SETTINGS["finegym99"].items()}
 
     def some(*knobs):
@@ -703,7 +718,8 @@ def released_changes(
 def _released_fusion(
     profile: Profile, changes: dict[str, dict]
 ) -> list[Cell]:  # row -> fields of RunSpec
-    "The streams under the profile's weights, weighed alike, and under the release's; nothing where those are alike."
+    """The streams under the profile's weights, weighed alike, and under the release's; nothing
+    where those are alike."""
     release = RELEASE_SETTINGS["finegym99"]["fusion"].value
     if len({release[m] for m in profile.modalities}) < 2:
         return []
@@ -739,7 +755,8 @@ def _released_code(profile: Profile) -> list[Cell]:
 
 # %% ../../nbs/study/03_cells.ipynb #7c1f0a0c
 def as_the_profile(profile: Profile) -> set[tuple[str, str]]:  # row and column of *Released code*
-    "Cells that ask for the same runs and weights as the first of their column: what the profile does already."
+    """Cells that ask for the same runs and weights as the first of their column: what the profile
+    does already."""
     first, same = {}, set()
     for cell in _released_code(profile):
         changes = [joined(cell.changes, stream) for stream in cell.streams]
@@ -803,7 +820,7 @@ VALIDATED = {  # slot -> what was published, and where
     ),
 }
 
-
+# %% ../../nbs/study/03_cells.ipynb #e541b5f2
 def _validation(profile: Profile) -> list[Cell]:
     "CTR-GCN beside its published figures, and MDR-GCN, of which there are none."
     rows = {
@@ -869,27 +886,74 @@ EXPERIMENTS: dict[str, Callable[[Profile], list[Cell]]] = {
 
 # %% ../../nbs/study/03_cells.ipynb #cfad7411
 PRACTICE = {  # backbone -> how its authors train it (NTU RGB+D X-Sub, unless said)
-    "st_gcn": "80 epochs, rate 0.1, steps 10 and 50, batch 64, decay 1e-4; all 300 frames, no augmentation; dropout 0.5; joints alone",
-    "two_stream_agcn": "50 epochs, rate 0.1, steps 30 and 40, batch 64, decay 1e-4; all 300 frames, no augmentation; joint + bone, weights 1, 1",
-    "as_gcn": "10 epochs of link inference (Adam, 5e-4), then to epoch 100, rate 0.1, steps 50, 70 and 90, batch 32, decay 1e-4; clips repeated to full length and thinned, random moves; dropout 0.5; classes and predicted poses; joints alone",
-    "shift_gcn": "140 epochs, rate 0.1, steps 60, 80 and 100, batch 64, decay 1e-4; no augmentation; four streams, weights .6 .6 .4 .4",
-    "dc_gcn": "100 epochs, rate 0.1, steps 60 and 80, decay 1e-4; DropGraph, keep rate 0.9; no augmentation; four streams, weights .7 .7 .3 .3",
-    "dynamic_gcn": "65 epochs, rate 0.1, steps 35, 45 and 55, decay 4e-4; 64 frames of a crop of 50-100 %, turned by up to 0.1 (SkelAct, by the authors' institute, which says that it does not follow the paper strictly)",
+    "st_gcn": (
+        "80 epochs, rate 0.1, steps 10 and 50, batch 64, decay 1e-4; all 300 frames, no"
+        " augmentation; dropout 0.5; joints alone"
+    ),
+    "two_stream_agcn": (
+        "50 epochs, rate 0.1, steps 30 and 40, batch 64, decay 1e-4; all 300 frames, no"
+        " augmentation; joint + bone, weights 1, 1"
+    ),
+    "as_gcn": (
+        "10 epochs of link inference (Adam, 5e-4), then to epoch 100, rate 0.1, steps 50, 70 and"
+        " 90, batch 32, decay 1e-4; clips repeated to full length and thinned, random moves;"
+        " dropout 0.5; classes and predicted poses; joints alone"
+    ),
+    "shift_gcn": (
+        "140 epochs, rate 0.1, steps 60, 80 and 100, batch 64, decay 1e-4; no augmentation; four"
+        " streams, weights .6 .6 .4 .4"
+    ),
+    "dc_gcn": (
+        "100 epochs, rate 0.1, steps 60 and 80, decay 1e-4; DropGraph, keep rate 0.9; no"
+        " augmentation; four streams, weights .7 .7 .3 .3"
+    ),
+    "dynamic_gcn": (
+        "65 epochs, rate 0.1, steps 35, 45 and 55, decay 4e-4; 64 frames of a crop of 50-100 %,"
+        " turned by up to 0.1 (SkelAct, by the authors' institute, which says that it does not"
+        " follow the paper strictly)"
+    ),
     "msin": "no public code; its paper adds the objects of the images",
-    "ms_g3d": "50 epochs, rate 0.05 after a warm-up, steps 30 and 40, batch 32, decay 5e-4; no augmentation; joint + bone, weights 1, 1",
-    "ms_g3d_pp": "PYSKL's training of MS-G3D: 16 epochs of 5 passes, rate 0.1, cosine, decay 5e-4; 100 frames, one out of each part; ten test clips; joint + bone, weights 1, 1",
-    "mst_gcn": "110 epochs, rate 0.15, 10 of warm-up, steps 50, 70 and 90, decay 1e-4; no augmentation",
-    "ctr_gcn": "65 epochs, rate 0.1, 5 of warm-up, steps 35 and 55, batch 64, decay 4e-4; 64 frames of a crop of 50-100 %, turned at random; four streams, weights .6 .6 .4 .4",
-    "efficient_gcn_b4": "70 epochs, rate 0.1, 10 of warm-up, cosine, batch 16, decay 1e-4; 288 frames; dropout 0.25; joint, motion and bone inputs in one network",
-    "info_gcn": "110 epochs, rate 0.1, 5 of warm-up, steps 90 and 100, batch 128, decay 5e-4, half precision; 64 frames of a crop of 50-100 %, turned at random; information bottleneck with smoothed labels; six streams (k = 1, 2, joints; each with and without motion), weights 1.5 without, 1 with motion",
-    "posec3d": "on FineGym99: 24 epochs of 10 passes, rate 0.4 on eight devices of 32 clips, cosine, decay 3e-4, clipped gradients; 48 frames, one out of each part; boxes cropped at random, mirrored; dropout 0.5; HRNet's 2-D poses on every set; ten test clips, mirrored too; joint and limb maps",
-    "mdr_gcn": "on FineGym99: 180 epochs, rate 0.1, 5 of warm-up, steps 60 and 120, batch 64, decay 1e-4; 64 frames; four streams, weights .7 .7 .3 .3 (released code)",
+    "ms_g3d": (
+        "50 epochs, rate 0.05 after a warm-up, steps 30 and 40, batch 32, decay 5e-4; no"
+        " augmentation; joint + bone, weights 1, 1"
+    ),
+    "ms_g3d_pp": (
+        "PYSKL's training of MS-G3D: 16 epochs of 5 passes, rate 0.1, cosine, decay 5e-4; 100"
+        " frames, one out of each part; ten test clips; joint + bone, weights 1, 1"
+    ),
+    "mst_gcn": (
+        "110 epochs, rate 0.15, 10 of warm-up, steps 50, 70 and 90, decay 1e-4; no augmentation"
+    ),
+    "ctr_gcn": (
+        "65 epochs, rate 0.1, 5 of warm-up, steps 35 and 55, batch 64, decay 4e-4; 64 frames of a"
+        " crop of 50-100 %, turned at random; four streams, weights .6 .6 .4 .4"
+    ),
+    "efficient_gcn_b4": (
+        "70 epochs, rate 0.1, 10 of warm-up, cosine, batch 16, decay 1e-4; 288 frames; dropout"
+        " 0.25; joint, motion and bone inputs in one network"
+    ),
+    "info_gcn": (
+        "110 epochs, rate 0.1, 5 of warm-up, steps 90 and 100, batch 128, decay 5e-4, half"
+        " precision; 64 frames of a crop of 50-100 %, turned at random; information bottleneck with"
+        " smoothed labels; six streams (k = 1, 2, joints; each with and without motion), weights"
+        " 1.5 without, 1 with motion"
+    ),
+    "posec3d": (
+        "on FineGym99: 24 epochs of 10 passes, rate 0.4 on eight devices of 32 clips, cosine, decay"
+        " 3e-4, clipped gradients; 48 frames, one out of each part; boxes cropped at random,"
+        " mirrored; dropout 0.5; HRNet's 2-D poses on every set; ten test clips, mirrored too;"
+        " joint and limb maps"
+    ),
+    "mdr_gcn": (
+        "on FineGym99: 180 epochs, rate 0.1, 5 of warm-up, steps 60 and 120, batch 64, decay 1e-4;"
+        " 64 frames; four streams, weights .7 .7 .3 .3 (released code)"
+    ),
 }
 
-
+# %% ../../nbs/study/03_cells.ipynb #f6fef541
 def practice_table(
-    id: str,  # table_09, table_10, table_11 or systems_short
-    profile: str | Profile = "smoke",
+    id: str,
+    profile: str | Profile = "smoke",  # table_09, table_10, table_11 or systems_short
 ) -> pd.DataFrame:  # a line a system
     "Loss and streams of every system here, and how its authors train it."
     rows = {}

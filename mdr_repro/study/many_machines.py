@@ -120,21 +120,33 @@ def _held(lock: FileLock) -> bool:
 
 # %% ../../nbs/study/12_many_machines.ipynb #e19e1900
 def objection(
-    address: str,  # the worker
-    seen: dict | Exception,  # by `look_around`
+    address: str,
+    seen: dict | Exception,
     site: Site,
-    device: str,
+    device: str,  # the worker  # by `look_around`
 ) -> str:  # a sentence; empty if it can help
     "Why a worker must not train for this command."
     if isinstance(seen, Exception):
-        return f"the worker {address} cannot use mdr_repro ({' '.join(str(seen).split())[:120]}); install this version of it there and start the worker again"
+        return (
+            f"the worker {address} cannot use mdr_repro ({' '.join(str(seen).split())[:120]});"
+            " install this version of it there and start the worker again"
+        )
     worker = f"the worker {address} on {seen['host']}"
     if not seen["same"]:
-        return f"{worker} does not see {site.results}; give a results folder that all machines have under the same path (--results-root)"
+        return (
+            f"{worker} does not see {site.results}; give a results folder that all machines have"
+            " under the same path (--results-root)"
+        )
     if seen["package"] != LOADED:
-        return f"{worker} runs other code of mdr_repro; bring it to this revision and start the worker again"
+        return (
+            f"{worker} runs other code of mdr_repro; bring it to this revision and start the worker"
+            " again"
+        )
     if device.startswith("cuda") and not seen["cards"]:
-        return f"{worker} has no GPU that PyTorch can use; start workers where there is one, or train with --device cpu"
+        return (
+            f"{worker} has no GPU that PyTorch can use; start workers where there is one, or train"
+            " with --device cpu"
+        )
     if device.startswith("cuda") and not seen["gpus"]:
         return f"{worker} offers no GPU; start it with --resources GPU=1"
     return ""
@@ -164,7 +176,10 @@ def _teller(site: Site) -> Callable:
             site.token,
             [
                 worker.address,
-                f"{spec.id}, epoch {row['epoch']} of {spec.schedule.epochs}: loss {row['loss']:.3g}",
+                (
+                    f"{spec.id}, epoch {row['epoch']} of {spec.schedule.epochs}: loss"
+                    f" {row['loss']:.3g}"
+                ),
             ],
         )
 
@@ -214,9 +229,11 @@ def _distributed():
     return distributed
 
 
-HUSH = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # Ctrl-C reaches the whole terminal; the command ends its workers
+HUSH = (  # Ctrl-C reaches the whole terminal; the command ends its workers
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+)
 
-
+# %% ../../nbs/study/12_many_machines.ipynb #8aa02088
 @contextmanager
 def open_client(scheduler: str, workers: int, device: str):
     "The connection to a scheduler, or to a cluster of processes on this machine that ends with it."
@@ -247,7 +264,8 @@ def open_client(scheduler: str, workers: int, device: str):
             )
         except (OSError, ValueError) as e:
             raise RunnerError(
-                f"no dask scheduler answers at {scheduler} ({' '.join(str(e).split())[:120]}); start `dask scheduler` and give the address that it prints"
+                f"no dask scheduler answers at {scheduler} ({' '.join(str(e).split())[:120]});"
+                " start `dask scheduler` and give the address that it prints"
             ) from None
         yield client
 
@@ -256,7 +274,8 @@ def dashboard(client) -> str:
     "Where it is, in words."
     missing = client.run_on_scheduler(importlib.util.find_spec, "bokeh") is None
     return (
-        'dashboard: none, bokeh is not installed where the scheduler runs; pip install "mdr_repro[cluster]"'
+        "dashboard: none, bokeh is not installed where the scheduler runs; pip install"
+        ' "mdr_repro[cluster]"'
         if missing
         else f"dashboard: {client.dashboard_link}"
     )
@@ -344,7 +363,8 @@ class Desk:
 
 # %% ../../nbs/study/12_many_machines.ipynb #c17cea2f
 def _ask(desk: Desk, address: str) -> None:
-    "Let a worker look around; it may take a while until it has imported PyTorch, and the others do not wait for it."
+    """Let a worker look around; it may take a while until it has imported PyTorch, and the others
+    do not wait for it."""
     desk.asked[address] = None
 
     def ask():
@@ -359,7 +379,7 @@ def _ask(desk: Desk, address: str) -> None:
 
     threading.Thread(target=ask, daemon=True).start()
 
-
+# %% ../../nbs/study/12_many_machines.ipynb #0f594e3f
 def _meet(desk: Desk) -> list[str]:  # what is wrong with those that cannot help
     "Ask the workers that are new, take those that have answered, and miss those that are gone."
     here, device, wrong = set(desk.client.nthreads()), str(desk.store.device), []
@@ -378,7 +398,8 @@ def _meet(desk: Desk) -> list[str]:  # what is wrong with those that cannot help
             continue
         if not seen["locked"] and all(s.seen["locked"] for s in desk.seats.values()):
             desk.tell(
-                f"locks do not reach from here to {seen['host']}: start no second command on {desk.site.results}"
+                f"locks do not reach from here to {seen['host']}: start no second command on"
+                f" {desk.site.results}"
             )
         desk.seats[address] = Seat(
             address, seen, choose_device(device, seen, list(desk.seats.values()))
@@ -387,7 +408,8 @@ def _meet(desk: Desk) -> list[str]:  # what is wrong with those that cannot help
 
 # %% ../../nbs/study/12_many_machines.ipynb #fd1a0570
 def _lose(desk: Desk, seat: Seat) -> None:
-    "A worker is gone; what it had in hand goes back to its place in the order, unless it ends every worker."
+    """A worker is gone; what it had in hand goes back to its place in the order, unless it ends
+    every worker."""
     if (spec := seat.spec) is None:
         return
     seat.future.cancel()
@@ -396,7 +418,8 @@ def _lose(desk: Desk, seat: Seat) -> None:
     if times > LOSSES:
         return desk.fail(
             spec,
-            f"{times} workers were lost with it in the same epoch, the last on {seat.seen['host']}; mostly a machine has too little memory for it",
+            f"{times} workers were lost with it in the same epoch, the last on {seat.seen['host']};"
+            " mostly a machine has too little memory for it",
         )
     desk.tell(f"lost the worker {seat.address} on {seat.seen['host']}; {spec.id} goes on elsewhere")
     bisect.insort(desk.waiting, spec, key=desk.specs.index)
@@ -411,7 +434,10 @@ def _collect(desk: Desk) -> None:
         elif future.status == "error":
             outcome, text = (
                 "failed",
-                f"{type(future.exception()).__name__}: {' '.join(str(future.exception()).split())[:200]}",
+                (
+                    f"{type(future.exception()).__name__}:"
+                    f" {' '.join(str(future.exception()).split())[:200]}"
+                ),
             )
         else:
             outcome, text = "left", ""  # the scheduler has forgotten it
@@ -434,7 +460,7 @@ def _collect(desk: Desk) -> None:
                 f"it is done, but {desk.store.folder(spec)} does not appear on {desk.site.host}",
             )
 
-
+# %% ../../nbs/study/12_many_machines.ipynb #50807e05
 def _again(desk: Desk, spec: RunSpec, outcome: str) -> None:
     "Hand it out once more, a little later."
     if outcome == "busy" and spec.id not in desk.later:
@@ -453,7 +479,7 @@ def _next(desk: Desk) -> RunSpec | None:
             return spec  # else another process was faster
     return None
 
-
+# %% ../../nbs/study/12_many_machines.ipynb #31f9db01
 def _give(desk: Desk) -> None:
     "A run for every worker that has none."
     for seat in sorted((s for s in desk.seats.values() if s.spec is None), key=lambda s: s.address):
@@ -481,10 +507,11 @@ def _give(desk: Desk) -> None:
         seat.future.add_done_callback(lambda _: desk.wake.set())
         if spec.id not in desk.later:
             desk.say(
-                f"run {len(desk.specs) - len(desk.waiting)} of {len(desk.specs)} on {seat.seen['host']}: {seat.line}"
+                f"run {len(desk.specs) - len(desk.waiting)} of {len(desk.specs)} on"
+                f" {seat.seen['host']}: {seat.line}"
             )
 
-
+# %% ../../nbs/study/12_many_machines.ipynb #6063a7d4
 def _round(desk: Desk) -> bool:  # whether there is anything left to do
     for why in _meet(desk):
         desk.tell(f"not used: {why}")
@@ -522,7 +549,11 @@ class ClusterTraining:
 
     def progress(self) -> str:
         seats = list(self.desk.seats.values())
-        return f"{self.done()} of {len(self.specs)} runs trained in {duration(time.monotonic() - self.began)} by {len(seats)} workers; now: {' | '.join(s.line for s in seats if s.line)}"
+        return (
+            f"{self.done()} of {len(self.specs)} runs trained in"
+            f" {duration(time.monotonic() - self.began)} by {len(seats)} workers; now:"
+            f" {' | '.join(s.line for s in seats if s.line)}"
+        )
 
     def told(self, word: str) -> list[str]:  # what the lines with this word say
         return list(
@@ -552,13 +583,16 @@ def _serve(desk: Desk, ending: threading.Event, stack: ExitStack) -> None:
             desk.wake.clear()
     except Exception as error:
         if not ending.is_set():
-            desk.broken = f"the cluster was lost ({type(error).__name__}: {' '.join(str(error).split())[:120]}); the same command goes on"
+            desk.broken = (
+                f"the cluster was lost ({type(error).__name__}:"
+                f" {' '.join(str(error).split())[:120]}); the same command goes on"
+            )
     finally:
         desk.over = True
         with suppress(Exception):
             stack.close()
 
-
+# %% ../../nbs/study/12_many_machines.ipynb #24d15b7d
 def _open(desk: Desk) -> None:
     "What is said at the start; RunnerError if a worker cannot help."
 
@@ -580,7 +614,8 @@ def _open(desk: Desk) -> None:
         desk.wake.clear()
     if not desk.seats and not desk.asked:
         desk.say(
-            f"no worker is there yet; waiting for `dask worker {desk.client.scheduler.address} --nthreads 1`"
+            f"no worker is there yet; waiting for `dask worker {desk.client.scheduler.address}"
+            " --nthreads 1`"
         )
 
 # %% ../../nbs/study/12_many_machines.ipynb #078d5de0
@@ -647,7 +682,8 @@ def on_cluster(
     def begin(todo, root, jobs, max_minutes=0.0, runs_per_device=None):
         if runs_per_device is not None:
             raise RunnerError(
-                "runs_per_device is for the processes of one machine; on a cluster start as many workers a card as runs shall share it"
+                "runs_per_device is for the processes of one machine; on a cluster start as many"
+                " workers a card as runs shall share it"
             )
         found = missing_runs(todo)
         return found and begin_on_cluster(*found[:2], scheduler, workers, max_minutes, say)

@@ -69,7 +69,8 @@ def pretty(frame: pd.DataFrame) -> "pd.io.formats.style.Styler":
 
 
 def paper_claims(id: str) -> pd.DataFrame:  # a line a claim
-    "What the paper says of a table or figure: its words, its number, and the difference of the printed cells."
+    """What the paper says of a table or figure: its words, its number, and the difference of the
+    printed cells."""
     rows = [
         {
             "claim": c.id,
@@ -87,7 +88,8 @@ def paper_claims(id: str) -> pd.DataFrame:  # a line a claim
 
 # %% ../../nbs/study/05_measure.ipynb #7a53141c
 def spec_table(specs: list[RunSpec]) -> pd.DataFrame:  # a line a setting
-    "The runs of an experiment: what differs between its settings, what they share, the ids of the seeds."
+    """The runs of an experiment: what differs between its settings, what they share, the ids of the
+    seeds."""
     groups, rows = {}, []
     for s in specs:
         groups.setdefault(replace(s, seed=0), []).append(s)
@@ -209,7 +211,7 @@ def steps(store: RunStore, records: list[Record]) -> float:  # of the optimizer
     r = records[0].result
     return float(r["epochs"] * r["batches"]["train"])
 
-
+# %% ../../nbs/study/05_measure.ipynb #1f498a0b
 def hours(store: RunStore, records: list[Record]) -> float:  # of training
     return records[0].seconds / 3600
 
@@ -266,7 +268,7 @@ def quantity(
     store.note(records[0], name, value)
     return value
 
-
+# %% ../../nbs/study/05_measure.ipynb #d81c5ea2
 def keep_records(
     store: RunStore,
     profile: str | Profile,
@@ -404,7 +406,9 @@ class MeasuredTable:
     verdicts: tuple[Verdict, ...]
     records: tuple[Record, ...]
     device: str = "cpu"  # where it was measured
-    MEASURED = "mean over seeds, from three seeds on with the 95 % interval of the mean; of two seeds both"  # what its numbers are
+    MEASURED = (  # what its numbers are
+        "mean over seeds, from three seeds on with the 95 % interval of the mean; of two seeds both"
+    )
 
     @property
     def title(self) -> str:
@@ -471,13 +475,17 @@ def table_title(id: str, profile: Profile, slots: list[str]) -> str:  # one slot
     )
     if not slots:
         return f"{name}, profile {profile.name}"
-    return f"{name}, profile {profile.name}: {meant if profile.name == 'paper' else clips if id in TITLES else f'{clips}, not {meant}'}"
+    return (
+        f"{name}, profile {profile.name}:"
+        f" {meant if profile.name == 'paper' else clips if id in TITLES else f'{clips}, not {meant}'}"
+    )
 
 # %% ../../nbs/study/05_measure.ipynb #05f0f6c9
 def open_store(
     results_root: str | Path = "results", data_root: str = "", device: str = "cpu"
 ) -> RunStore:
-    "The runs below results_root/runs, and the records without weights of all profiles; relative folders count from the project."
+    """The runs below results_root/runs, and the records without weights of all profiles; relative
+    folders count from the project."""
     return RunStore(
         project_root() / results_root, data_folder(data_root), device, record_folders(results_root)
     )
@@ -503,7 +511,8 @@ def train_missing(
             if f"{split}_top1" in row
         ]
         say(
-            f"run {ids.index(spec.id) + 1} of {len(ids)}, {spec.id}, epoch {row['epoch']} of {spec.schedule.epochs}: loss {row['loss']:.3g}{''.join(tested)}"
+            f"run {ids.index(spec.id) + 1} of {len(ids)}, {spec.id}, epoch {row['epoch']} of"
+            f" {spec.schedule.epochs}: loss {row['loss']:.3g}{''.join(tested)}"
         )
 
     try:
@@ -518,7 +527,10 @@ def _why_missing(store: RunStore, specs: list[RunSpec]) -> str:
     for status, words in (("failed", "training failed"), ("diverged", "diverged")):
         found = [store.partial(s) / "failed.json" for s in specs if store.status(s) == status]
         if found:
-            return f"{words} in {len(found)} of {len(specs)} runs: {json.loads(found[0].read_text(encoding='utf-8'))['error']}"
+            return (
+                f"{words} in {len(found)} of {len(specs)} runs:"
+                f" {json.loads(found[0].read_text(encoding='utf-8'))['error']}"
+            )
     missing = [s for s in specs if store.status(s) != "done"]
     return (
         f"{len(missing)} of {len(specs)} runs not trained (time limit, or not asked for)"
@@ -545,7 +557,8 @@ def unfinished(record: Record, half: Record | None) -> str:  # empty: trained to
     accuracy, epochs, reasons = 100 * record.result["top1"], record.spec.schedule.epochs, []
     if half is not None and accuracy - 100 * half.result["top1"] > HALF_GAIN:
         reasons.append(
-            f"{accuracy:.1f} % after {epochs} epochs, {100 * half.result['top1']:.1f} % after {half.spec.schedule.epochs}"
+            f"{accuracy:.1f} % after {epochs} epochs, {100 * half.result['top1']:.1f} % after"
+            f" {half.spec.schedule.epochs}"
         )
     last = 100 * record.metrics["train_top1"].iloc[-1]
     if last < TRAINED:
@@ -683,7 +696,7 @@ def _cells_frame(table: MeasuredTable) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns).set_index(["row", "column"])
     return frame.astype({k: float for k in ("measured", "low", "high", "difference")}).round(4)
 
-
+# %% ../../nbs/study/05_measure.ipynb #ca5455a3
 def _claims_frame(table: MeasuredTable) -> pd.DataFrame:
     "The paper's claims with what was measured, a line a claim."
     rows = []
@@ -732,7 +745,7 @@ def markdown(frame: pd.DataFrame) -> str:
     ]
     return "\n".join("| " + " | ".join(map(text, line)) + " |" for line in lines) + "\n"
 
-
+# %% ../../nbs/study/05_measure.ipynb #29cfac10
 def _numbers(table: MeasuredTable) -> dict:
     def spread(i):
         return None if i is None else {"mean": i.mean, "low": i.low, "high": i.high, "n": i.n}
@@ -764,14 +777,16 @@ def _read_frame(
     table: MeasuredTable,
 ) -> pd.DataFrame:  # for the eye: both values where there are two seeds
     measured = [
-        ", ".join(f"{v:.2f}" for v in c.values.values())
-        if len(c.values) == 2
-        else c.interval and c.interval.mean
+        (
+            ", ".join(f"{v:.2f}" for v in c.values.values())
+            if len(c.values) == 2
+            else c.interval and c.interval.mean
+        )
         for c in table.cells
     ]
     return table.frame().assign(measured=pd.Series(measured, dtype=object).tolist())
 
-
+# %% ../../nbs/study/05_measure.ipynb #2a474367
 def _save_table(table: MeasuredTable, folder: Path) -> None:
     "table.json, table.csv and table.md."
     origin = provenance(table.records, table.device)
@@ -797,7 +812,10 @@ def _save_table(table: MeasuredTable, folder: Path) -> None:
                 *(
                     [
                         "## Claims\n",
-                        "Verdict: paired test over seeds, 5 % level. Paper: as printed in the text, else the difference of the printed cells.\n",
+                        (
+                            "Verdict: paired test over seeds, 5 % level. Paper: as printed in the text,"
+                            " else the difference of the printed cells.\n"
+                        ),
                         markdown(table.claims()),
                     ]
                     if table.verdicts
@@ -828,7 +846,7 @@ def size_table(table: MeasuredTable) -> pd.DataFrame:  # a line a row
         parameters=[next((parameters[id] for id in c.runs), None) for c in table.cells]
     )
 
-
+# %% ../../nbs/study/05_measure.ipynb #cfc2ed63
 def term_effects(table: MeasuredTable) -> pd.DataFrame:  # a line a term
     "Mean over four pairs of rows of accuracy with the term minus accuracy without it (Table V)."
     cells = {
@@ -1009,14 +1027,15 @@ def frame_values(frame: pd.DataFrame) -> dict:  # column -> row -> value
 
 # %% ../../nbs/study/05_measure.ipynb #86bfe46c
 def view(values: list[float]) -> tuple[float, float]:  # limits of an axis
-    "Room for all values and as much again: intervals of few seeds can be far wider than all that was measured, and may leave the panel."
+    """Room for all values and as much again: intervals of few seeds can be far wider than all that
+    was measured, and may leave the panel."""
     if not values:
         return 0.0, 1.0
     span = max(max(values) - min(values), 0.02 * max(map(abs, values)), 1e-9)
     low = min(values) - 0.6 * span
     return max(low, 0.0) if min(values) >= 0 else low, max(values) + 0.6 * span
 
-
+# %% ../../nbs/study/05_measure.ipynb #0985778c
 def _draw_table(table: MeasuredTable, only: tuple[str, ...] = ()):
     "Rows from top to bottom; a panel a column, or one for the paper and one for what was measured."
     import matplotlib.pyplot as plt
@@ -1049,7 +1068,8 @@ def _draw_table(table: MeasuredTable, only: tuple[str, ...] = ()):
             _draw_cell(ax, rows.index(c.row), c, kind)
         if len(kinds) > 1:
             ax.set_title(
-                f"{kind[0]}: {SLOTS[table.cells[0].slot] if kind == ('paper',) else table.profile.slot(table.cells[0].slot).clips}",
+                f"{kind[0]}:"
+                f" {SLOTS[table.cells[0].slot] if kind == ('paper',) else table.profile.slot(table.cells[0].slot).clips}",
                 fontsize="small",
             )
         ax.set(

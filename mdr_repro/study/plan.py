@@ -312,9 +312,10 @@ def timed_steps(store: RunStore) -> list[dict]:  # of all devices
     except ValueError:
         raise DataError(f"{steps_file(store)}: damaged; delete it and measure again") from None
 
-
+# %% ../../nbs/study/10_plan.ipynb #7187294e
 def measured_steps(store: RunStore) -> list[dict]:  # of all devices
-    "Those, and the steps that `mdr-repro bench` timed; where both know a network, the first; of benches, the one with as many threads."
+    """Those, and the steps that `mdr-repro bench` timed; where both know a network, the first; of
+    benches, the one with as many threads."""
     return [
         step
         for record in sorted(
@@ -325,7 +326,8 @@ def measured_steps(store: RunStore) -> list[dict]:  # of all devices
 
 # %% ../../nbs/study/10_plan.ipynb #dc71bc58
 def network(spec: RunSpec, clips: Clips) -> tuple:
-    "What decides the seconds of a step: runs that agree in this differ in loss, data and length alone."
+    """What decides the seconds of a step: runs that agree in this differ in loss, data and length
+    alone."""
     return (
         spec.backbone,
         spec.backbone_options,
@@ -342,7 +344,7 @@ def step_network(step: dict) -> tuple:  # of steps.json
     N, C, T, V, M = step["shape"]
     return step["backbone"], Options(step["options"]), step["precision"], N, C, T, V, M
 
-
+# %% ../../nbs/study/10_plan.ipynb #1dbda87d
 @dataclass(frozen=True)
 class Known:
     "What was measured on one device, and what the clips of a plan are."
@@ -519,7 +521,7 @@ def first_batch(
     most = int(CPU_STEP / (3 * macs))
     return min(spec.schedule.batch_size, most) if most >= 2 else 0  # batch norm wants two
 
-
+# %% ../../nbs/study/10_plan.ipynb #4cad0cd7
 def measure_network(
     spec: RunSpec, clips: Clips, device: str
 ) -> dict | None:  # of steps.json; None: too large for this device
@@ -567,7 +569,8 @@ def measure_steps(
     minutes: float = 5.0,  # begin no further measurement after so long
     say: Callable[[str], None] = print,  # takes a line a network
 ) -> int:  # how many were timed
-    "Time every network of the plan that no finished run tells of, and write results/bench/steps.json."
+    """Time every network of the plan that no finished run tells of, and write
+    results/bench/steps.json."""
     known, end, todo = gather(plan, store, device), time.monotonic() + 60 * minutes, {}
     for spec in most_valuable(plan, store, device):
         if known.of(spec) and expected_seconds(spec, known).basis in ("operations", "unknown"):
@@ -576,12 +579,16 @@ def measure_steps(
     for i, (key, spec) in enumerate(todo.items()):
         if time.monotonic() > end:
             say(
-                f"{minutes:g} minutes are over: {len(todo) - i} of {len(todo)} networks are left; measure again to go on"
+                f"{minutes:g} minutes are over: {len(todo) - i} of {len(todo)} networks are left;"
+                " measure again to go on"
             )
             return i
         found, text = (
             measure_network(spec, known.of(spec), device),
-            f"[{i + 1}/{len(todo)}] {spec.backbone}, batch of {spec.schedule.batch_size}, {spec.sampling.num_frames} frames",
+            (
+                f"[{i + 1}/{len(todo)}] {spec.backbone}, batch of {spec.schedule.batch_size},"
+                f" {spec.sampling.num_frames} frames"
+            ),
         )
         if found is None:
             say(f"{text}: too large to be timed here")
@@ -643,7 +650,8 @@ class Gains:
 
 # %% ../../nbs/study/10_plan.ipynb #371f6fad
 def run_weights(plan: Plan, ids: list[str], known: Known) -> dict[str, float]:
-    "Expected seconds of each run; operations where some are unknown; 1 where not even these are known."
+    """Expected seconds of each run; operations where some are unknown; 1 where not even these are
+    known."""
     seconds = {id: expected_seconds(plan.runs[id], known).seconds for id in ids}
     if None not in seconds.values():
         return {id: max(s, 1e-9) for id, s in seconds.items()}
@@ -827,7 +835,7 @@ ABLATIONS = tuple(
     f"table_{number:02d}" for number in (*range(1, 7), 8)
 )  # Section IV.C and IV.D; Table VII's sizes have no chance
 
-
+# %% ../../nbs/study/10_plan.ipynb #384b88c8
 def power_table(
     deviation: float = 0.7,  # over seeds, of one setting, in points
     seeds: tuple[int, ...] = (3, 5, 10),

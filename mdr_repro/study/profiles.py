@@ -31,15 +31,18 @@ SLOTS = {  # slot -> what the paper calls its data set
     "finegym99": "FineGym99",
     "ntu60_xsub": "NTU RGB+D X-sub",
     "ntu60_xview": "NTU RGB+D X-view",
-    "short": "FSD-10, a tenth of the epochs",  # no set of the paper: one short protocol for all systems
+    "short": (  # no set of the paper: one short protocol for all systems
+        "FSD-10, a tenth of the epochs"
+    ),
 }
 
 # %% ../../nbs/study/02_profiles.ipynb #b81396ee
 def widths(factor: float) -> tuple[int, ...]:  # of the ten layers
-    "The paper's output channels, scaled; multiples of 4, for the four branches of the temporal convolution. 4 + 3 + 3 layers as there."
+    """The paper's output channels, scaled; multiples of 4, for the four branches of the temporal
+    convolution. 4 + 3 + 3 layers as there."""
     return tuple(c_out for _, c_out, _ in ten_layers(3, factor, multiple=4))
 
-
+# %% ../../nbs/study/02_profiles.ipynb #0bdf79b5
 @dataclass(frozen=True)
 class Slot:
     "What fills one of the paper's data slots."
@@ -129,7 +132,8 @@ class Profile:
     def spec(
         self, slot: str, seed: int = 0, data_root: str | None = None, **changes
     ) -> RunSpec:  # changes: fields of RunSpec
-        "MDR-GCN with RDL on the slot, but for `changes`; options, and fields of schedule and sampling, given there are added to the slot's."
+        """MDR-GCN with RDL on the slot, but for `changes`; options, and fields of schedule and
+        sampling, given there are added to the slot's."""
         return _spec(self, slot, seed, data_root, changes)
 
     def __repr__(self) -> str:
@@ -166,7 +170,7 @@ def _spec(profile: Profile, name: str, seed: int, data_root: str | None, changes
         values["data_checksum"] = _checksum(profile, name, values["data"], data_root)
     return RunSpec(**values)
 
-
+# %% ../../nbs/study/02_profiles.ipynb #7b5295b3
 def _checksum(profile: Profile, name: str, source: str, data_root: str | None) -> str:
     "Checksum of the slot's source; where it cannot be opened, how to get it."
     try:
@@ -180,10 +184,13 @@ def _checksum(profile: Profile, name: str, source: str, data_root: str | None) -
 
 # %% ../../nbs/study/02_profiles.ipynb #85efb517
 SMOKE_SEEDS = 2
+
 SMOKE_WIDTH = 1 / 8
+
 SMOKE_CLIPS = dict(
     apart=13, yaw=0, pitch=0, mirrored=0, variation=0.05, dropped=0, jitter=0.005
 )  # one camera, all turn to the left, each class unlike each other
+
 SMOKE_SCHEDULE = Schedule(
     epochs=7,
     batch_size=8,
@@ -193,24 +200,29 @@ SMOKE_SCHEDULE = Schedule(
     evaluate_every=7,
     weight_decay=5e-4,
 )
+
 SMOKE_SAMPLING = Sampling(num_frames=8, mode="uniform", center="frame")
+
 SCORED = {
     "posec3d": {"confidence": "last"},
     "msin": {"dims": 2},
     "efficient_gcn_b4": {"scores": 1},
 }  # clips of x, y, score
+
 SMOKE_AS_GCN = {
     "dropout": 0.0,
     "init_std": 0.02 / SMOKE_WIDTH,
     "link_frames": SMOKE_SAMPLING.num_frames,
     "horizon": 1,
 }  # weights as long as those of the published width; the frames there are
+
 NARROW = {
     "posec3d": {"size": 28},
     "st_gcn": {"dropout": 0.0},
     "as_gcn": SMOKE_AS_GCN,
 }  # heat maps of half the side; half of eight channels would be too few
 
+# %% ../../nbs/study/02_profiles.ipynb #b3203b6d
 SLOW = (
     "info_gcn",
 )  # its information bottleneck, seen in training accuracy: chance after twelve epochs at the rate that softmax learns with
@@ -312,17 +324,20 @@ def _replica_slot(data: str, clips: str, epochs: int, sampling: Sampling, **more
 KINDER_SAMPLING = Sampling(
     num_frames=32, mode="pad", stride=5, speed=0.1, rotate=0.3, rotate_axis="vertical", scale=0.1
 )  # about five seconds; speed is what tells some classes apart
+
 PENN_SAMPLING = Sampling(
     num_frames=32, mode="crop_resize", min_crop=16, rotate=0.2, scale=0.1
 )  # films of one action each, by cameras that move
+
 UTD_SAMPLING = Sampling(
     num_frames=32, mode="crop_resize", min_crop=32, rotate=0.3, rotate_axis="vertical", scale=0.1
 )  # one camera in front
+
 UCLA_SAMPLING = Sampling(
     num_frames=32, mode="sorted", rotate=math.radians(60), rotate_axis="xy", stretch=True
 )  # as CTR-GCN's authors prepare it, who take 52 frames
 
-
+# %% ../../nbs/study/02_profiles.ipynb #6def1e05
 def _replica() -> Profile:
     "Four real sets in the roles of the paper's."
     kinder = _replica_slot(
@@ -362,7 +377,8 @@ def _replica() -> Profile:
     )
     return Profile(
         "replica",
-        "Kinder-Gator, Penn Action, UTD-MHAD and NW-UCLA in the roles of the paper's sets; narrow networks",
+        "Kinder-Gator, Penn Action, UTD-MHAD and NW-UCLA in the roles of the paper's sets; narrow"
+        " networks",
         REPLICA_SEEDS,
         dict(zip(SLOTS, (kinder, kinder, penn, utd, ucla, ucla))),
         comparison_seeds=COMPARISON_SEEDS,
@@ -411,11 +427,24 @@ def _validation() -> Profile:
 
 # %% ../../nbs/study/02_profiles.ipynb #c0ffee0b
 CHOSEN = {  # knob -> why the rule is left, or what decides where both are silent
-    "reported": "the last epoch; the release keeps the best on the test clips, which is choosing by the answers",
-    "test_batch": "as in training; batch norm uses its running statistics in testing, so nothing depends on it",
-    "seeds": "five runs a cell; one or three tell too few of the printed differences from chance (see *The plan*)",
-    "comparison_seeds": "three runs a cell for systems, noise rates, the released code and precision",
-    "centers_lr": "none; RDL's centers have theirs from the loss, other losses as they are published",
+    "reported": (
+        "the last epoch; the release keeps the best on the test clips, which is choosing by the"
+        " answers"
+    ),
+    "test_batch": (
+        "as in training; batch norm uses its running statistics in testing, so nothing depends"
+        " on it"
+    ),
+    "seeds": (
+        "five runs a cell; one or three tell too few of the printed differences from chance (see"
+        " *The plan*)"
+    ),
+    "comparison_seeds": (
+        "three runs a cell for systems, noise rates, the released code and precision"
+    ),
+    "centers_lr": (
+        "none; RDL's centers have theirs from the loss, other losses as they are published"
+    ),
     **dict.fromkeys(
         ("posec3d.confidence", "msin.dims", "efficient_gcn_b4.scores"), "clips of x, y and score"
     ),
@@ -447,17 +476,21 @@ def slot_settings(profile: "Profile", name: str) -> dict[str, object]:  # knob -
     }
     return found | {"reported": "last epoch", "test_batch": slot.schedule.batch_size}
 
-
+# %% ../../nbs/study/02_profiles.ipynb #96a7469c
 def rule_origins(
     profile: "Profile", name: str
 ) -> dict[str, str]:  # knob -> one of ORIGINS, ": " and the place
-    "Where each value has to come from: chosen on purpose, else the paper, else the release, else our default."
+    """Where each value has to come from: chosen on purpose, else the paper, else the release, else
+    our default."""
     slot, stated, released = profile.slot(name), STATED_SETTINGS[name], RELEASE_SETTINGS[name]
     chosen, idle = CHOSEN | (TENTH if name == "short" else {}), unread(slot.sampling)
 
     def origin(knob):
         if knob in idle:
-            return f"unused: {'nothing is turned' if knob == 'rotate_axis' else f'not read in mode {slot.sampling.mode!r}'}"
+            return (
+                "unused:"
+                f" {'nothing is turned' if knob == 'rotate_axis' else f'not read in mode {slot.sampling.mode!r}'}"
+            )
         if knob in chosen:
             return f"ours: {chosen[knob]}"
         if s := stated.get(knob):
@@ -476,7 +509,8 @@ DEFAULT = "ours: the default, neither names it"
 def origin_problems(
     profile: "Profile", name: str
 ) -> list[str]:  # a sentence each; empty: every origin is true
-    "Values that are not what their origin says, and in the paper's profile origins that the rule would not give."
+    """Values that are not what their origin says, and in the paper's profile origins that the rule
+    would not give."""
     slot, values, wrong = profile.slot(name), slot_settings(profile, name), []
     if not slot.origin:
         return []
@@ -544,8 +578,8 @@ def _paper_slot(
 def _fsd10() -> tuple[Slot, Slot]:
     "Section IV.B's two settings for FSD-10: 256 frames, batches of 48; all frames, batches of 8."
     get = (
-        "train_data_25.npy, train_label_25.pkl, val_data_25.npy and val_label_25.pkl (shenglanliu.github.io/fsd10) "
-        "into the folder FSD-10 below data_root"
+        "train_data_25.npy, train_label_25.pkl, val_data_25.npy and val_label_25.pkl"
+        " (shenglanliu.github.io/fsd10) into the folder FSD-10 below data_root"
     )
 
     def slot(frames, batch):
@@ -564,9 +598,12 @@ def _fsd10() -> tuple[Slot, Slot]:
 
     return slot(256, 48), slot(1500, 8)
 
-
+# %% ../../nbs/study/02_profiles.ipynb #e5f226c1
 def _finegym99() -> Slot:
-    get = "gym_hrnet.pkl, the poses of PYSKL, into the folder FineGYM below data_root: mdr-repro data fetch finegym99"
+    get = (
+        "gym_hrnet.pkl, the poses of PYSKL, into the folder FineGYM below data_root: mdr-repro data"
+        " fetch finegym99"
+    )
     schedule = _paper_schedule(180, 64, (60, 120), 1e-4)
     sampling = Sampling(num_frames=64, mode="released", center="released")
     return _paper_slot(
@@ -592,7 +629,8 @@ def _ntu60(file: str, split: str, size: tuple[int, int]) -> Slot:
 
 # %% ../../nbs/study/02_profiles.ipynb #339c51b0
 def _tenth(slot: Slot) -> Slot:
-    "The same slot with a tenth of the epochs and milestones, to compare all systems cheaply before any full run."
+    """The same slot with a tenth of the epochs and milestones, to compare all systems cheaply
+    before any full run."""
     s = slot.schedule
     milestones = tuple(m // 10 for m in s.milestones)
     return replace(
@@ -642,12 +680,13 @@ def _shown(value) -> str:  # of a knob
         return {None: "none", True: "on", False: "off"}[value]
     return value.replace("_", " ") if isinstance(value, str) else f"{value:g}"
 
-
+# %% ../../nbs/study/02_profiles.ipynb #a4444acf
 def settings_table(
     profile: Profile,
     name: str,  # slot
 ) -> pd.DataFrame:  # a line a knob: paper, release, ours, origin
-    "What the paper states and the release has for a slot, and what the profile takes; a dash where nothing is said."
+    """What the paper states and the release has for a slot, and what the profile takes; a dash
+    where nothing is said."""
     stated, released, ours = (
         STATED_SETTINGS[name],
         RELEASE_SETTINGS[name],
@@ -674,7 +713,8 @@ def settings_table(
 
 # %% ../../nbs/study/02_profiles.ipynb #2e2ca2d8
 def profile_table(profile: Profile, data_root: str | None = None) -> pd.DataFrame:  # a line a slot
-    "Slots of a profile: clips, sizes, schedule, and the spec of MDR-GCN with RDL, seed 0 (a dash where the data is missing)."
+    """Slots of a profile: clips, sizes, schedule, and the spec of MDR-GCN with RDL, seed 0 (a dash
+    where the data is missing)."""
     rows = []
     for name, slot in profile.slots.items():
         try:

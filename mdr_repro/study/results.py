@@ -20,7 +20,8 @@ from ..training.trainer import device_name, git
 
 # %% ../../nbs/study/01_results.ipynb #511a72e9
 def project_root() -> Path:
-    "The folder with settings.ini, from the working folder upward; the working folder where there is none."
+    """The folder with settings.ini, from the working folder upward; the working folder where there
+    is none."""
     here = Path.cwd()
     return next((p for p in (here, *here.parents) if (p / "settings.ini").is_file()), here)
 
@@ -47,7 +48,8 @@ def provenance(
     records=(),  # the Records the numbers come from
     device: str = "cpu",  # for numbers that come from no record
 ) -> dict:  # plain values only
-    "Everything that decides a number; what may differ between two sound repetitions is under `timing`."
+    """Everything that decides a number; what may differ between two sound repetitions is under
+    `timing`."""
     root, records = project_root(), list(records)
     # results are what the runs write themselves: they do not make the code another one
     lock, changed = (
@@ -88,7 +90,8 @@ def save_figure(
     records=(),  # the Records they come from
     device: str = "cpu",
 ) -> None:
-    "Write name.svg, name.png, and the numbers with their provenance in figure.json (one entry a picture); where there is nothing to draw, an earlier picture stays."
+    """Write name.svg, name.png, and the numbers with their provenance in figure.json (one entry a
+    picture); where there is nothing to draw, an earlier picture stays."""
     from matplotlib import rc_context
 
     folder, index = Path(folder), Path(folder) / "figure.json"
@@ -111,7 +114,8 @@ def save_record(
     run: Path,  # folder of a finished run
     folder: Path,
 ) -> Path:  # folder/id
-    "Write what describes a run, without its weights, to folder/id; StoreError where the run is not whole."
+    """Write what describes a run, without its weights, to folder/id; StoreError where the run is
+    not whole."""
     try:
         spec = RunSpec.from_json((Path(run) / "spec.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:

@@ -116,7 +116,8 @@ def check_values(
         if not fits(known[name].default, value):
             kind = type(known[name].default).__name__
             raise RunnerError(
-                f"{where}: {name} = {value!r} does not fit; it must be of type {kind}, like its default {known[name].default!r}."
+                f"{where}: {name} = {value!r} does not fit; it must be of type {kind}, like its"
+                f" default {known[name].default!r}."
             )
 
 # %% ../../nbs/study/11_runner.ipynb #9be74c70
@@ -188,24 +189,23 @@ def read_notebook(path: str | Path):
     return notebook
 
 
-def parameters_index(
-    cells: list,  # the notebook's cells
-    where: str,  # named in errors
-) -> int:
+def parameters_index(cells: list, where: str) -> int:  # the notebook's cells  # named in errors
     "Where the one cell tagged `parameters` stands."
     tagged = [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) == 1 and cells[tagged[0]].cell_type == "code":
         return tagged[0]
     raise RunnerError(
-        f"{where}: exactly one code cell must be tagged `parameters`, and {len(tagged)} cells are tagged; papermill would run the defaults."
+        f"{where}: exactly one code cell must be tagged `parameters`, and {len(tagged)} cells are"
+        " tagged; papermill would run the defaults."
     )
 
 # %% ../../nbs/study/11_runner.ipynb #555b9e74
 def preflight(
-    path: str | Path,  # the notebook
-    given: dict | None = None,  # values for its parameters
+    path: str | Path,
+    given: dict | None = None,  # the notebook  # values for its parameters
 ) -> dict:
-    "All values a notebook would run with; RunnerError for anything that would make it run something else."
+    """All values a notebook would run with; RunnerError for anything that would make it run
+    something else."""
     notebook, given, where = read_notebook(path), given or {}, Path(path).name
     at = parameters_index(notebook.cells, where)
     known = read_parameters(notebook.cells[at].source, where)
@@ -220,20 +220,23 @@ def preflight(
             raise RunnerError(f"{start} is not valid Python ({error.msg}).") from None
         if again:
             raise RunnerError(
-                f"{start} assigns {', '.join(again)} again, so a given value would be lost; use another name there."
+                f"{start} assigns {', '.join(again)} again, so a given value would be lost; use"
+                " another name there."
             )
     return {name: p.default for name, p in known.items()} | given
 
 # %% ../../nbs/study/11_runner.ipynb #66166789
 def check_parameters(namespace: dict) -> None:
-    "Call as check_parameters(globals()) right after the parameters cell: RunnerError if papermill gave values that would not count."
+    """Call as check_parameters(globals()) right after the parameters cell: RunnerError if papermill
+    gave values that would not count."""
     cells = list(namespace.get("In") or [])
     injected = [i for i, cell in enumerate(cells) if cell.startswith("# Parameters\n")]
     if not injected or cells.count(cells[-1]) > 1:
         return  # nothing was given, or the cell is run again by hand
     if injected != [len(cells) - 2] or len(cells) < 3:
         raise RunnerError(
-            "The given parameters did not follow the parameters cell: its tag `parameters` is lost or on another cell, and the defaults would run."
+            "The given parameters did not follow the parameters cell: its tag `parameters` is lost"
+            " or on another cell, and the defaults would run."
         )
     names = [target.id for statement in ast.parse(cells[-2]).body for target in statement.targets]
     check_values(
@@ -326,7 +329,7 @@ def ending_with_parent(
 
     return child
 
-
+# %% ../../nbs/study/11_runner.ipynb #70005955
 def start(
     job: Job,
     root: Path,  # the project: working folder of notebook and papermill
@@ -362,7 +365,10 @@ def judge(path: Path) -> str:
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
-                return f"In [{cell['execution_count']}]: {output['ename']}: {' '.join(output['evalue'].split())}"
+                return (
+                    f"In [{cell['execution_count']}]: {output['ename']}:"
+                    f" {' '.join(output['evalue'].split())}"
+                )
     about = notebook["metadata"].get("papermill", {})
     if about.get("exception"):
         return "papermill saw an exception and the notebook does not say which"
@@ -384,7 +390,8 @@ def finish(
     root: Path,
     whole: bool,  # whether all its runs are there
 ) -> tuple[str, str]:  # status and message
-    "Give the executed notebook its name and stamp, or lay what there is of it aside as ID.failed.ipynb."
+    """Give the executed notebook its name and stamp, or lay what there is of it aside as
+    ID.failed.ipynb."""
     problem = judge(job.running) or (f"papermill ended with status {code}" if code else "")
     if problem:
         if job.running.exists():
@@ -436,7 +443,7 @@ def stamp(job: Job) -> dict:
         "runs": sorted(job.runs),
     }
 
-
+# %% ../../nbs/study/11_runner.ipynb #48c2362e
 def unchanged(
     job: Job,
     whole: bool,  # whether all its runs are there
@@ -477,8 +484,8 @@ def of_profile(profile: str, known: dict[str, Path]) -> dict[str, Path]:  # id -
 
 
 def chosen(
-    only,  # ids, with or without .ipynb
-    known: dict[str, Path],  # of `of_profile`
+    only,
+    known: dict[str, Path],  # ids, with or without .ipynb  # of `of_profile`
 ) -> list[str]:
     "The ids asked for, all if none; RunnerError for an unknown one."
     ids = [str(name).removesuffix(".ipynb") for name in only]
@@ -486,7 +493,8 @@ def chosen(
         near = get_close_matches(id, known, n=1)
         if id not in known:
             raise RunnerError(
-                f"There is no experiment {id!r}{f' (did you mean {near[0]}?)' if near else ''}; there are {', '.join(known)}."
+                f"There is no experiment {id!r}{f' (did you mean {near[0]}?)' if near else ''};"
+                f" there are {', '.join(known)}."
             )
     return list(dict.fromkeys(ids)) or list(known)
 
@@ -538,7 +546,8 @@ class Running:
 
 # %% ../../nbs/study/11_runner.ipynb #c0164abe
 def lost_port(job: Job) -> bool:
-    "Two kernels that start at the same moment may choose the same port; one then dies before the first cell, which is nobody's fault."
+    """Two kernels that start at the same moment may choose the same port; one then dies before the
+    first cell, which is nobody's fault."""
     try:
         return "Kernel died before replying to kernel_info" in job.log.read_text(errors="replace")
     except FileNotFoundError:
@@ -620,7 +629,7 @@ class Worker:
             (line.strip()[:120] for line in reversed(self.text().splitlines()) if line.strip()), ""
         )
 
-
+# %% ../../nbs/study/11_runner.ipynb #db2cbfe4
 def start_worker(
     specs: list[RunSpec],  # in this order
     values: dict,  # results_root, data_root, device
@@ -678,7 +687,10 @@ class Training:
 
     def progress(self) -> str:
         lines = [w.last_line() for w in self.workers if w.process.poll() is None]
-        return f"{self.done()} of {len(self.specs)} runs trained in {duration(time.monotonic() - self.began)}; now: {' | '.join(filter(None, lines))}"
+        return (
+            f"{self.done()} of {len(self.specs)} runs trained in"
+            f" {duration(time.monotonic() - self.began)}; now: {' | '.join(filter(None, lines))}"
+        )
 
     def told(self, word: str) -> list[str]:  # what the workers' lines with this word say
         return list(
@@ -771,7 +783,8 @@ def reproduce(
     say=print,  # takes the progress lines
     begin: Callable | None = None,  # how trainings begin; None: `begin_training`, on this machine
 ) -> list[Outcome]:
-    "Train what the experiment notebooks of a profile need, and run them; a failed one does not keep the others from running."
+    """Train what the experiment notebooks of a profile need, and run them; a failed one does not
+    keep the others from running."""
     root = project_root()
     known = of_profile(profile, experiments())
     given = dict(
@@ -813,7 +826,8 @@ NO_TIME = 0.0001  # minutes: enough to measure what is there, and to begin no ep
 
 
 def _begin(job: Job, specs, root: Path, at_once: int, minutes: float | None) -> Running:
-    "Start a notebook with its share of the cores; where time is limited, trainings have had theirs, and what else a notebook does gets the rest."
+    """Start a notebook with its share of the cores; where time is limited, trainings have had
+    theirs, and what else a notebook does gets the rest."""
     if minutes is not None:
         job = replace(
             job,
@@ -845,7 +859,10 @@ def _line(o: Outcome, root: Path) -> str:
     "One line for a person."
     if o.status == "failed":
         return f"{o.id}  FAILED after {duration(o.seconds)}: {o.message} ({_below(o.path, root)})"
-    return f"{o.id}  {o.status}{f' in {duration(o.seconds)}' if o.seconds else ''}  {_below(o.path, root)}"
+    return (
+        f"{o.id}  {o.status}{f' in {duration(o.seconds)}' if o.seconds else ''} "
+        f" {_below(o.path, root)}"
+    )
 
 
 def _ready(waiting: list, training: Training | None) -> int | None:  # index; None: none yet
@@ -870,7 +887,8 @@ def _trained(training: Training, root: Path, say) -> list[Outcome]:
     "Tell how the trainings went; failed ones are an outcome, diverged ones a result."
     seconds, failures = time.monotonic() - training.began, training.failures()
     say(
-        f"training  {training.done()} of {len(training.specs)} missing runs done in {duration(seconds)}"
+        f"training  {training.done()} of {len(training.specs)} missing runs done in"
+        f" {duration(seconds)}"
     )
     for word, lines in (("DIVERGED", training.told("DIVERGED")), ("FAILED", failures)):
         for line in lines:
@@ -886,7 +904,8 @@ def _trained(training: Training, root: Path, say) -> list[Outcome]:
 def _run(
     todo, root: Path, at_once: int, max_minutes: float | None, say, training: Training | None = None
 ) -> list[Outcome]:
-    "The queue: start what there is room for, see what has ended; whatever happens, leave no process behind."
+    """The queue: start what there is room for, see what has ended; whatever happens, leave no
+    process behind."""
     waiting, running, outcomes, first, began = list(todo), [], [], training, time.monotonic()
     heard = began
 

@@ -343,7 +343,7 @@ class SizeClaim(Claim):
     def computed(self) -> float:
         return round(super().computed / self.unit, 4)
 
-
+# %% ../../nbs/study/09_sizes.ipynb #249ab3e0
 def size_verdicts(
     sizes: pd.DataFrame,  # of `size_table`
     trained: MeasuredTable | None = None,  # the accuracies
@@ -422,11 +422,17 @@ def size_cells(
 class SizeTable(MeasuredTable):
     "Sizes are of networks at full width: the same in every profile."
 
-    MEASURED = "counted; latency and memory are medians; accuracies are means over seeds with their 95 % interval"
+    MEASURED = (
+        "counted; latency and memory are medians; accuracies are means over seeds with their 95 %"
+        " interval"
+    )
 
     @property
     def title(self) -> str:
-        return f"Table VII: sizes at full width, {SHAPES['paper'].text}; accuracies {table_title(self.id, self.profile, ['finegym99']).partition(', ')[2]}"
+        return (
+            f"Table VII: sizes at full width, {SHAPES['paper'].text}; accuracies"
+            f" {table_title(self.id, self.profile, ['finegym99']).partition(', ')[2]}"
+        )
 
     def claims(self) -> pd.DataFrame:  # the printed cells in the units of the table
         return super().claims().assign(paper=[v.claim.computed for v in self.verdicts])
@@ -458,7 +464,7 @@ PLACES = [
     for dx, dy in ((r, 0), (-r, 0), (0, r), (0, -r), (r, r), (-r, r), (r, -r), (-r, -r))
 ]  # points off the marker
 
-
+# %% ../../nbs/study/09_sizes.ipynb #dcbefed6
 def _label(
     ax, names: dict[str, tuple[float, float]], color: str, taken: list
 ) -> None:  # name -> marker; taken: boxes in pixels

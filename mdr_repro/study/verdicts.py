@@ -194,7 +194,8 @@ def without_verdict(v: Verdict) -> Verdict:  # of a profile whose clips are made
 
 # %% ../../nbs/study/04_verdicts.ipynb #10a00004
 def claimed_clips(claim: Claim) -> tuple[int, int] | None:  # clips, of how many
-    "The paper's difference in test clips; None where the size of the test set is not known or nothing is recognised."
+    """The paper's difference in test clips; None where the size of the test set is not known or
+    nothing is recognised."""
     if claim.computed is None or "%" not in claim.better[0].column:
         return None
     size = get_profile("paper").slot(TABLES[claim.table].slots[claim.better[0].column]).size[1]
@@ -212,7 +213,8 @@ def _read_table(path: Path) -> dict:
 
 # %% ../../nbs/study/04_verdicts.ipynb #a864026d
 def same_test(claim: Claim, profile: str) -> str | None:  # id of the earlier claim
-    "The claim that rests on the same runs: the same rows, in a column whose slot holds the same clips and settings."
+    """The claim that rests on the same runs: the same rows, in a column whose slot holds the same
+    clips and settings."""
     slots = getattr(PROFILES.get(profile), "slots", {})
 
     def column(c, name):  # of another slot that is filled alike, if there is one before it
@@ -233,7 +235,8 @@ def same_test(claim: Claim, profile: str) -> str | None:  # id of the earlier cl
 
 
 def told(row: dict) -> float | None:  # in the unit of the cells
-    "The smallest difference that so many seeds decide four times out of five, from the measured deviation; None where there is none."
+    """The smallest difference that so many seeds decide four times out of five, from the measured
+    deviation; None where there is none."""
     e = row["effect"]
     if not e or e["low"] is None or row["p"] is None or row["kind"] == "similar":
         return None
@@ -245,7 +248,8 @@ JUDGED = ("holds", "fails", "undecided")
 
 
 def _is_todays(found: dict, row: dict) -> bool:
-    "Whether a row of table.json is about today's cells, and was judged at a margin fixed beforehand."
+    """Whether a row of table.json is about today's cells, and was judged at a margin fixed
+    beforehand."""
     return all(found[side] == row[side] for side in ("better", "worse")) and (
         row["margin"] is None or (found.get("margin") or 0) >= MARGIN and "looks" in found
     )
@@ -255,7 +259,7 @@ def is_counted(row: dict) -> bool:  # in Holm's correction and in what chance gi
     "Whether a row is a test of its own that gave a verdict."
     return row["p"] is not None and row["verdict"] in JUDGED and not row["same_as"]
 
-
+# %% ../../nbs/study/04_verdicts.ipynb #37df51a1
 def load_claims(
     folder: Path,  # results/<profile>
 ) -> list[
@@ -294,7 +298,8 @@ def load_claims(
 
 # %% ../../nbs/study/04_verdicts.ipynb #10a00006
 def _add_told(rows: list[dict]) -> None:
-    "What the seeds could have told, also in test clips, and Holm's p; a claim on the runs of another has its p."
+    """What the seeds could have told, also in test clips, and Holm's p; a claim on the runs of
+    another has its p."""
     for row in rows:
         row["told"], size, percent = told(row), row["test_clips"], "%" in row["better"][0][1]
         row["told_clips"] = (
@@ -344,7 +349,7 @@ def statement_rows(
         for s in STATEMENTS
     ]
 
-
+# %% ../../nbs/study/04_verdicts.ipynb #a5da2bf2
 def by_chance(
     rows: list[dict],
 ) -> tuple[int, float]:  # tests for an advantage, and how many would hold if there were none at all
@@ -374,7 +379,7 @@ def where(table: str) -> str:  # table_02 -> Table II
     kind, number = table.split("_")
     return f"Table {NUMERALS[int(number) - 1]}" if kind == "table" else f"Figure {int(number)}"
 
-
+# %% ../../nbs/study/04_verdicts.ipynb #d01d7948
 def in_short(row: dict) -> str:
     "The statement of a claim in few words."
     columns = list(dict.fromkeys(column for _, column in (*row["better"], *row["worse"])))
@@ -394,7 +399,9 @@ def in_short(row: dict) -> str:
         return f"{better[0]} at most {row['margin']:.2f} below {worse[0]}{of}"
     if len(better) == 1:
         return f"{better[0]} over {worse[0]}{of}"
-    return f"({worse[0]} → {better[0]}) over ({better[1]} → {worse[1]}){of}"  # the gain of one step over that of another
+    return (  # the gain of one step over that of another
+        f"({worse[0]} → {better[0]}) over ({better[1]} → {worse[1]}){of}"
+    )
 
 # %% ../../nbs/study/04_verdicts.ipynb #521eb743
 def _amount(value: float, signed: bool = True) -> str:
@@ -424,7 +431,7 @@ def paper_difference(row: dict) -> str:
         parts.append(f"{row['clips'][0]} of {row['clips'][1]} clips")
     return "; ".join([*parts, *(["against its words"] if row["contradicted"] else [])])
 
-
+# %% ../../nbs/study/04_verdicts.ipynb #36dc7479
 def measured_difference(row: dict) -> str:
     "Mean, 95 % interval, number of seeds; sizes are counted, without chance."
     e = row["effect"]
@@ -463,7 +470,7 @@ def _table(header: Iterable[str], rows: Iterable[Iterable]) -> list[str]:
 
     return [line(header), line(["---"] * len(header)), *map(line, rows), ""]
 
-
+# %% ../../nbs/study/04_verdicts.ipynb #0ee53c57
 def _claims_of(rows: list[dict]) -> list[str]:
     "The claims of one section; words that are those of the line above are not repeated."
     lines, before = [], None
@@ -524,14 +531,20 @@ def _headline(rows: list[dict], judged: bool = True) -> list[str]:
     )
     if len(own) < len(rows):
         table += [
-            f"{len(rows) - len(own)} further claims rest on the runs of others here and are not counted twice.",
+            (
+                f"{len(rows) - len(own)} further claims rest on the runs of others here and are not"
+                " counted twice."
+            ),
             "",
         ]
     if not judged:
         return table
     return [
         *table,
-        f"After Holm's correction for all claims that were tested, {sure['holds']} hold and {sure['fails']} fail.",
+        (
+            f"After Holm's correction for all claims that were tested, {sure['holds']} hold and"
+            f" {sure['fails']} fail."
+        ),
         "",
     ]
 
@@ -554,39 +567,78 @@ def _meaning(rows: list[dict], judged: bool = True) -> list[str]:
         return [
             "## What is said",
             "",
-            "- *works*: every cell of the claim has a value. The clips are made up, so no claim is judged.",
+            (
+                "- *works*: every cell of the claim has a value. The clips are made up, so no claim"
+                " is judged."
+            ),
             "- *not run*: a cell is missing.",
             "",
         ]
     return [
         "## What a verdict means",
         "",
-        "- *Measured*: the difference over seeds, each seed a pair, with its 95 % interval, in the claimed direction: positive is what the paper says. Points where the column is in per cent.",
-        "- *holds*, *fails*: a two-sided paired t test at the 5 % level finds a difference in the claimed direction, or in the opposite one. Sizes are counted, not sampled: they have no p.",
-        "- *undecided*: chance explains what was measured; more seeds may decide. One seed decides nothing.",
-        "- *under-trained*: a setting was not trained to the end: all of its epochs beat half of them by more than two points (seed 0), or its training accuracy ends below 90 %. Then no verdict is given.",
-        "- *Could tell*: the smallest difference that so many seeds decide four times out of five, with the measured deviation. A second block of seeds is a second look: both are then judged at Pocock's level, 0.0294 for 5 % in all.",
-        '- "within" holds if the 95 % intervals of all pairs of rows lie inside the margin (two one-sided tests), fails if a pair is surely farther apart; "at most" is the test of an advantage after the margin is added.',
-        "- *Paper*: the difference of its printed cells, and how many test clips that is. A verdict is about the direction (or the margin), not about that size.",
-        f"- By chance: {tests} tests for an advantage were made; if no setting differed from any other, {chance:.1f} of them would hold and as many fail. *p (Holm)* is adjusted for all tests of this page.",
-        "- A sentence holds if all claims that test it hold; it fails if one of them fails, its p adjusted by Holm for all tested claims of the sentence; it is not run if none was.",
-        f"- The paper's own cells contradict its words in {len(wrong)} claims: {', '.join(wrong)}."
-        if wrong
-        else "- The paper's own cells contradict none of its words.",
+        (
+            "- *Measured*: the difference over seeds, each seed a pair, with its 95 % interval, in"
+            " the claimed direction: positive is what the paper says. Points where the column is in"
+            " per cent."
+        ),
+        (
+            "- *holds*, *fails*: a two-sided paired t test at the 5 % level finds a difference in"
+            " the claimed direction, or in the opposite one. Sizes are counted, not sampled: they"
+            " have no p."
+        ),
+        (
+            "- *undecided*: chance explains what was measured; more seeds may decide. One seed"
+            " decides nothing."
+        ),
+        (
+            "- *under-trained*: a setting was not trained to the end: all of its epochs beat half"
+            " of them by more than two points (seed 0), or its training accuracy ends below 90 %."
+            " Then no verdict is given."
+        ),
+        (
+            "- *Could tell*: the smallest difference that so many seeds decide four times out of"
+            " five, with the measured deviation. A second block of seeds is a second look: both are"
+            " then judged at Pocock's level, 0.0294 for 5 % in all."
+        ),
+        (
+            '- "within" holds if the 95 % intervals of all pairs of rows lie inside the margin (two'
+            ' one-sided tests), fails if a pair is surely farther apart; "at most" is the test of'
+            " an advantage after the margin is added."
+        ),
+        (
+            "- *Paper*: the difference of its printed cells, and how many test clips that is. A"
+            " verdict is about the direction (or the margin), not about that size."
+        ),
+        (
+            f"- By chance: {tests} tests for an advantage were made; if no setting differed from"
+            f" any other, {chance:.1f} of them would hold and as many fail. *p (Holm)* is adjusted"
+            " for all tests of this page."
+        ),
+        (
+            "- A sentence holds if all claims that test it hold; it fails if one of them fails, its"
+            " p adjusted by Holm for all tested claims of the sentence; it is not run if none was."
+        ),
+        (
+            f"- The paper's own cells contradict its words in {len(wrong)} claims:"
+            f" {', '.join(wrong)}."
+            if wrong
+            else "- The paper's own cells contradict none of its words."
+        ),
         "",
     ]
 
 # %% ../../nbs/study/04_verdicts.ipynb #6b60a39a
-def claims_markdown(
-    rows: list[dict],  # of `load_claims`
-    profile: str,
-) -> str:
+def claims_markdown(rows: list[dict], profile: str) -> str:  # of `load_claims`
     "The page: counts, what they mean, claims section by section, sentences."
     about = get_profile(profile)
     foreign = (
         ""
         if profile == "paper"
-        else " These are not the paper's clips: what is tested is which of two settings is better, not its accuracies."
+        else (
+            " These are not the paper's clips: what is tested is which of two settings is better,"
+            " not its accuracies."
+        )
     )
     lines = [
         f"# The paper's claims, profile {profile}",

@@ -83,7 +83,8 @@ def _checked(s: Scores) -> dict:
     names, class_names = tuple(map(str, s.names)), tuple(map(str, s.class_names))
     if scores.shape != (len(labels), len(class_names)) or len(names) != len(labels):
         raise ValueError(
-            f"scores {scores.shape} do not fit {len(labels)} labels, {len(names)} clip names and {len(class_names)} classes"
+            f"scores {scores.shape} do not fit {len(labels)} labels, {len(names)} clip names and"
+            f" {len(class_names)} classes"
         )
     if not len(labels):
         raise ValueError("there are no clips to score; is the split empty?")
@@ -99,7 +100,8 @@ def _checked(s: Scores) -> dict:
 
 # %% ../../nbs/training/02_evaluation.ipynb #0d6054df
 def _top_k(s: Scores, k: int) -> float:
-    "Share of clips whose label is among the k highest scores; 1 where there are no more than k classes."
+    """Share of clips whose label is among the k highest scores; 1 where there are no more than k
+    classes."""
     if k >= len(s.class_names):
         return 1.0
     return float(top_k_accuracy_score(s.labels, s.scores, k=k, labels=range(len(s.class_names))))
@@ -181,7 +183,8 @@ def _packed(s: Scores) -> dict[str, np.ndarray]:
 # %% ../../nbs/training/02_evaluation.ipynb #b55fd055
 @contextmanager
 def arithmetic(precision: str) -> Iterator[None]:  # "fp32", "tf32" or "bf16"
-    "TensorFloat-32 in matrix products and convolutions on CUDA only if asked for; put back afterwards."
+    """TensorFloat-32 in matrix products and convolutions on CUDA only if asked for; put back
+    afterwards."""
     conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
     before = conv.fp32_precision, matmul.fp32_precision
     conv.fp32_precision = matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
@@ -207,7 +210,8 @@ def evaluate(
     device: str | torch.device = "cpu",
     precision: str = "fp32",
 ) -> Scores:
-    "Logits of every clip of the split, in its order, without augmentation; batch norm uses its running statistics."
+    """Logits of every clip of the split, in its order, without augmentation; batch norm uses its
+    running statistics."""
     index, training, logits, labels, net = (
         clips.indices(split).tolist(),
         recognizer.training,
@@ -246,7 +250,8 @@ def fuse(
     weights = [1.0] * len(streams) if weights is None else list(weights)
     if not streams or len(weights) != len(streams):
         raise ValueError(
-            f"{len(streams)} streams and {len(weights)} weights: give one weight a stream, at least one"
+            f"{len(streams)} streams and {len(weights)} weights: give one weight a stream, at"
+            " least one"
         )
     first = streams[0]
     total = np.zeros(first.scores.shape)

@@ -35,7 +35,8 @@ from ..clips.sampling import Sampling
 
 # %% ../../nbs/training/01_run_spec.ipynb #7f835eb8
 def _plain(value, where: str):
-    "The normal form of an option: None, bool, int, finite float, str, or a list or dict of them; 8.0 is 8, a tuple is a list."
+    """The normal form of an option: None, bool, int, finite float, str, or a list or dict of them;
+    8.0 is 8, a tuple is a list."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, numbers.Integral):
@@ -48,7 +49,8 @@ def _plain(value, where: str):
     if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
         return {k: _plain(v, f"{where}.{k}") for k, v in value.items()}
     raise ValueError(
-        f"{where}: {value!r} cannot be written down; give None, true or false, finite numbers, text, or lists and dicts of them"
+        f"{where}: {value!r} cannot be written down; give None, true or false, finite numbers,"
+        " text, or lists and dicts of them"
     )
 
 
@@ -60,7 +62,8 @@ def _frozen(value):
 
 # %% ../../nbs/training/01_run_spec.ipynb #56a390ed
 class Options(Mapping):
-    "Keyword arguments that nobody can change afterwards: a deep copy in normal form, hashable, equal to the dict it was made from."
+    """Keyword arguments that nobody can change afterwards: a deep copy in normal form, hashable,
+    equal to the dict it was made from."""
 
     __slots__ = ("_items",)
 
@@ -93,7 +96,8 @@ class Options(Mapping):
 
 # %% ../../nbs/training/01_run_spec.ipynb #2c10cafc
 def _fit(value, kind, where: str):
-    "The value as the annotated type `kind`: ints widen to float, lists become tuples, dicts become Options; ValueError names the field."
+    """The value as the annotated type `kind`: ints widen to float, lists become tuples, dicts
+    become Options; ValueError names the field."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _fit_any(value, args, where)
@@ -151,7 +155,8 @@ def _fit_fields(self):
 
 
 def _build(cls, value, where: str):
-    "A dataclass from itself or from a mapping; unknown and missing fields are named, and the known ones listed."
+    """A dataclass from itself or from a mapping; unknown and missing fields are named, and the
+    known ones listed."""
     if isinstance(value, cls):
         value = {f.name: getattr(value, f.name) for f in fields(cls)}
     if not isinstance(value, Mapping):
@@ -228,7 +233,8 @@ def _check_schedule(s: Schedule):
         )
     if s.nesterov and s.momentum == 0:
         raise ValueError(
-            "Schedule.nesterov needs a momentum above 0; set nesterov=False for plain gradient descent"
+            "Schedule.nesterov needs a momentum above 0; set nesterov=False for plain gradient"
+            " descent"
         )
 
 
@@ -298,7 +304,8 @@ class RunSpec(Canonical):
 
 # %% ../../nbs/training/01_run_spec.ipynb #0be58924
 def _check_spec(s: RunSpec):
-    "One sentence for each spec that cannot be meant; the order of held-out subjects does not matter."
+    """One sentence for each spec that cannot be meant; the order of held-out subjects does not
+    matter."""
     object.__setattr__(s, "holdout", tuple(sorted(set(s.holdout))))
     if s.noise == 0:
         object.__setattr__(
@@ -311,7 +318,8 @@ def _check_spec(s: RunSpec):
         raise ValueError(f"RunSpec.noise: {s.noise} is no share in 0..1")
     if s.holdout_every < 0 or s.holdout_every == 1:
         raise ValueError(
-            f"RunSpec.holdout_every: {s.holdout_every} keeps no training clip or makes no sense; give 2 or more, or 0 for none"
+            f"RunSpec.holdout_every: {s.holdout_every} keeps no training clip or makes no sense;"
+            " give 2 or more, or 0 for none"
         )
     if s.scored == "val" and not s.validates:
         raise ValueError(
@@ -319,13 +327,15 @@ def _check_spec(s: RunSpec):
         )
     if not 0 <= s.seed < 2**63:
         raise ValueError(
-            f"RunSpec.seed: {str(s.seed)[:40]} is {'negative' if s.seed < 0 else 'too large'}; give 0 or more, below 2^63"
+            f"RunSpec.seed: {str(s.seed)[:40]} is {'negative' if s.seed < 0 else 'too large'}; give"
+            " 0 or more, below 2^63"
         )
     if s.format != 1:
         raise ValueError(f"RunSpec.format: {s.format} is not 1, the only one this version reads")
     if s.noise and s.noise_unit in ("joint", "coordinate"):
         raise ValueError(
-            f"RunSpec.noise_unit: {s.noise_unit!r} is of a time when joints at 0 counted as missing; such a run cannot be made again: use {', '.join(units)}"
+            f"RunSpec.noise_unit: {s.noise_unit!r} is of a time when joints at 0 counted as"
+            f" missing; such a run cannot be made again: use {', '.join(units)}"
         )
     for name, known in (
         ("modality", tuple(modalities)),
@@ -356,17 +366,19 @@ def _tree(value):
 
 
 def _canonical(spec) -> str:
-    "Keys sorted, no white space, every number in its shortest exact form, every field written even at its default, but for those that older records do not have."
+    """Keys sorted, no white space, every number in its shortest exact form, every field written
+    even at its default, but for those that older records do not have."""
     return json.dumps(_tree(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
-
+# %% ../../nbs/training/01_run_spec.ipynb #cb76d1ce
 def _from_json(cls, text: str):
     "The inverse; ValueError for text that is no JSON and for fields that do not fit."
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as e:
         raise ValueError(
-            f"not a run spec: no readable JSON ({str(e)[:200]}); write it as RunSpec.canonical() does"
+            f"not a run spec: no readable JSON ({str(e)[:200]}); write it as RunSpec.canonical()"
+            " does"
         ) from None
     newest, found = (
         getattr(cls, "format", None),
@@ -374,7 +386,8 @@ def _from_json(cls, text: str):
     )
     if newest and isinstance(found, int) and found > newest:
         raise ValueError(
-            f"{cls.__name__}.format: {found} is not {newest}, the only one this version reads; a newer version of the package wrote it: update the package"
+            f"{cls.__name__}.format: {found} is not {newest}, the only one this version reads; a"
+            " newer version of the package wrote it: update the package"
         )
     return _build(cls, value, cls.__name__)
 
@@ -403,7 +416,8 @@ class WriteError(OSError):
 
 @contextmanager
 def writing(folder: str | Path) -> Iterator[None]:
-    "What the system refuses inside becomes a WriteError about this folder; a lock that somebody else holds stays what it is."
+    """What the system refuses inside becomes a WriteError about this folder; a lock that somebody
+    else holds stays what it is."""
     try:
         yield
     except (WriteError, TimeoutError):
@@ -416,7 +430,8 @@ def writing(folder: str | Path) -> Iterator[None]:
             else "see that it is a folder and may be written to, or give another one"
         )
         raise WriteError(
-            f"{folder}: cannot be written to ({e.strerror or e}); {do}, and give the same command again: it goes on from what is written"
+            f"{folder}: cannot be written to ({e.strerror or e}); {do}, and give the same command"
+            " again: it goes on from what is written"
         ) from None
 
 
@@ -456,7 +471,8 @@ def clear_temporaries(
     folder: str | Path,
     name: str | None = None,  # of the file they were to become; None: any
 ):
-    "Remove what killed processes left of their writing; what is being written is locked, and stays."
+    """Remove what killed processes left of their writing; what is being written is locked, and
+    stays."""
     for path in Path(folder).glob("*.tmp") if fcntl else ():
         if not re.fullmatch(
             rf"{'.+' if name is None else re.escape(name)}\.[0-9a-f]{{8}}\.tmp", path.name
@@ -474,7 +490,8 @@ def write_atomic(
     path: str | Path,  # the folder exists
     data: bytes | str,
 ):
-    "Write beside, push to the disk, then rename over: after a crash the old file or the new one is there, never half of one."
+    """Write beside, push to the disk, then rename over: after a crash the old file or the new one
+    is there, never half of one."""
     path = Path(path)
     with writing(path.parent):
         with _beside(path) as f:

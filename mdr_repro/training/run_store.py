@@ -44,7 +44,7 @@ class StoreError(RuntimeError):
 class NoWeights(StoreError):
     "A run whose record is here and whose weights are not."
 
-
+# %% ../../nbs/training/07_run_store.ipynb #3e6ed70a
 @dataclass(frozen=True)
 class Record:
     "A finished run."
@@ -87,21 +87,25 @@ class Record:
             )
         except (KeyError, TypeError, ValueError) as e:
             raise StoreError(
-                f"{self.folder / 'result.json'}: tells of no network ({type(e).__name__}: {e}); delete the folder to train it again"
+                f"{self.folder / 'result.json'}: tells of no network ({type(e).__name__}: {e});"
+                " delete the folder to train it again"
             ) from None
         try:
             recognizer.load_state_dict(load_file(self.folder / "model.safetensors"))
         except Exception as e:
             raise StoreError(
-                f"{self.folder / 'model.safetensors'}: not the weights of this run ({next(iter(str(e).splitlines()), '')[:100]}); delete the folder to train it again"
+                f"{self.folder / 'model.safetensors'}: not the weights of this run"
+                f" ({next(iter(str(e).splitlines()), '')[:100]}); delete the folder to train it"
+                " again"
             ) from None
         return recognizer.to(device).eval()
 
-
+# %% ../../nbs/training/07_run_store.ipynb #85950d09
 def _no_weights(record: Record) -> str:
     return (
-        f"run {record.spec.id}: its record is here and its weights are not; train it again with `mdr-repro work --runs {record.folder / 'spec.json'} --results-root again`, "
-        "or bring its folder from the machine that trained it into results/runs"
+        f"run {record.spec.id}: its record is here and its weights are not; train it again with"
+        f" `mdr-repro work --runs {record.folder / 'spec.json'} --results-root again`, or bring its"
+        " folder from the machine that trained it into results/runs"
     )
 
 # %% ../../nbs/training/07_run_store.ipynb #d455fddc
@@ -109,7 +113,8 @@ def read_record(
     spec: RunSpec,
     folder: str | Path,  # of a finished run, or its record without weights
 ) -> Record:
-    "The record, if every file of it is there and is the one that was written; else a StoreError that names the file."
+    """The record, if every file of it is there and is the one that was written; else a StoreError
+    that names the file."""
     folder, again = Path(folder), "delete the folder to train it again"
     if (folder / SIGNATURE).is_file():
         return _read_signed(spec, folder)
@@ -128,7 +133,7 @@ def _check_files(folder: Path, files: dict[str, str], again: str) -> None:  # na
         if sha256(file.read_bytes()).hexdigest() != checksum:
             raise StoreError(f"{file}: not as it was written, cut short or changed; {again}")
 
-
+# %% ../../nbs/training/07_run_store.ipynb #c75c135b
 def _read_result(path: Path, spec: RunSpec, again: str) -> dict:
     try:
         result = json.loads(path.read_text())
@@ -137,7 +142,8 @@ def _read_result(path: Path, spec: RunSpec, again: str) -> dict:
     found = result.get("format") if isinstance(result, dict) else None
     if isinstance(found, int) and found > RunSpec.format:
         raise StoreError(
-            f"{path}: of format {found}, and this version reads {RunSpec.format}: a newer version of the package wrote it; update the package, or give another results folder"
+            f"{path}: of format {found}, and this version reads {RunSpec.format}: a newer version"
+            " of the package wrote it; update the package, or give another results folder"
         )
     if not isinstance(result, dict) or result.get("id") != spec.id:
         raise StoreError(f"{path}: not the result of run {spec.id}; {again}")
@@ -195,10 +201,11 @@ def _noted(folder: Path, result: dict) -> dict:
 
 
 def write_record(
-    record: Record,  # with weights or without
-    folder: str | Path,
+    record: Record,
+    folder: str | Path,  # with weights or without
 ) -> Path:  # folder/id
-    "Write a record without its weights; StoreError where its rounded scores would give other accuracies."
+    """Write a record without its weights; StoreError where its rounded scores would give other
+    accuracies."""
     target = Path(folder) / record.spec.id
     if _is_there(record, target):
         return target
@@ -206,7 +213,8 @@ def write_record(
     wrong = [k for k in ("top1", "mean_class", "top5") if getattr(scores, k) != record.result[k]]
     if wrong:
         raise StoreError(
-            f"{record.folder / 'scores.npz'}: its {wrong[0]} is not the one of result.json; delete the folder to train it again"
+            f"{record.folder / 'scores.npz'}: its {wrong[0]} is not the one of result.json; delete"
+            " the folder to train it again"
         )
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
@@ -219,7 +227,7 @@ def write_record(
         write_atomic(target / SIGNATURE, json.dumps(said, indent=1) + "\n")
     return target
 
-
+# %% ../../nbs/training/07_run_store.ipynb #5f6b5a05
 def _is_there(record: Record, target: Path) -> bool:
     "Whether this record has been written already, and is whole."
     if not (target / SIGNATURE).exists():
@@ -232,7 +240,8 @@ def _is_there(record: Record, target: Path) -> bool:
 
 # %% ../../nbs/training/07_run_store.ipynb #e6b03486
 class RunStore:
-    "Runs below `root`/runs: <id>/ finished, .partial/<id>/ in the making, .locks/<id>.lock while a process works on it."
+    """Runs below `root`/runs: <id>/ finished, .partial/<id>/ in the making, .locks/<id>.lock while
+    a process works on it."""
 
     def __init__(
         self,
@@ -289,7 +298,8 @@ class RunStore:
         max_minutes: float | None = None,
         progress: bool | Callable = True,
     ) -> list[Record | None]:
-        "Train what is missing; the records in the order of `specs`, None for what `max_minutes` did not suffice for."
+        """Train what is missing; the records in the order of `specs`, None for what `max_minutes`
+        did not suffice for."""
         return _ensure(self, list(specs), max_minutes, progress)
 
 # %% ../../nbs/training/07_run_store.ipynb #6fd63ff9
@@ -311,7 +321,8 @@ def _lock(store: RunStore, spec: RunSpec) -> FileLock:
 
 
 def acquire(lock: FileLock):
-    "Take a lock for a `with`; Timeout if another process has it, WriteError where there can be none."
+    """Take a lock for a `with`; Timeout if another process has it, WriteError where there can be
+    none."""
     with writing(Path(lock.lock_file).parent):
         return lock.acquire(timeout=0)
 
@@ -333,7 +344,8 @@ def _train_run(store: RunStore, spec: RunSpec, deadline: float | None, progress)
         return store.get(spec)  # another process was faster
     if source_checksum(spec.data, store.data_root) != spec.data_checksum:
         raise StoreError(
-            f"{spec.data}: the data is not what the spec was made for (checksum {spec.data_checksum[:12]}); bring it back, or make the spec anew"
+            f"{spec.data}: the data is not what the spec was made for (checksum"
+            f" {spec.data_checksum[:12]}); bring it back, or make the spec anew"
         )
     clips, partial = open_clips(spec.data, store.data_root), store.partial(spec)
     with _reporter(spec, progress) as report:
@@ -349,7 +361,8 @@ def _train_run(store: RunStore, spec: RunSpec, deadline: float | None, progress)
 # %% ../../nbs/training/07_run_store.ipynb #d9b1e7f7
 @contextmanager
 def _reporter(spec: RunSpec, progress: bool | Callable):
-    "Where each epoch's row goes: a function, a bar in a terminal, one line an epoch elsewhere, or nowhere."
+    """Where each epoch's row goes: a function, a bar in a terminal, one line an epoch elsewhere, or
+    nowhere."""
     total = spec.schedule.epochs
     if callable(progress):
         yield lambda row: progress(spec, row)
@@ -385,7 +398,8 @@ def _line(row: dict) -> str:
 def _ensure(
     store: RunStore, specs: list[RunSpec], max_minutes: float | None, progress
 ) -> list[Record | None]:
-    "One pass over all runs, leaving those that others work on; then passes over what is left, until nothing is or time is up."
+    """One pass over all runs, leaving those that others work on; then passes over what is left,
+    until nothing is or time is up."""
     deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
 
     def late():

@@ -51,7 +51,8 @@ class TrainingError(RuntimeError):
 
 
 class Diverged(TrainingError):
-    "A run whose numbers left the range of floats: that is its result, and training it again would give it again."
+    """A run whose numbers left the range of floats: that is its result, and training it again would
+    give it again."""
 
 
 class OutOfMemory(TrainingError):
@@ -66,7 +67,7 @@ def run_clips(spec: RunSpec, clips: ClipSet) -> ClipSet:
         clips = add_noise(clips, spec.noise, spec.seed, unit=spec.noise_unit)
     return clips
 
-
+# %% ../../nbs/training/06_trainer.ipynb #a5f90c06
 def build_recognizer(
     spec: RunSpec,
     skeleton: Skeleton,
@@ -87,7 +88,8 @@ def build_recognizer(
 
 # %% ../../nbs/training/06_trainer.ipynb #6972c332
 def build_optimizer(recognizer: Recognizer, schedule: Schedule) -> torch.optim.SGD:
-    "SGD with (Nesterov) momentum; the objective's centers are a group of their own, with their own rate and no decay."
+    """SGD with (Nesterov) momentum; the objective's centers are a group of their own, with their
+    own rate and no decay."""
     groups = recognizer.parameter_groups(schedule.lr)
     for g in groups:
         if g.get("name") == "centers" and schedule.centers_lr is not None:
@@ -104,7 +106,8 @@ def build_optimizer(recognizer: Recognizer, schedule: Schedule) -> torch.optim.S
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float):
-    "Every group at `factor` of its own highest rate; a group that says `scheduled=False` keeps that rate (the centers of the released form)."
+    """Every group at `factor` of its own highest rate; a group that says `scheduled=False` keeps
+    that rate (the centers of the released form)."""
     for g in optimizer.param_groups:
         if g.get("scheduled", True):
             g["lr"] = g["base_lr"] * factor
@@ -157,7 +160,8 @@ class Training:
 
 # %% ../../nbs/training/06_trainer.ipynb #302dc161
 def _counts(spec: RunSpec, clips: ClipSet) -> dict:
-    "Clips and batches of each split, the sizes of the training batches of a pass, and what became of its last one."
+    """Clips and batches of each split, the sizes of the training batches of a pass, and what became
+    of its last one."""
     size, rule = spec.schedule.batch_size, spec.schedule.last_batch
     n = {split: len(clips.indices(split)) for split in ("train", "test", "val")}
     for split in ("train", "test", *(("val",) if spec.validates else ())):
@@ -189,7 +193,8 @@ def _counts(spec: RunSpec, clips: ClipSet) -> dict:
 
 # %% ../../nbs/training/06_trainer.ipynb #7dfb839f
 def train_epoch(run: Training) -> dict:
-    "One pass over the training clips; the row of the history: rate, loss, its terms and accuracy, averaged over clips."
+    """One pass over the training clips; the row of the history: rate, loss, its terms and accuracy,
+    averaged over clips."""
     s, epoch, net = run.spec, len(run.rows), run.recognizer
     set_rate(run.optimizer, s.schedule.lr_factor(epoch))
     net.train()
@@ -219,7 +224,8 @@ def train_epoch(run: Training) -> dict:
             sums["loss"]
         ):
             raise Diverged(
-                f"{s.label}: the loss is no longer finite in epoch {epoch + 1}, batch {step + 1}; lower the learning rate, or see metrics.jsonl"
+                f"{s.label}: the loss is no longer finite in epoch {epoch + 1}, batch {step + 1};"
+                " lower the learning rate, or see metrics.jsonl"
             )
     return {
         "epoch": epoch + 1,
@@ -234,7 +240,8 @@ def step_loss(
     y: Tensor,  # labels [N]
     precision: str = "fp32",  # or "tf32", "bf16" (autocast)
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:  # loss, features [N, D], its terms
-    "The forward pass of a training step, the objective evaluated once; its terms unweighted, the network's own weighted."
+    """The forward pass of a training step, the objective evaluated once; its terms unweighted, the
+    network's own weighted."""
     with autocast(precision, x.device):
         features, own = recognizer.embed_with_terms(x)
     features = features.float()
@@ -280,7 +287,8 @@ def _on_copies(block: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def recomputing(net: nn.Module) -> Iterator[None]:
-    "Inside, training keeps only the inputs of the network's blocks and computes them again for the gradient."
+    """Inside, training keeps only the inputs of the network's blocks and computes them again for
+    the gradient."""
     parts = list(dict.fromkeys(blocks(net)))
     for p in parts:
         p.forward = partial(
@@ -332,7 +340,8 @@ def fits(run: Training, size: int) -> bool:
 
 # %% ../../nbs/training/06_trainer.ipynb #e5b00011
 def largest_batch(run: Training) -> int:  # clips; 0: none
-    "The largest batch below the run's own that fits with activations computed twice, by halving (with joined batches: one that fits)."
+    """The largest batch below the run's own that fits with activations computed twice, by halving
+    (with joined batches: one that fits)."""
     low, high = 0, min(run.spec.schedule.batch_size, run.counts["clips"]["train"])
     with recomputing(run.recognizer.backbone):
         while high - low > 1:
@@ -351,13 +360,17 @@ def what_fits(spec: RunSpec, clips: ClipSet, folder: Path, device: torch.device)
     free_memory(device)
     other = f"a batch of {size} would fit" if size > 1 else "not even a batch of 2 would fit"
     return (
-        f"{spec.label}: the memory of {device} does not hold a batch of {spec.schedule.batch_size} clips, not even with activations computed twice; {other}, but another batch size is another experiment "
-        f"(batch normalisation and RDL's 1/N depend on it), so it is left to you; give the same command on a device with more memory, or with fewer runs at once on this one, and the run goes on"
+        f"{spec.label}: the memory of {device} does not hold a batch of {spec.schedule.batch_size}"
+        f" clips, not even with activations computed twice; {other}, but another batch size is"
+        " another experiment (batch normalisation and RDL's 1/N depend on it), so it is left to"
+        " you; give the same command on a device with more memory, or with fewer runs at once on"
+        " this one, and the run goes on"
     )
 
 # %% ../../nbs/training/06_trainer.ipynb #e6d1c276
 def _one_epoch(run: Training) -> dict:
-    "Train, evaluate where it is due, remember the best of a held-out split, and write the checkpoint."
+    """Train, evaluate where it is due, remember the best of a held-out split, and write the
+    checkpoint."""
     start, split, run.latest = time.perf_counter(), run.report_split, None
     with recomputing(run.recognizer.backbone) if run.recompute else nullcontext():
         row = train_epoch(run)
@@ -409,7 +422,7 @@ def pack(
     tree = lay(state)
     return {"tree": tree, "flat": {kind: torch.cat(tensors) for kind, tensors in parts.items()}}
 
-
+# %% ../../nbs/training/06_trainer.ipynb #1349b97a
 def unpack(packed: dict) -> dict:
     "The state that was packed."
 
@@ -463,7 +476,8 @@ def read_checkpoint(path: Path) -> dict | None:
             return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
     except OSError as e:
         raise TrainingError(
-            f"{path}: cannot be read ({e.strerror}); mend that, or delete the folder to train it again"
+            f"{path}: cannot be read ({e.strerror}); mend that, or delete the folder to train it"
+            " again"
         ) from None
     except Exception:
         pass  # zipfile and torch have many ways to say it
@@ -479,7 +493,8 @@ def load_checkpoint(run: Training):
         return
     if state.get("format") != CHECKPOINT_FORMAT:
         raise TrainingError(
-            f"{path}: a checkpoint of format {state.get('format')}, not {CHECKPOINT_FORMAT}: another version of the package wrote it; update the package, or {again}"
+            f"{path}: a checkpoint of format {state.get('format')}, not {CHECKPOINT_FORMAT}:"
+            f" another version of the package wrote it; update the package, or {again}"
         )
     if state["spec"] != run.spec.canonical():
         raise TrainingError(f"{path}: the checkpoint is of another spec; {again}")
@@ -510,7 +525,8 @@ def _accuracies(scores: Scores) -> dict:
 
 
 def final_scores(run: Training) -> tuple[Scores, dict]:
-    "Scores of the reported epoch, and what is said of the last and the best one. Leaves the reported weights in the recognizer."
+    """Scores of the reported epoch, and what is said of the last and the best one. Leaves the
+    reported weights in the recognizer."""
     split = run.report_split
     last = run.latest if run.latest and split == run.spec.scored else run.scores(run.spec.scored)
     row = best_row(run.rows, split)
@@ -540,7 +556,8 @@ def signed(result: dict) -> dict:
 
 
 def _trained(run: Training) -> dict:
-    "How long a run was: passes over the training clips, steps of the optimizer, and clips shown in them."
+    """How long a run was: passes over the training clips, steps of the optimizer, and clips shown
+    in them."""
     epochs, sizes = len(run.rows), run.counts["sizes"]
     return {"passes": epochs, "steps": epochs * len(sizes), "clips_seen": epochs * sum(sizes)}
 
@@ -573,7 +590,8 @@ def git(folder: Path, *args: str) -> str | None:
 
 
 def code_revision() -> str | None:
-    "The git revision of the checkout that this package runs from, with -dirty if its own files differ; None outside a checkout."
+    """The git revision of the checkout that this package runs from, with -dirty if its own files
+    differ; None outside a checkout."""
     package = Path(mdr_repro.__file__).resolve().parent
     top = git(package, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() / package.name != package:
@@ -686,7 +704,8 @@ def _go_on(run: Training, recompute: bool, progress, deadline: float | None) -> 
 
 # %% ../../nbs/training/06_trainer.ipynb #b7b0b2b8
 def _claim(folder: Path, spec: RunSpec):
-    "Put the spec into the folder, or see that it is the same one, and that the run has not failed already."
+    """Put the spec into the folder, or see that it is the same one, and that the run has not failed
+    already."""
     path, again = folder / "spec.json", "delete the folder to train it again"
     if path.exists() and path.read_text() != spec.canonical():
         raise TrainingError(f"{path}: the folder belongs to another spec; {again}")

@@ -62,8 +62,8 @@ def quantised(
 # %% ../../nbs/use/02_clip_page.ipynb #27e5301e
 def film_positions(
     clips: ClipSet,
-    i: int,  # which clip
-    most: int = 600,  # frames
+    i: int,
+    most: int = 600,  # which clip  # frames
 ) -> tuple[
     np.ndarray, np.ndarray, list[int]
 ]:  # positions [F, P, V, dims], NaN where missing; frames of the clip [F]; persons [P]
@@ -79,7 +79,8 @@ def film_positions(
     seen = frames[there]
     if not len(seen):
         raise DataError(
-            f"{clips.meta['name']}: clip {clips.names[i]!r} has no joint that could be drawn, all are zero"
+            f"{clips.meta['name']}: clip {clips.names[i]!r} has no joint that could be drawn, all"
+            " are zero"
         )
     if not there[:, 0, center].any() and (seen.min(0) <= 0).all() and (seen.max(0) >= 0).all():
         there[:, 0, center] = there[:, 0].any(1)
@@ -153,7 +154,7 @@ def _film(clips: ClipSet, i: int) -> tuple[dict, list[int]]:  # JSON values; per
         "links": [to_hex(side_color(*(s.joints[j] for j in e))) for e in s.edges],
     }, persons
 
-
+# %% ../../nbs/use/02_clip_page.ipynb #6c2fe61b
 def _maps(layers: list[dict]) -> list[dict]:
     "Maps of `attention_layers` as JSON values."
 
@@ -243,7 +244,7 @@ def _answer(clips: ClipSet, i: int, record: Record, top: int, device, data_root)
         for n in range(1, 1 + sum(c.startswith("class_") for c in row.index))
     )
 
-
+# %% ../../nbs/use/02_clip_page.ipynb #e87d0731
 def _attention(
     clips: ClipSet, i: int, record: Record, persons: list[int], layer: int | None, device, data_root
 ) -> dict:
@@ -251,7 +252,8 @@ def _attention(
     options = record.spec.backbone_options
     if record.spec.backbone != "mdr_gcn" or options.get("attention", "cvsta") != "cvsta":
         raise _NoMaps(
-            f"{record.spec.backbone}{' with attention ' + options['attention'] if 'attention' in options else ''} has no CVSTA"
+            f"{record.spec.backbone}{' with attention ' + options['attention'] if 'attention' in options else ''}"
+            " has no CVSTA"
         )
     layers = attention_layers(
         as_trained(clips.select([i]), record, data_root)[0], record, persons, device
@@ -478,7 +480,8 @@ def _moving(page: ClipPage) -> str:
     )
     view += element(
         "label",
-        f'<input type="checkbox" id="follow"{" checked" if d["follow"] else ""}> Keep the center joint in place',
+        f'<input type="checkbox" id="follow"{" checked" if d["follow"] else ""}> Keep the center'
+        " joint in place",
     )
     if len(d["persons"]) > 1:
         view += _choice(
@@ -524,14 +527,16 @@ def _attended(page: ClipPage) -> str:
     kinds = "".join(
         element(
             "label",
-            f'<input type="radio" name="kind" value="{k}"{" checked" if k == "f_R" else ""}> <span>{text}</span>',
+            f'<input type="radio" name="kind" value="{k}"{" checked" if k == "f_R" else ""}>'
+            f" <span>{text}</span>",
         )
         for k, text in _KINDS.items()
     )
     choose = element("fieldset", element("legend", "Map") + element("div", kinds, class_="set"))
     scale = element("div", "", id="scale") + element(
         "div",
-        '<span id="low"></span><span>intensity, in parts of its mean; grey: not known</span><span id="high"></span>',
+        '<span id="low"></span><span>intensity, in parts of its mean; grey: not known</span><span'
+        ' id="high"></span>',
         class_="ends",
     )
     words = element("p", "", id="whole") + element("p", "", id="now", class_="note")
@@ -562,7 +567,11 @@ def _told(page: ClipPage) -> str:
             + element("td", f'<div style="width:{100 * p:.1f}%"></div>', class_="bar"),
         )
 
-    note = "Probability is the softmax of the logits. It is not calibrated: of clips with 0.9, more or fewer than nine in ten may be right; and an action that the run does not know is given one of its classes all the same."
+    note = (
+        "Probability is the softmax of the logits. It is not calibrated: of clips with 0.9, more or"
+        " fewer than nine in ten may be right; and an action that the run does not know is given"
+        " one of its classes all the same."
+    )
     return element(
         "section",
         element("h2", "Prediction")
@@ -572,7 +581,7 @@ def _told(page: ClipPage) -> str:
         + "".join(element("p", escape(n)) for n in page.notes),
     )
 
-
+# %% ../../nbs/use/02_clip_page.ipynb #e2e0f3fc
 def page_html(page: ClipPage) -> str:  # a file of its own
     "The page of a clip."
     data, script = (
@@ -581,10 +590,14 @@ def page_html(page: ClipPage) -> str:  # a file of its own
     )
     for c in "<>&\u2028\u2029":
         data = data.replace(c, f"\\u{ord(c):04x}")
-    rules = f"default-src 'none'; script-src 'sha256-{script}'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    rules = (
+        f"default-src 'none'; script-src 'sha256-{script}'; style-src 'unsafe-inline'; base-uri"
+        " 'none'; form-action 'none'"
+    )
     facts = " · ".join(f"{word} {element('b', escape(text))}" for word, text in page.facts.items())
     head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{rules}"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{rules}"><meta'
+        ' name="viewport" content="width=device-width,initial-scale=1">'
         + element("title", f"Clip {escape(page.data['name'])}")
         + element("style", _LOOK)
     )
@@ -601,7 +614,11 @@ def page_html(page: ClipPage) -> str:  # a file of its own
             ),
         )
     )
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}\n<script type="application/json" id="data">{data}</script>\n<script>{_SCRIPT}</script></body></html>\n'
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}\n<script'
+        ' type="application/json"'
+        f' id="data">{data}</script>\n<script>{_SCRIPT}</script></body></html>\n'
+    )
 
 # %% ../../nbs/use/02_clip_page.ipynb #5282e2d7
 def pick_clip(clips: ClipSet, which: str = "") -> int:  # its number
@@ -614,7 +631,8 @@ def pick_clip(clips: ClipSet, which: str = "") -> int:  # its number
         return int(which)
     shown = ", ".join(clips.names[:5]) + (", ..." if len(clips) > 5 else "")
     raise DataError(
-        f"{clips.meta['name']} has no clip {which!r}; give a name ({shown}) or a number 0..{len(clips) - 1}"
+        f"{clips.meta['name']} has no clip {which!r}; give a name ({shown}) or a number"
+        f" 0..{len(clips) - 1}"
     )
 
 # %% ../../nbs/use/02_clip_page.ipynb #e6e4dfb2

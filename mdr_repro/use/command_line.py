@@ -29,20 +29,35 @@ import torch
 
 # %% ../../nbs/use/03_command_line.ipynb #dc378c76
 import mdr_repro
+
 from ..clips.clip_set import DataError, find_reader, readers
+
 from ..clips.sampling import Sampling
+
 from ..clips.sources import modified, open_clips, source_checksum
+
 from ..losses import objective_options
+
 from ..measuring.speed import bench, bench_table, save_bench
+
 from ..measuring.statistics import mean_interval
+
 from ..models import backbone_options
+
 from ..models.published_weights import SYSTEMS, load_released
+
 from ..readers.conversion import ASK, PUBLIC, convert, fetch
+
 from ..report.difference import SECTIONS, difference, write_difference
+
 from ..report.report import write_report
+
 from ..study.cells import EXPERIMENTS
+
 from ..study.many_machines import on_cluster, train_on_cluster
+
 from ..study.measure import keep_records, open_store
+
 from mdr_repro.study.plan import (
     Plan,
     gather,
@@ -52,8 +67,12 @@ from mdr_repro.study.plan import (
     plan_table,
     work,
 )
+
+# %% ../../nbs/use/03_command_line.ipynb #f4f82247
 from ..study.profiles import PROFILES, Profile, Slot
+
 from ..study.results import data_folder, project_root, save_record
+
 from mdr_repro.study.runner import (
     RunnerError,
     chosen,
@@ -63,11 +82,17 @@ from mdr_repro.study.runner import (
     reproduce,
     trailing_comment,
 )
+
 from ..training.evaluation import evaluate
+
 from ..training.run_spec import RunSpec, Schedule, WriteError
+
 from ..training.run_store import StoreError
+
 from ..training.trainer import TrainingError
+
 from .clip_page import show
+
 from .prediction import predict
 
 # %% ../../nbs/use/03_command_line.ipynb #370b9789
@@ -99,6 +124,7 @@ ALIASES = {
     "num_frames": "--frames",
     "holdout": "--hold-out",
 }  # a second, shorter or plainer spelling
+
 ELSEWHERE = {
     "data_checksum",
     "schedule",
@@ -115,7 +141,8 @@ OWN_DATA = {
 
 
 def add_fields(parser: argparse.ArgumentParser, cls, **defaults) -> None:
-    "An option for every field; one that is not given is left to the dataclass's default, or to one of `defaults`."
+    """An option for every field; one that is not given is left to the dataclass's default, or to
+    one of `defaults`."""
     hints, notes = typing.get_type_hints(cls), field_notes(cls)
     group = parser.add_argument_group(cls.__name__)
     for f in fields(cls):
@@ -133,7 +160,7 @@ def add_fields(parser: argparse.ArgumentParser, cls, **defaults) -> None:
             **option_kind(hints[f.name], f.default),
         )
 
-
+# %% ../../nbs/use/03_command_line.ipynb #e156389d
 def given_fields(args: argparse.Namespace, cls) -> dict:
     "What was given for the fields of a dataclass."
     return {
@@ -152,9 +179,9 @@ def read_value(text: str):
 
 
 def split_options(
-    pairs: list[str],  # KEY=VALUE
+    pairs: list[str],
     backbone: str,
-    objective: str,
+    objective: str,  # KEY=VALUE
 ) -> tuple[dict, dict]:  # of the backbone, of the objective
     "Each option to the part that knows it; backbone.KEY or objective.KEY where both do."
     known, found = (
@@ -175,7 +202,8 @@ def split_options(
             raise ValueError(f"--option {key}: neither {' nor '.join(lists)} has it")
         if len(owners) > 1:
             raise ValueError(
-                f"--option {key}: {backbone} and {objective} both have it; write backbone.{key} or objective.{key}"
+                f"--option {key}: {backbone} and {objective} both have it; write backbone.{key} or"
+                f" objective.{key}"
             )
         found[owners[0]][name] = read_value(value)
     return found["backbone"], found["objective"]
@@ -217,13 +245,15 @@ def run_train(args: argparse.Namespace) -> int:
     for spec, record in zip(specs, records):
         if record is None:
             print(
-                f"{spec.id}  {spec.label}: not finished in {args.max_minutes:g} minutes; the same command goes on"
+                f"{spec.id}  {spec.label}: not finished in {args.max_minutes:g} minutes; the same"
+                " command goes on"
             )
             continue
         r = record.result
         found = f"top-1 {100 * r['top1']:.2f} %, mean class {100 * r['mean_class']:.2f} %"
         print(
-            f"{spec.id}  {spec.label}: {found} ({r['reported']} epoch {r['epoch']}, {duration(r['seconds'])})  {record.folder}"
+            f"{spec.id}  {spec.label}: {found} ({r['reported']} epoch {r['epoch']},"
+            f" {duration(r['seconds'])})  {record.folder}"
         )
         if args.save_record:
             save_record(record.folder, Path(args.save_record))
@@ -231,7 +261,8 @@ def run_train(args: argparse.Namespace) -> int:
     if len(values) > 1:
         i = mean_interval(values)
         print(
-            f"top-1 over {i.n} seeds: {i.mean:.2f} % ({'all equal' if i.low is None else f'95 % interval {i.low:.2f} .. {i.high:.2f}'})"
+            f"top-1 over {i.n} seeds: {i.mean:.2f} %"
+            f" ({'all equal' if i.low is None else f'95 % interval {i.low:.2f} .. {i.high:.2f}'})"
         )
     return 0 if all(records) else 1
 
@@ -245,7 +276,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     K = net.objective.num_classes
     if K != clips.num_classes:
         raise ValueError(
-            f"{args.weights} scores {K} classes, {args.data} has {clips.num_classes}: these weights were trained on other classes"
+            f"{args.weights} scores {K} classes, {args.data} has {clips.num_classes}: these weights"
+            " were trained on other classes"
         )
     s = evaluate(
         net,
@@ -257,7 +289,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
         args.device,
     )
     print(
-        f"{args.system} on {args.data}, {args.split}, {len(s.labels)} clips: top-1 {100 * s.top1:.2f} %, mean class {100 * s.mean_class:.2f} %"
+        f"{args.system} on {args.data}, {args.split}, {len(s.labels)} clips: top-1"
+        f" {100 * s.top1:.2f} %, mean class {100 * s.mean_class:.2f} %"
     )
     return 0
 
@@ -282,7 +315,10 @@ def saved(table: pd.DataFrame) -> str:
         if done
         else ""
     )
-    return f"without sharing: {uses} runs; saved: {uses - runs} ({100 * (uses - runs) / uses:.0f} %{hours})"
+    return (
+        f"without sharing: {uses} runs; saved: {uses - runs} ({100 * (uses - runs) / uses:.0f}"
+        f" %{hours})"
+    )
 
 # %% ../../nbs/use/03_command_line.ipynb #e10d5fc1
 def estimated(table: pd.DataFrame, device: str) -> str:
@@ -293,8 +329,15 @@ def estimated(table: pd.DataFrame, device: str) -> str:
     basis = (missing["runs"] - missing["done"]).groupby(missing["by"]).sum()
     known, rests = float(missing["left"].sum()), ", ".join(f"{by} {n}" for by, n in basis.items())
     if set(basis.index) == {"unknown"}:
-        return f"time: unknown, nothing like these runs has been measured on {device} (plan --measure times a few steps)"
-    return f"about {duration(known)} one after another on {device}{' for those with a known time' if 'unknown' in basis else ''} (missing runs by what tells their time: {rests})"
+        return (
+            f"time: unknown, nothing like these runs has been measured on {device} (plan --measure"
+            " times a few steps)"
+        )
+    return (
+        f"about {duration(known)} one after another on"
+        f" {device}{' for those with a known time' if 'unknown' in basis else ''} (missing runs by"
+        f" what tells their time: {rests})"
+    )
 
 
 def counted(table: pd.DataFrame, tflops: float | None) -> str:
@@ -306,7 +349,10 @@ def counted(table: pd.DataFrame, tflops: float | None) -> str:
         if tflops
         else ""
     )
-    return f"operations of the missing runs: {missing.sum():.3g} FLOPs, two for a multiply-add, training and testing{open_}{hours}"
+    return (
+        f"operations of the missing runs: {missing.sum():.3g} FLOPs, two for a multiply-add,"
+        f" training and testing{open_}{hours}"
+    )
 
 # %% ../../nbs/use/03_command_line.ipynb #69950260
 def run_plan(args: argparse.Namespace) -> int:
@@ -329,7 +375,8 @@ def run_plan(args: argparse.Namespace) -> int:
         )
     done = int(table["done"].sum())
     print(
-        f"{len(plan.runs)} distinct runs for {len(plan.places)} table cells x seeds; {done} done, {len(plan.runs) - done} missing"
+        f"{len(plan.runs)} distinct runs for {len(plan.places)} table cells x seeds; {done} done,"
+        f" {len(plan.runs) - done} missing"
     )
     for line in (
         saved(table),
@@ -363,7 +410,7 @@ def work_specs(
         if line.strip()
     ], []
 
-
+# %% ../../nbs/use/03_command_line.ipynb #485cce57
 def run_work(args: argparse.Namespace) -> int:
     "Train what is missing; 1 if a run failed or cannot be trained."
     specs, problems = work_specs(args)
@@ -418,9 +465,10 @@ def data_files(root: Path) -> dict[Path, str]:  # path -> how its form is called
             pass
     return found
 
-
+# %% ../../nbs/use/03_command_line.ipynb #4c1ba127
 def run_data(args: argparse.Namespace) -> int:
-    "list: what lies in the data folder. show: one set. verify: is it sound? convert: into one .npz. fetch: a public set."
+    """list: what lies in the data folder. show: one set. verify: is it sound? convert: into one
+    .npz. fetch: a public set."""
     root = data_folder(args.data_root)
     if args.what == "list":
         for path, form in data_files(Path(root or project_root())).items():
@@ -453,7 +501,8 @@ def _fetch(name: str, root: str | None) -> None:
 def _convert(args: argparse.Namespace, root: str | None) -> None:
     if not args.out:
         raise ValueError(
-            "data convert: name the .npz that shall be written, as in `data convert FSD-10 fsd10.npz`"
+            "data convert: name the .npz that shall be written, as in `data convert FSD-10"
+            " fsd10.npz`"
         )
     print(f"written: {args.out}: {convert(args.source, args.out, root, args.split)}")
 
@@ -505,7 +554,7 @@ def run_report(args: argparse.Namespace) -> int:
     print(write_report(args.results_root, args.profile))
     return 0
 
-
+# %% ../../nbs/use/03_command_line.ipynb #aa423c56
 def run_records(args: argparse.Namespace) -> int:
     "Write the records of a profile's finished runs to results/<profile>/records."
     ids = [
@@ -545,7 +594,8 @@ def run_bench(args: argparse.Namespace) -> int:
             + " (geometric mean)"
         )
     print(
-        f"{record['clips_a_second']:,.0f} augmented clips a second, each in four modalities, on one thread"
+        f"{record['clips_a_second']:,.0f} augmented clips a second, each in four modalities, on one"
+        " thread"
     )
     if not args.quick:
         print(f"written: {save_bench(record, project_root() / args.results_root)}")
@@ -570,7 +620,8 @@ def run_predict(args: argparse.Namespace) -> int:
 def run_show(args: argparse.Namespace) -> int:
     "Write the page of one clip."
     print(
-        f"written: {show(args.clips, args.trained, args.clip, args.out, args.layer, fps=args.fps, results_root=args.results_root, data_root=args.data_root, device=args.device)}"
+        "written:"
+        f" {show(args.clips, args.trained, args.clip, args.out, args.layer, fps=args.fps, results_root=args.results_root, data_root=args.data_root, device=args.device)}"
     )
     return 0
 
@@ -636,7 +687,9 @@ def _add_common(parser: argparse.ArgumentParser, *names: str) -> None:
         "--jobs": dict(
             type=int,
             metavar="J",
-            help="workers, then notebooks, at once (default: up to four on CPU cores, one on a GPU)",
+            help=(
+                "workers, then notebooks, at once (default: up to four on CPU cores, one on a GPU)"
+            ),
         ),
         "--scheduler": dict(
             default="",
@@ -686,7 +739,7 @@ def _train_parser(parser: argparse.ArgumentParser) -> None:
     )
     _add_common(parser, "--device", "--data-root", "--results-root", "--max-minutes")
 
-
+# %% ../../nbs/use/03_command_line.ipynb #78f1206e
 def _evaluate_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `evaluate`."
     parser.add_argument("weights", help="weight file of a published code")
@@ -720,7 +773,10 @@ def _plan_parser(parser: argparse.ArgumentParser, *common: str) -> None:
         nargs="?",
         const=5.0,
         metavar="MINUTES",
-        help="first time a few training steps of every network that no finished run tells of, for so long at most (default: 5)",
+        help=(
+            "first time a few training steps of every network that no finished run tells of, for so"
+            " long at most (default: 5)"
+        ),
     )
     parser.add_argument(
         "--tflops",
@@ -730,7 +786,7 @@ def _plan_parser(parser: argparse.ArgumentParser, *common: str) -> None:
     )
     _add_common(parser, *common)
 
-
+# %% ../../nbs/use/03_command_line.ipynb #f371625a
 def _bench_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `bench`."
     parser.add_argument(
@@ -779,7 +835,7 @@ def _predict_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", default="", metavar="FILE", help="write the whole table")
     _add_common(parser, "--device", "--data-root", "--results-root")
 
-
+# %% ../../nbs/use/03_command_line.ipynb #7ae7cef2
 def _show_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `show`."
     parser.add_argument("clips", help="clips: a file or folder, or synthetic:KEY=VALUE,...")
@@ -818,7 +874,10 @@ def _data_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         nargs="?",
-        help=f"file or folder, or synthetic:KEY=VALUE,...; for fetch one of {', '.join(PUBLIC)} ({', '.join(ASK)}: says where to ask)",
+        help=(
+            f"file or folder, or synthetic:KEY=VALUE,...; for fetch one of {', '.join(PUBLIC)}"
+            f" ({', '.join(ASK)}: says where to ask)"
+        ),
     )
     parser.add_argument("out", nargs="?", default="", help="for convert: the .npz that is written")
     parser.add_argument(
@@ -829,7 +888,10 @@ def _data_parser(parser: argparse.ArgumentParser) -> None:
 # %% ../../nbs/use/03_command_line.ipynb #0d26e70b
 def make_parser() -> argparse.ArgumentParser:
     "All commands."
-    about = "Multi-Dimensional Refinement GCN with Robust Decouple Loss: run its experiments, train its networks."
+    about = (
+        "Multi-Dimensional Refinement GCN with Robust Decouple Loss: run its experiments, train its"
+        " networks."
+    )
     parser = argparse.ArgumentParser(prog="mdr-repro", description=about)
     parser.add_argument("--version", action="version", version=f"mdr-repro {mdr_repro.__version__}")
     commands, everything = (
@@ -938,7 +1000,8 @@ def main(argv: list[str] | None = None) -> int:  # exit status
             return args.run(args)
     except KeyboardInterrupt:
         print(
-            "mdr-repro: interrupted; what is finished is kept, and the same command goes on from there",
+            "mdr-repro: interrupted; what is finished is kept, and the same command goes on from"
+            " there",
             file=sys.stderr,
         )
         return 130

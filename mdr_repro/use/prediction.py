@@ -45,7 +45,8 @@ def find_run(
         return _read(Path(run))
     if found:
         raise StoreError(
-            f"run {run!r} is the beginning of {len(found)} runs: {_listed(runs, found)}; give more of the id"
+            f"run {run!r} is the beginning of {len(found)} runs: {_listed(runs, found)}; give more"
+            " of the id"
         )
     begun = sorted(p.name for p in runs.glob(".partial/*") if run and p.name.startswith(run))
     if begun:
@@ -91,7 +92,8 @@ def _read(folder: Path) -> Record:
         raise StoreError(f"{path}: no run's spec ({e})") from None
     if not (folder / "model.safetensors").exists():
         raise StoreError(
-            f"{folder}: no weights in it (model.safetensors); a record kept without them cannot predict, name the run's own folder"
+            f"{folder}: no weights in it (model.safetensors); a record kept without them cannot"
+            " predict, name the run's own folder"
         )
     return read_record(spec, folder)
 
@@ -117,7 +119,10 @@ def trained_on(
 def _graph(clips: ClipSet, record: Record) -> Skeleton:
     "The run's skeleton; DataError if the clips are of another one."
     own, s = clips.skeleton, Skeleton(**record.result["skeleton"])
-    where = f"{clips.meta['name']}: run {record.spec.id} was trained on {s.num_joints} joints ({s.name})"
+    where = (
+        f"{clips.meta['name']}: run {record.spec.id} was trained on {s.num_joints} joints"
+        f" ({s.name})"
+    )
     ending = "; give clips of the run's skeleton, or train a run on these"
     if own.num_joints != s.num_joints:
         raise DataError(f"{where}, the clips have {own.num_joints} ({own.name}){ending}")
@@ -131,7 +136,8 @@ def _graph(clips: ClipSet, record: Record) -> Skeleton:
     if odd and "skeleton" not in read_modifiers(record.spec.data)[1]:
         a, b = (own.joints[j] for j in odd[0])
         raise DataError(
-            f"{where}; the bone between {a} and {b} is only in {'the clips' if frozenset(odd[0]) in bones[0] else 'the run'}{ending}"
+            f"{where}; the bone between {a} and {b} is only in"
+            f" {'the clips' if frozenset(odd[0]) in bones[0] else 'the run'}{ending}"
         )
     return s
 
@@ -143,7 +149,9 @@ def _channels(clips: ClipSet, record: Record, letters: str | None) -> None:
         return
     theirs = letters or f"{C} channels"
     raise DataError(
-        f"{clips.meta['name']}: its joints are given by {own}, run {record.spec.id} was trained on {theirs} (x, y, z are positions, s a score); give clips of that kind, or train a run on these"
+        f"{clips.meta['name']}: its joints are given by {own}, run {record.spec.id} was trained on"
+        f" {theirs} (x, y, z are positions, s a score); give clips of that kind, or train a run on"
+        " these"
     )
 
 # %% ../../nbs/use/01_prediction.ipynb #47ec8923
@@ -156,7 +164,8 @@ def _persons(
     if bool(extra.any()):
         i = int(torch.searchsorted(clips.offsets, int(extra.nonzero()[0]), right=True)) - 1
         raise DataError(
-            f"{clips.meta['name']}: clip {clips.names[i]!r} has more than {M} person{'s' * (M > 1)} in it, and run {record.spec.id} was trained with {M}; keep {M} of them a clip"
+            f"{clips.meta['name']}: clip {clips.names[i]!r} has more than {M} person{'s' * (M > 1)}"
+            f" in it, and run {record.spec.id} was trained with {M}; keep {M} of them a clip"
         )
     if frames.shape[1] >= M:
         return frames[:, :M]
@@ -199,9 +208,9 @@ def as_trained(
 
 # %% ../../nbs/use/01_prediction.ipynb #0a8110da
 def run_scores(
-    clips: ClipSet,  # of `as_trained`
+    clips: ClipSet,
     record: Record,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "cpu",  # of `as_trained`
 ) -> Scores:
     "Logits of all clips, by the run's weights of its reported epoch."
     s = record.spec
@@ -209,7 +218,8 @@ def run_scores(
         recognizer = record.model(device)
     except RuntimeError as e:
         raise StoreError(
-            f"{record.folder / 'model.safetensors'}: no weights for this network ({str(e).splitlines()[0]})"
+            f"{record.folder / 'model.safetensors'}: no weights for this network"
+            f" ({str(e).splitlines()[0]})"
         ) from None
     return evaluate(
         recognizer,
@@ -238,7 +248,8 @@ def chosen_split(clips: ClipSet, split: str) -> ClipSet:
     index = clips.indices(split)
     if not len(index):
         raise DataError(
-            f"{clips.meta['name']} has no clip in split {split!r}; it has {', '.join(f'{n} {s}' for s in SPLITS if (n := len(clips.indices(s))))}"
+            f"{clips.meta['name']} has no clip in split {split!r}; it has"
+            f" {', '.join(f'{n} {s}' for s in SPLITS if (n := len(clips.indices(s))))}"
         )
     return clips.select(index)
 
@@ -253,7 +264,8 @@ def _fused(
     for r in records:
         if r.result["class_names"] != first.result["class_names"]:
             raise ValueError(
-                f"run {r.spec.id} has other classes than run {first.spec.id}; only runs on one data set can be fused"
+                f"run {r.spec.id} has other classes than run {first.spec.id}; only runs on one data"
+                " set can be fused"
             )
         fitted, known = as_trained(clips, r, data_root)
         scores.append(run_scores(fitted, r, device))
@@ -323,7 +335,7 @@ def prediction_lines(
     ]
     return lines + ([f"and {len(table) - most} more clips"] if len(table) > most else [])
 
-
+# %% ../../nbs/use/01_prediction.ipynb #e03e2f7a
 def accuracy_lines(table: pd.DataFrame) -> list[str]:
     "Top-1 of the clips whose class the run knows, a split at a time."
     known = table[table["right"].notna()]
@@ -349,7 +361,8 @@ def target_file(path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(
-            f"{path}: {'is a folder' if path.is_dir() else 'there is no such folder'}; name a file in a folder that is there"
+            f"{path}: {'is a folder' if path.is_dir() else 'there is no such folder'}; name a file"
+            " in a folder that is there"
         )
     return path
 
@@ -395,18 +408,21 @@ def _remarks(source: str, records: Sequence[Record], data_root) -> list[str]:
     "What a reader of the numbers has to know."
     added = "the sum of the logits of " if len(records) > 1 else "the logits of "
     lines = [
-        f"probability: softmax of {added}{', '.join(f'run {run_name(r.spec)}' for r in records)}; not calibrated"
+        f"probability: softmax of {added}{', '.join(f'run {run_name(r.spec)}' for r in records)};"
+        " not calibrated"
     ]
     checksum = source_checksum(source, data_root)
     for r in records:
         if r.spec.noise:
             lines.append(
-                f"run {r.spec.id} was trained and tested with a share of {r.spec.noise:g} of its {r.spec.noise_unit} set to 0; these clips are left as they are"
+                f"run {r.spec.id} was trained and tested with a share of {r.spec.noise:g} of its"
+                f" {r.spec.noise_unit} set to 0; these clips are left as they are"
             )
         if r.spec.data_checksum == checksum:
             lines.append(f"run {r.spec.id} was trained on the train clips of this source")
         elif trained_on(r, data_root)[0] is None:
             lines.append(
-                f"run {r.spec.id} does not say what its channels are, and its clips ({r.spec.data}) are not here: they are taken to be what these clips have"
+                f"run {r.spec.id} does not say what its channels are, and its clips ({r.spec.data})"
+                " are not here: they are taken to be what these clips have"
             )
     return lines
