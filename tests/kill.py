@@ -22,14 +22,8 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-MAY_DIFFER = (
-    "seconds",
-    "resumed",
-    "recomputed",
-    "files",
-    "checksum",
-    "git",
-)  # of result.json: the clock, the disturbances, and a commit made meanwhile
+# of result.json: the clock, the disturbances, and a commit made meanwhile
+MAY_DIFFER = ("seconds", "resumed", "recomputed", "files", "checksum", "git")
 PATIENCE = 1800.0  # seconds after which a command hangs
 
 
@@ -176,11 +170,8 @@ class Hunt:
             random.Random(seed),
             say,
         )
-        self.environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            **(environment or {}),
-        }  # one thread: the same sums wherever a run is trained
+        # one thread: the same sums wherever a run is trained
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
         self.process, self.members, self.kills, self.roles, self.had = None, {}, 0, Counter(), {}
 
     def start(self):

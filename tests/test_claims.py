@@ -278,9 +278,8 @@ def test_similar(shift, verdict):
     assert max(abs(v.effect.low), abs(v.effect.high)) == pytest.approx(
         max(max(abs(i.low), abs(i.high)) for i in intervals)
     )
-    again = judge(
-        claim_of("similar", 1.0, "cab"), values_of(**rows)
-    )  # the order of rows means nothing
+    # the order of rows means nothing
+    again = judge(claim_of("similar", 1.0, "cab"), values_of(**rows))
     assert (again.verdict, again.p, again.effect.mean) == pytest.approx(
         (v.verdict, v.p, v.effect.mean)
     )
@@ -292,9 +291,8 @@ def test_holm_agrees_with_the_steps_of_its_definition():
         ps = (rng.random(7) ** 3).tolist()
         for level in (0.01, 0.05, 0.2):
             rejected = set()
-            for rank, i in enumerate(
-                np.argsort(ps)
-            ):  # step down: stop at the first that is not small enough
+            # step down: stop at the first that is not small enough
+            for rank, i in enumerate(np.argsort(ps)):
                 if ps[i] > level / (7 - rank):
                     break
                 rejected.add(int(i))

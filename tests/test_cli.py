@@ -215,9 +215,8 @@ def test_records_of_finished_runs_are_written_and_train_the_run_again_elsewhere(
         and str(kept) in said(capsys)[0]
         and not (folder / "results/runs" / kept.name).exists()
     )  # nothing is trained
-    assert (
-        main(["work", "--runs", str(kept / "spec.json"), "--results-root", "again"]) == 0
-    )  # as the sentence on missing weights says
+    # as the sentence on missing weights says
+    assert main(["work", "--runs", str(kept / "spec.json"), "--results-root", "again"]) == 0
     assert (folder / "again/runs" / kept.name / "model.safetensors").exists()
 
 
@@ -419,9 +418,8 @@ def test_plan_counts_shared_runs_once_and_says_what_it_does_not_know(
     ]
     assert main(plan) == 0
     text = said(capsys)[0]
-    assert (
-        "11 distinct runs for 12 table cells x seeds; 0 done, 11 missing\n" in text
-    )  # C8 of Table II is the last row of Table V
+    # C8 of Table II is the last row of Table V
+    assert "11 distinct runs for 12 table cells x seeds; 0 done, 11 missing\n" in text
     assert (
         "table_02 C8, table_05 a_in + a_out + norm" in text
         and "without sharing: 12 runs; saved: 1 (8 %)" in text

@@ -98,14 +98,12 @@ def test_two_of_three_workers_are_killed_and_the_numbers_are_the_same(tmp_path):
         [line for line in said if line.startswith(start)] for start in ("lost the worker", "done")
     )
     assert len(lost) == 2 and all(any(address in line for line in lost) for address in victims)
-    assert sorted(line.split(",")[0] for line in done) == sorted(
-        f"done {s.id}" for s in specs
-    )  # each once
+    # each once
+    assert sorted(line.split(",")[0] for line in done) == sorted(f"done {s.id}" for s in specs)
     assert sum(shared.get(s).result["resumed"] for s in specs) >= 1
     order = [line.rpartition("seed ")[2] for line in said if line.startswith("run ")]
-    assert list(dict.fromkeys(order)) == [
-        str(s.seed) for s in specs
-    ]  # the most valuable first, a lost one before those after it
+    # the most valuable first, a lost one before those after it
+    assert list(dict.fromkeys(order)) == [str(s.seed) for s in specs]
     assert (
         not list((tmp_path / "shared/runs/.partial").iterdir())
         and not (tmp_path / "shared/runs/.cluster").exists()

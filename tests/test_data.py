@@ -555,9 +555,8 @@ def test_nothing_is_as_long_as_the_padded_set():
                 generator=torch.Generator().manual_seed(0),
             )
         )
-    assert (
-        n == 300 and 16 * 64 * 60 * 4 <= largest < frames.nbytes / 3
-    )  # a batch of 64 frames; padded, the set has 300 * 20,000 * 60 numbers
+    # a batch of 64 frames; padded, the set has 300 * 20,000 * 60 numbers
+    assert n == 300 and 16 * 64 * 60 * 4 <= largest < frames.nbytes / 3
 
 
 UNITS = ("coordinates", "joints", "clips")
@@ -629,7 +628,8 @@ def test_the_share_of_clips_hits_half_of_their_coordinates():
     )
 
 
-# ---- the slow road: clip by clip, frame by frame, joint by joint, in float64, from the same random numbers
+# ---- the slow road: clip by clip, frame by frame, joint by joint, in float64, from the same random
+# numbers
 
 
 def turned(p, angle, i, j):
@@ -688,9 +688,8 @@ def slow_positions(L, s, training, draw):
     begin = int(next(draw) * ((L // T if L > T else T - L) + 1)) if training else 0
     if L > T:
         at = [math.floor(begin + Fraction(i * L, T)) for i in range(T)]
-        return [
-            t if t < L else before for t, before in zip(at, at[:1] + at)
-        ]  # over the end: the frame before again
+        # over the end: the frame before again
+        return [t if t < L else before for t, before in zip(at, at[:1] + at)]
     return [i - begin if begin <= i < begin + L else None for i in range(T)]
 
 
@@ -904,9 +903,8 @@ def test_batches_against_the_slow_road(road, letters, missing):
     the last digits."""
     s, clips = Sampling(**dict(num_frames=12) | ROADS[road]), gappy_clips(letters, missing)
     wide, index = ClipSet.select(clips, range(6)), torch.tensor([4, 0, 3, 1, 5, 2])
-    object.__setattr__(
-        wide, "frames", clips.frames.double()
-    )  # behind the set's back: it holds float32 only
+    # behind the set's back: it holds float32 only
+    object.__setattr__(wide, "frames", clips.frames.double())
     for training in (True, False):
         fast, faster = (
             make_streams(

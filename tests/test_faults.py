@@ -371,9 +371,8 @@ def memory(monkeypatch):
     return room
 
 
-@pytest.mark.parametrize(
-    "since", [0, 7]
-)  # 5 batches an epoch: in the first, in the middle of the second
+# 5 batches an epoch: in the first, in the middle of the second
+@pytest.mark.parametrize("since", [0, 7])
 def test_a_run_without_enough_memory_is_trained_with_activations_computed_twice(
     store, other, data, memory, since, capsys
 ):
@@ -427,12 +426,8 @@ def test_a_joined_last_batch_has_to_fit_as_well(store, data, memory):
     memory.update(plain=0, twice=9)
     with pytest.raises(OutOfMemory, match="a batch of 8 would fit"):
         store.ensure([replace(spec, seed=1)], progress=False)
-    assert [n for n, _ in memory["steps"]][-4:] == [
-        8,
-        14,
-        10,
-        11,
-    ]  # batches of 8, 12, 10 and 9 were tried: each by the largest that a pass would hold
+    # batches of 8, 12, 10 and 9 were tried: each by the largest that a pass would hold
+    assert [n for n, _ in memory["steps"]][-4:] == [8, 14, 10, 11]
     memory.update(twice=7)
     with pytest.raises(OutOfMemory) as e:
         store.ensure([replace(spec, seed=2)], progress=False)
@@ -568,10 +563,8 @@ def test_no_module_asks_for_the_time_of_day_but_to_write_it_down(root):
                 "date.today",
             ):
                 asked.setdefault(path.name, []).append(name)
-    assert asked == {
-        "results.py": ["datetime.now"],
-        "speed.py": ["datetime.now"],
-    }  # the dates of a table and of a bench
+    # the dates of a table and of a bench
+    assert asked == {"results.py": ["datetime.now"], "speed.py": ["datetime.now"]}
 
 
 # other versions

@@ -82,9 +82,8 @@ def test_the_traps_are_real(tmp_path):
         timeout=60,
         check=True,
     )
-    assert {p.parent.name for p in tmp_path.rglob("canary")} == set(malformed.TRAPS) - {
-        "getattr"
-    }  # which only fetches os.system
+    # which only fetches os.system
+    assert {p.parent.name for p in tmp_path.rglob("canary")} == set(malformed.TRAPS) - {"getattr"}
 
 
 # ---- a notebook's parameters

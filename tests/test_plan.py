@@ -87,9 +87,8 @@ def test_data_that_is_not_here_is_planned_in_full(paper):
     ) == len({c.slot for c in cells})
     for problem in paper.problems:
         assert "\n" not in problem
-    assert any(
-        len({p.experiment for p in places}) > 2 for places in paper.serves.values()
-    )  # still shared
+    # still shared
+    assert any(len({p.experiment for p in places}) > 2 for places in paper.serves.values())
 
 
 def test_what_is_absent_is_not_trained(paper, tmp_path, capsys):
@@ -147,9 +146,8 @@ def test_the_same_card_is_estimated_from_its_own_measurements(
     known = gather(two, store)
     clips = known.of(first)
     assert (clips.train, clips.test) == get_profile("paper").slot("fsd10").size
-    trained = (
-        clips.train - clips.train % N
-    )  # 1059 clips in batches of 48: the last three are dropped
+    # 1059 clips in batches of 48: the last three are dropped
+    trained = clips.train - clips.train % N
     assert first.schedule.last_batch == "drop" and trained < clips.train
     seconds = (
         first.schedule.epochs * (trained / N * 0.25 + clips.test / N * 0.05) + clips.test / N * 0.05

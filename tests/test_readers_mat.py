@@ -86,9 +86,8 @@ def test_utd_mhad_comes_back_from_the_authors_layout(tmp_path):
     index = [0, 1, 31, 400, 860]
     for i in index:
         action, subject, repetition = (int(part[1:]) for part in truth.names[i].split("_"))
-        listed = (
-            truth.clip(i)[:, 0, [3, 2, 1, 0, *range(4, 20)]].double().numpy()
-        )  # head, shoulder_center, spine, hip_center
+        # head, shoulder_center, spine, hip_center
+        listed = truth.clip(i)[:, 0, [3, 2, 1, 0, *range(4, 20)]].double().numpy()
         savemat(
             tmp_path / f"a{action}_s{subject}_t{repetition}_skeleton.mat",
             {"d_skel": listed.transpose(1, 2, 0)},
@@ -190,10 +189,8 @@ def test_both_orders_of_bytes_are_read(order, tmp_path):
         (mat(variable(flags=5)), "no plain array"),
         (mat(variable(flags=16)), "no plain array"),
         (mat(variable(flags=17)), "no plain array"),
-        (
-            mat(variable(flags=6 | 0x800)),
-            "no plain array",
-        ),  # cell, struct, object, sparse, function, opaque, complex
+        # cell, struct, object, sparse, function, opaque, complex
+        (mat(variable(flags=6 | 0x800)), "no plain array"),
         (mat(variable(shape=(2**20, 2**30))), "claims"),
         (mat(variable(shape=(-1, 3))), "claims"),
         (mat(variable(flags=4, shape=(1, 2**31 - 1), values=b"")), "claims"),

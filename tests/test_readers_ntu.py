@@ -103,9 +103,8 @@ def test_nobody_to_five_bodies(tmp_path, end):
 def test_an_id_that_changes_and_frames_without_anybody(tmp_path):
     rng = np.random.default_rng(1)
     first, second = body(rng, 20, drift=0.1), body(rng, 15, drift=0.09)
-    write(
-        tmp_path / f"{NAME}.skeleton", seen(45, (ID, 3, first), (ID + 1, 25, second))
-    )  # 3 empty frames, 20, 2 empty, 15, 5 empty
+    # 3 empty frames, 20, 2 empty, 15, 5 empty
+    write(tmp_path / f"{NAME}.skeleton", seen(45, (ID, 3, first), (ID + 1, 25, second)))
     clip = ClipSet.load(tmp_path).clip(0)
     assert clip.shape[0] == 35 and close(clip[:, 0], np.concatenate([first, second]))
     assert not clip[:, 1:].any()

@@ -15,9 +15,8 @@ from mdr_repro.skeleton import get_skeleton
 
 
 def body(rng, frames=5, joints=17, channels=3):
-    return (
-        rng.uniform(10, 200, size=(frames, joints, channels)).astype(np.float32).astype(float)
-    )  # exact in float32 and in JSON
+    # exact in float32 and in JSON
+    return rng.uniform(10, 200, size=(frames, joints, channels)).astype(np.float32).astype(float)
 
 
 def dump(path, value):

@@ -86,9 +86,10 @@ def test_every_claim_points_at_cells(claim):
         )
     if claim.table in FIGURES:
         return
+    # those are counted
     places = {
         tuple(p) for p in (*claim.better, *claim.worse) if p.column not in ("Params", "FLOPs")
-    }  # those are counted
+    }
     assert places <= {(c.row, c.column) for c in experiment_cells(claim.table)}, (
         "a place that no experiment fills"
     )
@@ -172,13 +173,8 @@ def test_an_experiment_fills_its_whole_table(id):
             assert c.slot.removesuffix("_all_frames") == TABLES[id].slots[c.column]
 
 
-OWN_STREAMS = {
-    "2S-AGCN": 2,
-    "PoseC3D": 2,
-    "InfoGCN": 6,
-    "MSIN": 1,
-    "Efficient-GCN B4": 1,
-}  # as published; the others have the profile's modalities
+# as published; the others have the profile's modalities
+OWN_STREAMS = {"2S-AGCN": 2, "PoseC3D": 2, "InfoGCN": 6, "MSIN": 1, "Efficient-GCN B4": 1}
 
 
 @pytest.mark.parametrize("profile", ["smoke", "replica", "paper"])
@@ -194,9 +190,8 @@ def test_tables_nine_to_eleven_have_one_stream_and_fused_top1_and_mean_class(pro
         )
         streams = {c.row: len(c.streams) for c in cells if c.column == fused}
         most = len(get_profile(profile).modalities)
-        modes = {
-            "InfoGCN": 6 if most == 4 else most
-        }  # of joints, as many as the profile has streams
+        # of joints, as many as the profile has streams
+        modes = {"InfoGCN": 6 if most == 4 else most}
         assert streams == {row: modes.get(row, OWN_STREAMS.get(row, most)) for row in streams}
         assert (most > 1) == (profile != "smoke")  # made-up clips need one stream
         single = [
@@ -209,9 +204,8 @@ def test_tables_nine_to_eleven_have_one_stream_and_fused_top1_and_mean_class(pro
             if id == "table_10"
             else set()
         )
-        assert all(
-            len(c.streams) == 2 for c in single if (id, c.row) == ("table_10", "2S-AGCN")
-        )  # its name's two streams, where the others have one
+        # its name's two streams, where the others have one
+        assert all(len(c.streams) == 2 for c in single if (id, c.row) == ("table_10", "2S-AGCN"))
 
 
 @pytest.mark.parametrize(
@@ -363,9 +357,8 @@ def test_a_changed_record_changes_its_cells_and_nothing_else(trained, tmp_path):
     path.write_text(json.dumps(result | {"top1": 0.4321, "mean_class": 0.1234}))
     with pytest.raises(StoreError, match="not as it was written"):
         measure(open_store(tmp_path / "results"), "figure_05", tiny())
-    path.write_text(
-        json.dumps(signed(result | {"top1": 0.4321, "mean_class": 0.1234}))
-    )  # as if it had come out so
+    # as if it had come out so
+    path.write_text(json.dumps(signed(result | {"top1": 0.4321, "mean_class": 0.1234})))
     again = measure(open_store(tmp_path / "results"), "figure_05", tiny())
     differing = [
         (old.row, old.column)

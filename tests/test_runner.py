@@ -98,9 +98,8 @@ def test_others_run_when_one_fails_and_a_second_call_does_only_that_one(project)
     lines = []
     first = {o.id: o for o in reproduce(seeds=5, jobs=2, say=lines.append)}
     assert (first["table_91"].status, first["table_92"].status) == ("done", "failed")
-    assert (
-        first["table_92"].message == "In [5]: ValueError: two lines"
-    )  # imports, parameters, injected, check, this
+    # imports, parameters, injected, check, this
+    assert first["table_92"].message == "In [5]: ValueError: two lines"
     assert (project.root / "results/smoke/table_92/table_92.failed.ipynb").is_file() and not (
         project.root / "results/smoke/table_92/table_92.ipynb"
     ).exists()

@@ -41,13 +41,11 @@ def test_a_record_is_complete(record):
     for what in ("train", "test"):
         for form, r in row[what].items():
             assert r["operations"] > 0 and r["bytes"] > 0 and r["seconds"] > 0 and r["rounds"] == 2
-            assert math.isclose(
-                record["speedup"][what][form], r["speedup"]
-            )  # one shape: its own mean
+            # one shape: its own mean
+            assert math.isclose(record["speedup"][what][form], r["speedup"])
     assert 0.8 <= row["train"]["fast"]["operations"] / row["train"]["literal"]["operations"] <= 1.01
-    assert (
-        row["test"]["fused"]["operations"] < row["test"]["literal"]["operations"]
-    )  # means before convolutions
+    # means before convolutions
+    assert row["test"]["fused"]["operations"] < row["test"]["literal"]["operations"]
     assert (
         max(row["errors"]["fast, float64"].values()) < 1e-9
         and row["errors"]["fused, fp32, testing"]["features"] < 1e-4

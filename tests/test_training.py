@@ -475,9 +475,8 @@ def test_held_out_clips_are_not_trained_on_and_choose_the_epoch(store, data):
         and r["best"]["top1"] == max(val)
     )
     assert r["top1"] == r["best"]["test"]["top1"] == record.scores().top1
-    assert not any(
-        "test_top1" in row for row in history(record)
-    )  # the test clips are looked at once
+    # the test clips are looked at once
+    assert not any("test_top1" in row for row in history(record))
     clips = tiny_clips()
     held = clips.hold_out((1, 3))
     frames = clips.frames.clone()
@@ -576,9 +575,8 @@ def test_the_last_batch_obeys_its_rule_and_the_record_says_what_came_of_it(
         "joined": 6 if rule == "join" else 0,
     }
     assert (r["passes"], r["steps"], r["clips_seen"]) == (3, 3 * len(sizes), 3 * sum(sizes))
-    assert (
-        r["batches"] == {"train": len(sizes), "test": 2} and len(record.scores().names) == 19
-    )  # testing sees every clip
+    # testing sees every clip
+    assert r["batches"] == {"train": len(sizes), "test": 2} and len(record.scores().names) == 19
     partial_run(other, spec)  # and a run that was interrupted ends with the same bits
     (resumed,) = other.ensure([spec], progress=False)
     assert resumed.result["resumed"] == 1
