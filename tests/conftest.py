@@ -50,7 +50,8 @@ def project(tmp_path, monkeypatch):
         *later,
         parameters=PARAMETERS,
         tags=("parameters",),
-        imports="import json, os, time\nfrom pathlib import Path\nfrom mdr_repro.study.runner import check_parameters",
+        imports="import json, os, time\nfrom pathlib import Path\n"
+        "from mdr_repro.study.runner import check_parameters",
     ):
         cells = [
             new_code_cell(imports),

@@ -1,10 +1,12 @@
-"""Random kill -9 of any process of a reproduction, then one clean finish that must give what an undisturbed one gives.
+"""Random kill -9 of any process of a reproduction, then one clean finish that must give what an
+undisturbed one gives.
 
     python tests/kill.py --kills 200 --results /tmp/kills             # all of it, an hour or more
     python tests/kill.py --kills 5 --only precision --results /tmp/kills
 
-`whole` below the results folder is the undisturbed reproduction, `killed` the other one. A round ends when the disturbed command
-comes to its end in spite of everything: its folder is compared, thrown away, and the next round begins. kills.log has a line a kill.
+`whole` below the results folder is the undisturbed reproduction, `killed` the other one. A round
+ends when the disturbed command comes to its end in spite of everything: its folder is compared,
+thrown away, and the next round begins. kills.log has a line a kill.
 """
 
 import argparse
@@ -291,11 +293,11 @@ def hunt_down(hunt, whole, kills, longest):
 def check(hunt, whole):
     said = differences(hunt.results, Path(whole))
     assert not said, "; ".join(said)
+    results = map(Path.read_text, hunt.results.glob("runs/[!.]*/result.json"))
+    resumed = sum(json.loads(text)["resumed"] for text in results)
     hunt.say(
         f"the same as the undisturbed one: {len(tables(hunt.results))} tables, {len(hunt.had)}"
-        " runs,"
-        f" {sum(json.loads(p.read_text())['resumed'] for p in hunt.results.glob('runs/[!.]*/result.json'))}"
-        " times resumed; nothing left over"
+        f" runs, {resumed} times resumed; nothing left over"
     )
 
 

@@ -1,7 +1,9 @@
-"""Malformed inputs of every form, and a process that reads them one after another: `python tests/malformed.py FOLDER [WORD ...]` prints a JSON line for each.
+"""Malformed inputs of every form, and a process that reads them one after another.
 
-A case writes its files into an empty folder and says which path is opened, by what, and what the error has to name. Every case is opened in a child of its own,
-which has ten seconds, three GiB of address space more than its parent, and the reading code warm; its peak of memory is taken from where it began.
+`python tests/malformed.py FOLDER [WORD ...]` prints a JSON line for each. A case writes its files
+into an empty folder and says which path is opened, by what, and what the error has to name. Every
+case is opened in a child of its own, which has ten seconds, three GiB of address space more than
+its parent, and the reading code warm; its peak of memory is taken from where it began.
 Code that a file carries leaves a file called `canary` behind, wherever the process stands.
 """
 

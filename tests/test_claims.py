@@ -1,4 +1,4 @@
-"""The paper's claims: that none is left out, how they are judged, and the page that shows them all."""
+"The paper's claims: none is left out, how they are judged, and the page that shows them all."
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"Runs on a dask cluster: the same numbers as without, whoever is killed; what its notebook shows without processes."
+"Runs on a dask cluster: the same numbers as without it, whoever is killed."
 
 import json
 import os

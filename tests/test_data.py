@@ -1,4 +1,4 @@
-"""Clips from disk to batches, where a notebook cannot show it: spoilt files, killed processes, the real sets."""
+"Clips from disk to batches: spoilt files, killed processes, the real sets."
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"The joined form of a network is the literal one: outputs, gradients, running statistics, and no less accurate."
+"The fast form of a network is the literal one: outputs, gradients, running statistics."
 
 import copy
 from statistics import median

@@ -1,4 +1,4 @@
-"What can go wrong around a run: full disks, killed writers, changed bytes, small memories, other versions, clocks that are set."
+"Around a run: full disks, killed writers, changed bytes, small memories, clocks that are set."
 
 import ast
 import errno

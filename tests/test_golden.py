@@ -1,4 +1,4 @@
-"What no rearrangement of the code may change: run ids, names of weights, tables of published weights, committed numbers, public imports."
+"What no rearrangement of the code may change: run ids, names of weights, committed numbers."
 
 import hashlib
 import importlib

@@ -329,7 +329,11 @@ def test_nothing_names_a_machine():
 
 BLOCKED = """
 import importlib, pkgutil, sys
-blocked = {"nbdev", "execnb", "fastcore", "ghapi", "IPython", "ipykernel", "papermill", "nbformat", "nbclient", "nbconvert", "jupyter_client", "jupyter_core", "notebook", "pytest", "distributed", "dask", "hypothesis"}
+blocked = {
+    "nbdev", "execnb", "fastcore", "ghapi", "IPython", "ipykernel", "papermill", "nbformat",
+    "nbclient", "nbconvert", "jupyter_client", "jupyter_core", "notebook", "pytest", "distributed",
+    "dask", "hypothesis", "ruff",
+}
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in blocked: raise ImportError(f"{name} is not here")

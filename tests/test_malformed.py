@@ -1,4 +1,5 @@
-"Malformed inputs of every form (tests/malformed.py): one sentence each that names file, clip or field and a mend; no code, no hang, no memory, nothing left behind."
+"""Malformed inputs of every form (tests/malformed.py): one sentence each that names file, clip or
+field and a mend; no code, no hang, no memory, nothing left behind."""
 
 import json
 import re
@@ -88,7 +89,10 @@ def test_the_traps_are_real(tmp_path):
 
 # ---- a notebook's parameters
 
-SHELL = """$(touch canary) `touch canary`; touch canary & touch canary | touch canary > canary \\ " ' {{ }} %s !canary #x ~ * ? \t é 😀"""
+SHELL = (
+    "$(touch canary) `touch canary`; touch canary & touch canary | touch canary > canary"
+    """ \\ " ' {{ }} %s !canary #x ~ * ? \t é 😀"""
+)
 
 
 def test_parameters_never_reach_a_shell(project):

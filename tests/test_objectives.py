@@ -1,4 +1,4 @@
-"Every loss of the comparison: its terms are computed once a step, add up to what is trained, and have the gradients of what they are worth."
+"Every loss: its terms are computed once a step and add up to what is trained."
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"The page of results: it says what the files say, in the paper's layout, and nothing in a file becomes markup."
+"The page of results says what the files say, and nothing in a file becomes markup."
 
 import html
 import json

@@ -1,4 +1,4 @@
-"""The paper's numbers, the profiles and the measured tables: what their notebooks cannot show by themselves."""
+"The paper's numbers, the profiles and the measured tables."
 
 import json
 import os

@@ -208,16 +208,32 @@ from mdr_repro.study.cells import EXPERIMENTS, Cell
 from mdr_repro.study.profiles import PROFILES, Profile, get_profile
 from mdr_repro.training.run_spec import Schedule
 
-def shrink(slot): return replace(slot, data="synthetic:num_clips=24,num_classes=3,skeleton=coco17,dims=2", width=1 / 32, sampling=Sampling(num_frames=8), schedule=Schedule(epochs=12, batch_size=8, lr=0.01))
-PROFILES["tiny"] = Profile("tiny", "a test", 1, {name: shrink(s) for name, s in get_profile("smoke").slots.items()})
-def cells(*rows): return lambda profile: [Cell(row, "Accuracy(%)", "fsd10", {"objective": row}) for row in rows]
+def shrink(slot):
+    return replace(
+        slot,
+        data="synthetic:num_clips=24,num_classes=3,skeleton=coco17,dims=2",
+        width=1 / 32,
+        sampling=Sampling(num_frames=8),
+        schedule=Schedule(epochs=12, batch_size=8, lr=0.01),
+    )
+
+slots = {name: shrink(slot) for name, slot in get_profile("smoke").slots.items()}
+PROFILES["tiny"] = Profile("tiny", "a test", 1, slots)
+
+def cells(*rows):
+    def of(profile):
+        return [Cell(row, "Accuracy(%)", "fsd10", {"objective": row}) for row in rows]
+    return of
+
 EXPERIMENTS |= {"table_91": cells("softmax", "rdl"), "table_92": cells("rdl", "center")}
 """
 MEASURE = """import tiny
 from mdr_repro.study.cells import experiment_specs
 from mdr_repro.study.measure import keep_records, open_store, train_missing
 store, found = open_store(results_root), {{}}
-for spec in experiment_specs("{0}", profile): train_missing(store, [spec], max_minutes); found[spec.id] = (record := store.get(spec)) and record.result["top1"]
+for spec in experiment_specs("{0}", profile):
+    train_missing(store, [spec], max_minutes)
+    found[spec.id] = (record := store.get(spec)) and record.result["top1"]
 (Path(results_root, profile, "{0}") / "table.json").write_text(json.dumps(found))"""
 HOLD = "Path('kernel').write_text(str(os.getpid()))\nwhile Path('hold').exists(): time.sleep(0.1)"
 

@@ -1,4 +1,4 @@
-"The paper's profile against Section IV.B and against the released code, knob by knob, as they were read."
+"The paper's profile against Section IV.B and against the released code, knob by knob."
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"Synthetic clips and sources: what the notebooks of nbs/clips/07..10 cannot show or show for one setting only."
+"Synthetic clips and sources, in settings that their notebooks do not show."
 
 import inspect
 import os

@@ -1,4 +1,4 @@
-"Runs and their store: kills, two processes at once, time limits, damaged folders, losses that are no longer finite."
+"Runs and their store: kills, two processes at once, time limits, damaged folders."
 
 import json
 import os
