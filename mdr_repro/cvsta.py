@@ -13,11 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # %% ../nbs/method/02_cvsta.ipynb #76a86b95
-activations = {
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "hardswish": F.hardswish,
-}  # the sigma of Table VI
+# the sigma of Table VI
+activations = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "hardswish": F.hardswish}
 
 
 def get_activation(
@@ -55,9 +52,8 @@ class CVSTA(nn.Module):
         super().__init__()
         mid_channels = mid_channels or max(in_channels // 8, 1)
         self.conv_T = conv1x1(in_channels, mid_channels)  # before pooling over joints
-        self.conv_V = conv1x1(
-            in_channels, mid_channels
-        )  # before pooling over frames; its vector is shared with Eq. 5
+        # before pooling over frames; its vector is shared with Eq. 5
+        self.conv_V = conv1x1(in_channels, mid_channels)
         self.W_TV = conv1x1(mid_channels, out_channels)  # Eq. 3
         self.transform = conv1x1(in_channels, out_channels)  # f_in -> f_TV
         self.sigma = get_activation(activation)

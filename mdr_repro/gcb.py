@@ -119,12 +119,11 @@ class GraphConvolution(nn.Module):
         attention: str = "cvsta",  # or "none"
         form: str = "paper",  # or "released"
         pairwise: str = "sum",  # of f_V and f_S in Eq. 5, or their "difference"
-        shared_alpha: (
-            bool | None
-        ) = None,  # one alpha for all subsets; None: as `form` (released: True)
-        product: (
-            str | None
-        ) = None,  # entry [i, j] of the graph takes i to j: "columns" receive, or "rows"; None: as `form` (released: rows)
+        # one alpha for all subsets; None: as `form` (released: True)
+        shared_alpha: (bool | None) = None,
+        # entry [i, j] of the graph takes i to j: "columns" receive, or "rows"; None: as `form`
+        # (released: rows)
+        product: (str | None) = None,
     ):
         super().__init__()
         if attention not in attentions:
@@ -150,9 +149,8 @@ def _graph_convolution(gc: GraphConvolution, x: Tensor) -> Tensor:
     over_V, over_T = (
         (x.mean(3, keepdim=True), x.mean(2, keepdim=True)) if gc.form == "paper" else (x, x)
     )
-    product = (
-        "nctv,ncvw->nctw" if gc.product == "columns" else "nctv,ncwv->nctw"
-    )  # v sends, w receives
+    # v sends, w receives
+    product = "nctv,ncvw->nctw" if gc.product == "columns" else "nctv,ncwv->nctw"
     alpha = gc.alpha.expand(len(gc.features))
     out = None
     for A, a, features, spatial in zip(gc.A, alpha, gc.features, gc.spatial):
@@ -163,15 +161,12 @@ def _graph_convolution(gc: GraphConvolution, x: Tensor) -> Tensor:
     return out
 
 # %% ../nbs/method/04_graph_convolution.ipynb #d7a69aee
-def _joint_inputs(
-    gc: GraphConvolution, x: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # x [C_in, N, T, V]
+# x [C_in, N, T, V]
+def _joint_inputs(gc: GraphConvolution, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """f_TV [K, C_out, N, T, V], f_T [K C_mid, N, T], f_V and f_S [K, C_mid, N, V] of all subsets,
     joined."""
-    K, conv_T = (
-        len(gc.A),
-        [f.conv_T for f in gc.features if hasattr(f, "conv_T")],
-    )  # no f_T without attention
+    # no f_T without attention
+    K, conv_T = (len(gc.A), [f.conv_T for f in gc.features if hasattr(f, "conv_T")])
     parts = (
         [f.transform for f in gc.features],
         conv_T,
@@ -230,15 +225,15 @@ class GCB(nn.Module):
         in_channels: int,  # C_in
         out_channels: int,  # C_out
         A: Tensor,  # initial topology [K, V, V]
-        attention: str = "cvsta",  # or "none"; "sa_gc": another graph convolution in place of Eq. 6 (Table III)
+        # or "none"; "sa_gc": another graph convolution in place of Eq. 6 (Table III)
+        attention: str = "cvsta",
         **options,  # mid_channels, activation, form and its switches: see GraphConvolution
     ):
         super().__init__()
         if attention == "sa_gc":
             _switches(**options)
-            self.graph = SAGC(
-                in_channels, out_channels, A, options.get("mid_channels")
-            )  # no Eq. 5 and 6 to switch
+            # no Eq. 5 and 6 to switch
+            self.graph = SAGC(in_channels, out_channels, A, options.get("mid_channels"))
         else:
             self.graph = GraphConvolution(
                 in_channels, out_channels, A, attention=attention, **options

@@ -58,7 +58,8 @@ class MDRLayer(nn.Module):
         residual: bool = True,  # rho; False: nothing is added
         temporal_kernels: int = 2,  # m
         temporal: str = "sum",  # of m temporal blocks, or their kernels as "branches" of one
-        attention: str = "cvsta",  # none, sa_gc, or st_joint_att, which follows both blocks (Table III)
+        # none, sa_gc, or st_joint_att, which follows both blocks (Table III)
+        attention: str = "cvsta",
         **options,  # mid_channels, activation, form and its switches: see GraphConvolution
     ):
         super().__init__()
@@ -102,7 +103,8 @@ class SkeletonNetwork(nn.Module):
         in_channels: int,  # C
         num_persons: int,  # M
         embedding_dim: int,  # D
-        norm_persons: bool = True,  # each person's coordinates have their own statistics; False: one set for all
+        # each person's coordinates have their own statistics; False: one set for all
+        norm_persons: bool = True,
     ):
         super().__init__()
         self.skeleton, self.in_channels, self.num_persons, self.embedding_dim = (
@@ -167,10 +169,10 @@ class MDRGCN(SkeletonNetwork):
         form: str = "paper",  # or "released"
         pairwise: str = "sum",  # or "difference" (Eq. 5)
         shared_alpha: bool | None = None,  # one alpha a layer; None: as `form` (released: True)
-        product: (
-            str | None
-        ) = None,  # "columns" of the graph receive, or "rows"; None: as `form` (released: rows)
-        least_mid: int = 1,  # C_mid is never below: an eighth of a narrowed network's channels would be one or two
+        # "columns" of the graph receive, or "rows"; None: as `form` (released: rows)
+        product: (str | None) = None,
+        # C_mid is never below: an eighth of a narrowed network's channels would be one or two
+        least_mid: int = 1,
     ):
         if not widths:
             raise ValueError("widths is empty; give C_out of at least one layer")

@@ -66,9 +66,8 @@ def inter_angle_loss(
     M = len(c)
     if M < 2:
         raise ValueError("the inter-class angle loss needs at least two classes")
-    others = unit(c).sum(0) - unit(
-        own_center(x, c, y, checked)
-    )  # the sum over k != y_i, without an [N, M] table
+    # the sum over k != y_i, without an [N, M] table
+    others = unit(c).sum(0) - unit(own_center(x, c, y, checked))
     return -(1 - (unit(x) * others).sum(-1) / (M - 1)).mean()
 
 # %% ../nbs/method/09_robust_decouple_loss.ipynb #8d38d3ff
@@ -126,18 +125,14 @@ class RobustDecoupleLoss(Softmax):
         self,
         num_classes: int,  # K (the paper's M)
         embedding_dim: int,  # D
-        weights: tuple[float | None, ...] = (
-            1,
-            None,
-            None,
-        ),  # of a_in, a_out, norm; None: 1/N of the batch at hand; 0: off
+        # of a_in, a_out, norm; None: 1/N of the batch at hand; 0: off
+        weights: tuple[float | None, ...] = (1, None, None),
         form: str = "paper",  # or "released"
         eps: float = 1e-12,  # of Eq. 9
         centers_lr: float | None = None,  # None: the rate of everything else
         sum_over_batch: bool = False,  # Eq. 12 as printed
-        own_optimizer: (
-            bool | None
-        ) = None,  # plain SGD at one rate for the centers; None: as the form does, released yes, paper no
+        # plain SGD at one rate for the centers; None: as the form does, released yes, paper no
+        own_optimizer: (bool | None) = None,
     ):
         super().__init__(num_classes, embedding_dim, sum_over_batch)
         _check_options(weights, form, num_classes, own_optimizer)
@@ -156,9 +151,8 @@ class RobustDecoupleLoss(Softmax):
     def term_weights(self, num_clips: int) -> dict[str, float]:
         return _named(self.weights, 1 / num_clips if self.form == "paper" else 0.01)
 
-    def total(
-        self, terms: dict[str, Tensor], num_clips: int
-    ) -> Tensor:  # L_S + L_R, added as Eq. 13 has it
+    # L_S + L_R, added as Eq. 13 has it
+    def total(self, terms: dict[str, Tensor], num_clips: int) -> Tensor:
         return terms["softmax"] + super().total(
             {k: v for k, v in terms.items() if k != "softmax"}, num_clips
         )
@@ -184,9 +178,8 @@ def _parameter_groups(loss: RobustDecoupleLoss, lr: float) -> list[dict]:
         "lr": lr if loss.centers_lr is None else loss.centers_lr,
         "weight_decay": 0.0,
     }
-    if (
-        loss.form == "released" if loss.own_optimizer is None else loss.own_optimizer
-    ):  # plain SGD of its own, at one rate for ever
+    # plain SGD of its own, at one rate for ever
+    if loss.form == "released" if loss.own_optimizer is None else loss.own_optimizer:
         centers |= {"momentum": 0.0, "nesterov": False, "scheduled": False}
     return [{"name": "classifier", "params": list(loss.classifier.parameters()), "lr": lr}, centers]
 
@@ -204,9 +197,8 @@ def released_terms(
     "The three terms as the released code computes them: pairs of the batch instead of classes."
     N, own = len(x), own_center(x, c, y, checked)
     with torch.autocast(x.device.type, enabled=False):  # 1 - cos in half precision would be noise
-        d2 = (
-            1 - unit(x) @ unit(own).T
-        ).square()  # entry [i, j]: sample i against the center of sample j
+        # entry [i, j]: sample i against the center of sample j
+        d2 = (1 - unit(x) @ unit(own).T).square()
     at_home = d2.diagonal()
     pairs = _kept((d2 - at_home).square()).sum() / (N * (N - 1)) if N > 1 else d2.new_zeros(())
     return {

@@ -65,14 +65,12 @@ class Objective(nn.Module):
     def logits(self, features: Tensor) -> Tensor:  # [N, K]
         raise NotImplementedError(f"{type(self).__name__} must define logits(features)")
 
-    def terms(
-        self, features: Tensor, labels: Tensor
-    ) -> dict[str, Tensor]:  # scalars, unweighted; "softmax" among them
+    # scalars, unweighted; "softmax" among them
+    def terms(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} must define terms(features, labels)")
 
-    def term_weights(
-        self, num_clips: int
-    ) -> dict[str, float]:  # for a batch of N clips; 1 where not named, 0: left out
+    # for a batch of N clips; 1 where not named, 0: left out
+    def term_weights(self, num_clips: int) -> dict[str, float]:
         return {}
 
     def total(self, terms: dict[str, Tensor], num_clips: int) -> Tensor:  # scalar, the weighted sum
@@ -81,9 +79,8 @@ class Objective(nn.Module):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:  # scalar; not to be overridden
         return self.total(self.terms(features, labels), len(features))
 
-    def parameter_groups(
-        self, lr: float
-    ) -> list[dict]:  # groups for a torch optimizer, each with "name", "params", "lr"
+    # groups for a torch optimizer, each with "name", "params", "lr"
+    def parameter_groups(self, lr: float) -> list[dict]:
         return [{"name": "classifier", "params": list(self.parameters()), "lr": lr}]
 
 # %% ../nbs/method/08_recognizer.ipynb #933861cc
@@ -103,7 +100,9 @@ def check_labels(labels: Tensor, num_classes: int) -> Tensor:  # y [N]  # K  # t
     if len(labels) == 0:
         raise ValueError("an empty batch has no loss: give at least one clip")
     if labels.is_cuda:
-        return labels  # to ask would make the GPU wait; a clip set's labels were checked when it was made, and cross entropy stops at a wrong one
+        # to ask would make the GPU wait; a clip set's labels were checked when it was made, and
+        # cross entropy stops at a wrong one
+        return labels
     low, high = labels.aminmax()
     if low < 0 or high >= num_classes:
         i = int(((labels < 0) | (labels >= num_classes)).nonzero()[0])
@@ -166,9 +165,8 @@ class Recognizer(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         return self.backbone(x)  # features [N, D]
 
-    def embed_with_terms(
-        self, x: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:  # features, and weighted losses of the backbone's own
+    # features, and weighted losses of the backbone's own
+    def embed_with_terms(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return (
             self.backbone.forward_with_terms(x)
             if hasattr(self.backbone, "forward_with_terms")

@@ -22,7 +22,9 @@ class SAGC(nn.Module):
         self,
         in_channels: int,  # C_in
         out_channels: int,  # C_out
-        A: Tensor,  # initial topology [K, V, V], entry [k, v, w] weighs joint v in the output at joint w; a head for each k
+        # initial topology [K, V, V], entry [k, v, w] weighs joint v in the output at joint w; a
+        # head for each k
+        A: Tensor,
         mid_channels: int | None = None,  # D', of queries and keys; None: C_in / 8, at least one
     ):
         super().__init__()
@@ -31,9 +33,8 @@ class SAGC(nn.Module):
                 f"a topology of shape {list(A.shape)} is none: give A [K, V, V], one matrix a head"
             )
         K, mid = len(A), mid_channels or max(in_channels // 8, 1)
-        self.topology = nn.Parameter(
-            A.transpose(1, 2).clone()
-        )  # [K, w, v]: the row listens, as in the attention
+        # [K, w, v]: the row listens, as in the attention
+        self.topology = nn.Parameter(A.transpose(1, 2).clone())
         self.norm = nn.LayerNorm(in_channels)
         self.queries_keys = nn.Linear(in_channels, 2 * K * mid)  # all W^Q, then all W^K
         nn.init.normal_(self.queries_keys.weight)

@@ -48,9 +48,8 @@ class Skeleton:
     def hops(self) -> np.ndarray:
         return _hops(self)  # [V, V], number of bones between two joints
 
-    def adjacency(
-        self, strategy: str | None = None
-    ) -> Tensor:  # None: this skeleton's own `partition`
+    # None: this skeleton's own `partition`
+    def adjacency(self, strategy: str | None = None) -> Tensor:
         """The neighbour subsets A_k of Eq. 2, float32 [K, V, V]; entry [k, i, j] weighs joint i in
         the output at joint j."""
         return _adjacency(self, strategy or self.partition)
@@ -353,7 +352,8 @@ _skeletons = {
         ),
         Skeleton("body25_released", _body25, _body25_edges, 8, max_hop=1),
         Skeleton("ntu25_released", _ntu, _ntu_edges, 20, partition="directed"),
-        # the release has no such layouts: its two mistakes on FineGym99's graph, made on these, to measure there what they cost
+        # the release has no such layouts: its two mistakes on FineGym99's graph, made on these, to
+        # measure there what they cost
         Skeleton(
             "kinect20_released",
             _kinect,

@@ -31,18 +31,15 @@ class STJointAtt(nn.Module):
                 f"reduction={reduction!r} must be a whole number, 1 or more; published: 2 and 4"
             )
         inner = max(channels // reduction, 1)
-        self.W, self.norm_W = (
-            conv1x1(channels, inner),
-            nn.BatchNorm2d(inner),
-        )  # frames and joints share both
+        # frames and joints share both
+        self.W, self.norm_W = (conv1x1(channels, inner), nn.BatchNorm2d(inner))
         self.W_T, self.W_V = conv1x1(inner, channels), conv1x1(inner, channels)
         self.norm, self.activation = nn.BatchNorm2d(channels), activation
 
     def vectors(self, x: Tensor) -> tuple[Tensor, Tensor]:
         "Weights of the frames [N, C, T, 1] and of the joints [N, C, 1, V], each in 0..1."
-        row = torch.cat(
-            [x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], 2
-        )  # [N, C, T + V, 1]
+        # [N, C, T + V, 1]
+        row = torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], 2)
         f_T, f_V = F.hardswish(self.norm_W(self.W(row))).split([x.shape[2], x.shape[3]], 2)
         return torch.sigmoid(self.W_T(f_T)), torch.sigmoid(self.W_V(f_V)).transpose(2, 3)
 

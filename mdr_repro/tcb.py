@@ -108,7 +108,8 @@ class TCB(nn.Module):
         out_channels: int,  # C_out
         kernels: int = 2,  # m (k in Table VI)
         stride: int = 1,  # s
-        temporal: str = "sum",  # of m blocks; "branches": kernel 2 mu + 1 at dilation mu, all in one block
+        # of m blocks; "branches": kernel 2 mu + 1 at dilation mu, all in one block
+        temporal: str = "sum",
     ):
         super().__init__()
         if kernels < 1:
@@ -140,9 +141,8 @@ def joint_temporal(
 ) -> Tensor:  # [N, C_out, ceil(T / stride), V]
     "The sum of multi-scale convolutions, branches joined over all kernel sizes."
     x, m, s = channels_first(x), len(scales), scales[0].stride
-    branches = [
-        [scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))
-    ]  # by kind, then by kernel size
+    # by kind, then by kernel size
+    branches = [[scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))]
     reduced, pointwise, every = sum(branches[:-1], []), branches[-1], sum(branches, [])
     z = joint_norm(joint_conv(x, *[b[0] for b in reduced]), *[b[1] for b in reduced]).relu_()
     c, convolved = pointwise[0][0].out_channels, sum(branches[:-2], [])

@@ -2547,14 +2547,14 @@ bad(
 bad(
     "own skeleton",
     "a pipe for a skeleton",
-    lambda f: (p := CUSTOM(f), (f / "skeleton.json").unlink(), os.mkfifo(f / "skeleton.json"))[0],
+    lambda f: (CUSTOM(f), (f / "skeleton.json").unlink(), os.mkfifo(f / "skeleton.json"))[0],
     "skeleton.json",
 )
 bad(
     "own skeleton",
     "a device for a skeleton",
     lambda f: (
-        p := CUSTOM(f),
+        CUSTOM(f),
         (f / "skeleton.json").unlink(),
         (f / "skeleton.json").symlink_to("/dev/zero"),
     )[0],

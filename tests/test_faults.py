@@ -29,7 +29,7 @@ from test_training import (
     partial_run,
     store,
     wait_for,
-)  # noqa: F401 (fixtures)
+)
 
 from mdr_repro.clips.batches import batch_sizes
 from mdr_repro.models import backbones

@@ -367,10 +367,10 @@ def test_a_wheel_holds_all_modules_and_needs_no_notebook_tools(copy, tmp_path):
     [wheel] = (tmp_path / "dist").glob("*.whl")
     installed = tmp_path / "installed"
     shutil.unpack_archive(wheel, installed, "zip")
-    here = {p.relative_to(copy).as_posix() for p in (copy / "mdr_repro").rglob("*.py")}
-    assert here == {
-        p.relative_to(installed).as_posix() for p in (installed / "mdr_repro").rglob("*.py")
-    }
+    for kind in ("*.py", "assets/*"):
+        here = {p.relative_to(copy).as_posix() for p in (copy / "mdr_repro").rglob(kind)}
+        there = {p.relative_to(installed).as_posix() for p in (installed / "mdr_repro").rglob(kind)}
+        assert here == there and here
     run = subprocess.run(
         [
             sys.executable,

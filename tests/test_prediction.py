@@ -313,7 +313,7 @@ def test_the_maps_of_the_page_are_those_of_every_layer(home, which, i, persons):
     data = page_data(page_html(clip_page(clips, i, record)))
     assert data["persons"] == persons
     assert [(m["layer"], m["kind"]) for m in data["maps"]] == [
-        (l, k) for l in range(1, 5) for k in ("f_R", "R")
+        (layer, k) for layer in range(1, 5) for k in ("f_R", "R")
     ]
     clip = replace(clips.select([i]), split=torch.ones(1, dtype=torch.long))
     x = next(batches(clip, "test", 1, record.spec.sampling))[0]

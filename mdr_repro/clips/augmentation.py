@@ -77,9 +77,8 @@ def draw_turn(
     s = sampling
     if s.rotate_axis == "xy":
         most = round(math.degrees(s.rotate))
-        degrees = draw_uniform(
-            (n, 1, 2), generator, device, -most, most + 1
-        ).floor()  # -most..most, each as likely
+        # -most..most, each as likely
+        degrees = draw_uniform((n, 1, 2), generator, device, -most, most + 1).floor()
         about_x, about_y = (degrees * math.pi / 180).unbind(-1)
         zero = torch.zeros_like(about_x)
         return rotation(torch.stack([about_x, zero, zero], -1)) @ rotation(
@@ -128,10 +127,8 @@ def move_joints(
     b: Tensor | None = None,  # [N, T or 1, dims]; None: no shift
 ) -> Tensor:  # [N, C, T, V, M]
     "p -> A p + b for every joint that is there; scores and missing joints stay as they are."
-    dims, columns = (
-        a.shape[-1],
-        a.to(x).permute(3, 0, 2, 1)[..., None, None].contiguous(),
-    )  # [dims, N, dims, T or 1, 1, 1]
+    # [dims, N, dims, T or 1, 1, 1]
+    dims, columns = (a.shape[-1], a.to(x).permute(3, 0, 2, 1)[..., None, None].contiguous())
     moved = x[:, :1] * columns[0]
     for j in range(1, dims):
         moved.addcmul_(x[:, j : j + 1], columns[j])

@@ -89,9 +89,8 @@ def make_batch(
 def batch_sizes(
     num_clips: int,
     batch_size: int,
-    last_batch: (
-        str | None
-    ) = None,  # of a pass: "keep", "drop" or "join", as in Schedule; None: every clip
+    # of a pass: "keep", "drop" or "join", as in Schedule; None: every clip
+    last_batch: (str | None) = None,
 ) -> list[int]:
     "How many clips each batch of a pass holds."
     if batch_size < 1:
@@ -120,9 +119,8 @@ def num_batches(clips: ClipSet, split: str, batch_size: int, last_batch: str | N
     return len(batch_sizes(len(clips.indices(split)), batch_size, last_batch))
 
 # %% ../../nbs/clips/07_batches.ipynb #0a1b5c10
-def _order(
-    clips: ClipSet, split: str, shuffle: bool, generator: torch.Generator | None
-) -> Tensor:  # int64 [n]
+# int64 [n]
+def _order(clips: ClipSet, split: str, shuffle: bool, generator: torch.Generator | None) -> Tensor:
     "The clips of a split, shuffled or as they stand."
     order = clips.indices(split)
     if not len(order):

@@ -20,9 +20,8 @@ from .clip_set import ClipSet, DataError, find_reader
 # %% ../../nbs/clips/10_cache.ipynb #ffc95d88
 def cache_folder() -> Path:
     "Where converted clips are kept."
-    with (
-        warnings.catch_warnings()
-    ):  # in a notebook without widgets it warns, with a path of this machine
+    # in a notebook without widgets it warns, with a path of this machine
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pooch
     return Path(os.environ.get("MDR_REPRO_CACHE") or pooch.os_cache("mdr_repro"))

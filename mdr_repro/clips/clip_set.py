@@ -32,11 +32,8 @@ class DataError(ValueError):
 
 
 SPLITS = {"train": 0, "test": 1, "val": 2}
-DIMS = {
-    "xyz": 3,
-    "xys": 2,
-    "xy": 2,
-}  # how many of a joint's channels are positions; s is the pose estimator's score
+# how many of a joint's channels are positions; s is the pose estimator's score
+DIMS = {"xyz": 3, "xys": 2, "xy": 2}
 
 # %% ../../nbs/clips/01_clip_set.ipynb #9944e648
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,7 +45,9 @@ class _Clips:
     names: tuple[str, ...]  # N unique clip names
     class_names: tuple[str, ...]  # K names
     skeleton: Skeleton  # V joints
-    meta: dict  # name, coordinates (a key of DIMS), perhaps centered_on (a joint's name), ...; a tensor in it holds one number a clip, [N]
+    # name, coordinates (a key of DIMS), perhaps centered_on (a joint's name), ...; a tensor in it
+    # holds one number a clip, [N]
+    meta: dict
 
     def __post_init__(self):
         object.__setattr__(self, "meta", _tidy(self.meta))
@@ -99,9 +98,8 @@ class ClipSet(_Clips):
         return _select(self, index)  # those clips, in that order
 
     def hold_out(self, subjects: Sequence[int], every: int = 0) -> "ClipSet":
-        return _hold_every(
-            _hold_out(self, subjects), every
-        )  # their training clips, and every n-th of each class, become "val"
+        # their training clips, and every n-th of each class, become "val"
+        return _hold_every(_hold_out(self, subjects), every)
 
     def with_labels(self, labels: Tensor, class_names: Sequence[str]) -> "ClipSet":
         return _with_labels(self, labels, class_names)
@@ -445,10 +443,8 @@ def _arrays(s: ClipSet) -> dict[str, np.ndarray]:
 
 
 def _checksum(s: ClipSet) -> str:
-    texts = {
-        "names": s.names,
-        "class_names": s.class_names,
-    }  # as JSON: numpy's text arrays differ with the longest name
+    # as JSON: numpy's text arrays differ with the longest name
+    texts = {"names": s.names, "class_names": s.class_names}
     digest = hashlib.sha256(json.dumps(_header(s) | texts, sort_keys=True).encode())
     for key, a in sorted(_arrays(s).items()):
         if key not in texts:
@@ -514,10 +510,9 @@ def _save(s: ClipSet, path: str | Path) -> None:
         raise
 
 # %% ../../nbs/clips/01_clip_set.ipynb #5a1f0c01
-_bomb = (
-    2**27,
-    100,
-)  # bytes that an archive may unpack to whatever their packed size, and how many times that size beyond it
+# bytes that an archive may unpack to whatever their packed size, and how many times that size
+# beyond it
+_bomb = (2**27, 100)
 
 
 def first_bytes(path: str | Path, count: int = 8) -> bytes:
@@ -556,9 +551,8 @@ def _wrong_archive(members: list[zipfile.ZipInfo], size: int) -> str:  # of the 
     return ""
 
 # %% ../../nbs/clips/01_clip_set.ipynb #5a1f0c02
-def _read_array(
-    file: zipfile.ZipExtFile, size: int
-) -> np.ndarray:  # size: what the archive says that the member has
+# size: what the archive says that the member has
+def _read_array(file: zipfile.ZipExtFile, size: int) -> np.ndarray:
     "An array whose header claims what is there; other errors than DataError mean damage."
     version = np.lib.format.read_magic(file)
     shape, _, dtype = {
@@ -625,9 +619,8 @@ class NpzFile:
         except DataError as e:
             raise DataError(f"array {name!r} {e}") from None
         except Exception:
-            raise DataError(
-                f"array {name!r} is damaged; copy or download the file again"
-            ) from None  # it can fail anywhere in zipfile, zlib or numpy
+            # it can fail anywhere in zipfile, zlib or numpy
+            raise DataError(f"array {name!r} is damaged; copy or download the file again") from None
 
 # %% ../../nbs/clips/01_clip_set.ipynb #f2885355
 _kinds = {"numbers": "fiu", "whole numbers": "iu", "text": "U"}
@@ -650,9 +643,8 @@ def typed(
     if kind == "text":
         return array
     with np.errstate(over="ignore"):
-        return array.astype(
-            np.float32 if kind == "numbers" else np.int64, copy=False
-        )  # an overflow is found as inf
+        # an overflow is found as inf
+        return array.astype(np.float32 if kind == "numbers" else np.int64, copy=False)
 
 
 def holds(path: Path, *names: str) -> bool:
@@ -733,12 +725,8 @@ _required = (
     "edges",
 )
 
-_set_wide = (
-    "action_ids",
-    "train_views",
-    "test_views",
-    "test_subjects",
-)  # about the whole set, even where they happen to have N entries
+# about the whole set, even where they happen to have N entries
+_set_wide = ("action_ids", "train_views", "test_views", "test_subjects")
 
 
 def _extras(z: NpzFile, n: int) -> dict:
@@ -822,16 +810,14 @@ def find_reader(path: Path) -> str:  # key of `readers`
     "The form of a file or folder; DataError if it has none that is known."
     if not path.exists():
         raise DataError("there is no such file; check the path")
-    import_module(
-        "mdr_repro.readers"
-    )  # each reader of that room enters `readers`; it stands later on the road, so by name
+    # each reader of that room enters `readers`; it stands later on the road, so by name
+    import_module("mdr_repro.readers")
     for name, reader in readers.items():
         if reader.fits(path):
             return name
     archive = path.is_file() and (path.suffix == ".npz" or first_bytes(path)[:2] in (b"PK", b""))
-    held = (
-        f" (it holds {', '.join(sorted(NpzFile(path).names))})" if archive else ""
-    )  # a damaged .npz says so here
+    # a damaged .npz says so here
+    held = f" (it holds {', '.join(sorted(NpzFile(path).names))})" if archive else ""
     raise DataError(
         f"no known form of clips{held}; known: " + "; ".join(r.form for r in readers.values())
     )

@@ -50,9 +50,8 @@ def noise_places(
     return there & hit & (_numbers(there, generator) < 0.5)
 
 # %% ../../nbs/clips/06_noise.ipynb #b7d00013
-def _numbers(
-    places: Tensor, generator: torch.Generator
-) -> Tensor:  # float64 in 0..1, on the places' device
+# float64 in 0..1, on the places' device
+def _numbers(places: Tensor, generator: torch.Generator) -> Tensor:
     return torch.rand(places.shape, generator=generator, dtype=torch.float64).to(places.device)
 
 
@@ -70,9 +69,8 @@ def add_noise(
     rate: float,  # 0.01 and 0.1 in Table IV
     seed: int,
     unit: str = "coordinates",  # of all coordinates, "joints" or "clips"
-    splits: Sequence[str] = tuple(
-        SPLITS
-    ),  # the clips that are hit; all of them unless told otherwise
+    # the clips that are hit; all of them unless told otherwise
+    splits: Sequence[str] = tuple(SPLITS),
 ) -> ClipSet:
     """The clips with a share of their coordinates at 0 (Section IV-C), which no later step takes
     for missing."""

@@ -24,10 +24,8 @@ class Sampling:
 
     num_frames: int = 64  # T
     mode: str = "crop_resize"  # or "uniform", "pad", "released", "sorted"
-    p_interval: tuple[float, float] = (
-        0.5,
-        1.0,
-    )  # crop_resize: share of the clip that a training crop keeps
+    # crop_resize: share of the clip that a training crop keeps
+    p_interval: tuple[float, float] = (0.5, 1.0)
     min_crop: int = (
         64  # crop_resize: frames that a training crop keeps at least, where the clip has them
     )
@@ -35,19 +33,17 @@ class Sampling:
     stride: int = 1  # pad: every stride-th frame
     padding: str = "zero"  # pad: what follows a short clip; or "hold", "loop"
     speed: float = 0.0  # pad: training strides lie in stride * (1 - speed .. 1 + speed)
-    center: str = (  # origin at the center joint of person 0 in the clip's first frame, in each "frame", or "none"; "released": as the release
-        "first"
-    )
+    # origin at the center joint of person 0 in the clip's first frame, in each "frame", or "none";
+    # "released": as the release
+    center: str = "first"
     rotate: float = 0.0  # largest angle, radians
-    rotate_axis: str = (  # of 3-D clips: about x, y and z, the "vertical" y alone, or "xy": y, then x, by whole degrees
-        "all"
-    )
+    # of 3-D clips: about x, y and z, the "vertical" y alone, or "xy": y, then x, by whole degrees
+    rotate_axis: str = "all"
     move: bool = False  # angle, scale and place drift through the clip
     scale: float = 0.0  # size in 1 - scale .. 1 + scale
     mirror: float = 0.0  # probability of swapping left and right
-    stretch: bool = field(
-        default=False, metadata={"added": True}
-    )  # each axis of a whole clip to -1..1, after its turn
+    # each axis of a whole clip to -1..1, after its turn
+    stretch: bool = field(default=False, metadata={"added": True})
 
     def __post_init__(self):
         object.__setattr__(self, "p_interval", tuple(self.p_interval))
@@ -152,9 +148,8 @@ def _crop_resize(
         crop = torch.minimum((share * length).floor().clamp(min=s.min_crop), length)
         begin = (draw_uniform(len(length), generator, length.device) * (length - crop + 1)).floor()
     else:
-        begin = (
-            (length - s.test_p * length.double()) / 2
-        ).floor()  # not (1 - p) L / 2: in binary that falls just short of whole numbers
+        # not (1 - p) L / 2: in binary that falls just short of whole numbers
+        begin = ((length - s.test_p * length.double()) / 2).floor()
         crop = length - 2 * begin
     i = torch.arange(s.num_frames, dtype=torch.float64, device=length.device)
     inside = (i + 0.5) * (crop / s.num_frames)[:, None] - 0.5
@@ -182,9 +177,8 @@ def _pad(length: Tensor, s: Sampling, training: bool, generator: torch.Generator
     )
     if varied:
         stride *= draw_uniform(n, generator, device, 1 - s.speed, 1 + s.speed)
-    room = (
-        (length - (s.num_frames - 1) * stride).floor().clamp(min=1)
-    )  # first frames that leave the window inside the clip
+    # first frames that leave the window inside the clip
+    room = (length - (s.num_frames - 1) * stride).floor().clamp(min=1)
     begin = (draw_uniform(n, generator, device) * room if training else (room - 1) / 2).floor()
     t = begin[:, None] + torch.arange(s.num_frames, device=device) * stride[:, None]
     last = (length - 1)[:, None].to(t)
@@ -207,9 +201,8 @@ def _released(
     if training:
         begin = (draw_uniform(len(length), generator, length.device) * room).long()
     thinned = begin[:, None] + i * last // s.num_frames
-    thinned = thinned.where(
-        thinned < last, begin[:, None] + (i - 1) * last // s.num_frames
-    )  # over the end: the frame before again
+    # over the end: the frame before again
+    thinned = thinned.where(thinned < last, begin[:, None] + (i - 1) * last // s.num_frames)
     placed = i - begin[:, None]
     placed = placed.where((placed >= 0) & (placed < last), -1)
     return torch.where(last > s.num_frames, thinned, placed)
@@ -242,7 +235,9 @@ def frame_positions(
     sampling: Sampling,
     training: bool,  # random crops, frames and windows, or the fixed ones of testing
     generator: torch.Generator | None = None,  # None: torch's own
-) -> Tensor:  # [N, T], counted from the clip's first frame; int64, or float64 between frames; -1 is a frame of zeros
+) -> Tensor:
+    # [N, T], counted from the clip's first frame; int64, or float64 between frames; -1 is a frame
+    # of zeros
     "Where in each clip its T frames are taken."
     return modes[sampling.mode](length, sampling, training, generator)
 
@@ -262,9 +257,8 @@ def origins(
     first = torch.full_like(clips.labels, len(joint)).scatter_reduce(
         0, clip, row.where(seen, len(joint)), "amin"
     )
-    first = first.where(first < len(joint), clips.offsets[:-1])[
-        clip
-    ]  # never seen: the place is zero and nothing moves
+    # never seen: the place is zero and nothing moves
+    first = first.where(first < len(joint), clips.offsets[:-1])[clip]
     if center == "first":
         return joint[first]
     return joint[torch.maximum(first, row.where(seen, -1).cummax(0).values)]
@@ -311,15 +305,13 @@ def sample_frames(
 ]:  # x [N, C, T, V, M], and which joints are there, bool [N, 1, T, V, M]; None where whole
     "The frames of a batch, gathered out of the flat array."
     start = clips.offsets[index][:, None]
-    low = (
-        (position + 1e-6).floor().long().clamp(min=0)
-    )  # what rounding has put a hair before a frame is that frame
+    # what rounding has put a hair before a frame is that frame
+    low = (position + 1e-6).floor().long().clamp(min=0)
     x, there = take_frames(clips.frames, start + low, origin, clips.dims, whole)
     if position.is_floating_point():
         part = (position - low).clamp(min=0)
-        y, also = take_frames(
-            clips.frames, start + low + (part > 1e-6), origin, clips.dims, whole
-        )  # the same frame again where none is in between
+        # the same frame again where none is in between
+        y, also = take_frames(clips.frames, start + low + (part > 1e-6), origin, clips.dims, whole)
         x.lerp_(y, part[:, None, :, None, None].to(x))
         if not whole:
             there |= also
@@ -341,9 +333,8 @@ def nothing_missing(clips: ClipSet) -> bool:
             there |= other != 0
         return bool(there.all())
 
-    return whole(clips.frames[:100]) and whole(
-        clips.frames
-    )  # one missing joint is enough, and mostly soon found
+    # one missing joint is enough, and mostly soon found
+    return whole(clips.frames[:100]) and whole(clips.frames)
 
 
 class Survey(NamedTuple):

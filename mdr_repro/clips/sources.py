@@ -210,10 +210,9 @@ def _protocol(clips: ClipSet, name: str) -> ClipSet:
     return replace(chosen, split=chosen.meta[f"split_{name}"].long().to(chosen.device))
 
 # %% ../../nbs/clips/11_sources.ipynb #e5a10005
+# modifiers but for the label set, sorted pairs
 @lru_cache(maxsize=8)
-def _modify(
-    clips: ClipSet, modifiers: tuple, source: str
-) -> ClipSet:  # modifiers but for the label set, sorted pairs
+def _modify(clips: ClipSet, modifiers: tuple, source: str) -> ClipSet:
     "The clips as the source's modifiers want them."
     m, changed = dict(modifiers), clips
     try:
@@ -294,7 +293,6 @@ def source_checksum(
     if labels:
         digest = text_checksum(digest, labels)
     if modifiers.get("skeleton", "released") != "released":
-        modifiers["skeleton"] = asdict(
-            get_skeleton(modifiers["skeleton"])
-        )  # its bones, not only its name
+        # its bones, not only its name
+        modifiers["skeleton"] = asdict(get_skeleton(modifiers["skeleton"]))
     return text_checksum(digest, sorted(modifiers.items())) if modifiers else digest

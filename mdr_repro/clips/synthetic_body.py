@@ -148,14 +148,14 @@ def _trunk(pose, body) -> dict[str, np.ndarray]:
     )
     parts["chest"] = parts["spine"] + size["chest"] * up
     parts["neck"] = parts["chest"] + size["neck"] * up
-    l, u, f = directions(
+    left, u, f = directions(
         pose["heading"] + pose["twist"] / 2, pose["lean"] / 2 + pose["nod"], pose["roll"] / 2
     )
     parts["head"] = head = parts["neck"] + size["head"] * u
     parts["nose"] = head + size["face"] * (f - 0.3 * u)
     for side, sign in (("left", 1), ("right", -1)):
-        parts[f"{side}_eye"] = head + size["face"] * (0.9 * f + 0.2 * u + 0.35 * sign * l)
-        parts[f"{side}_ear"] = head + size["face"] * (0.75 * sign * l - 0.1 * f)
+        parts[f"{side}_eye"] = head + size["face"] * (0.9 * f + 0.2 * u + 0.35 * sign * left)
+        parts[f"{side}_ear"] = head + size["face"] * (0.75 * sign * left - 0.1 * f)
     return {**parts, "_chest": (left, up, forward)}
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #66d6deb6
@@ -258,9 +258,8 @@ part_names = (
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #2fda39a1
 def joint_parts(
-    skeleton: (
-        str | Skeleton
-    ),  # a built-in name, or any skeleton whose joints have names of the body
+    # a built-in name, or any skeleton whose joints have names of the body
+    skeleton: (str | Skeleton),
 ) -> tuple[str, ...]:  # V part names
     """The body part behind every joint of a skeleton; ValueError names a joint that no part answers
     to."""
@@ -312,9 +311,8 @@ def picture(
     return image * zoom[:, None, None, None], zoom / depth[:, 0].mean((1, 2))
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #a5abf12d
-def nearness(
-    seen: np.ndarray,
-) -> np.ndarray:  # [F, M, V, 3] camera coordinates -> [F, M, V] in 0..1
+# [F, M, V, 3] camera coordinates -> [F, M, V] in 0..1
+def nearness(seen: np.ndarray) -> np.ndarray:
     "How far on the camera's side of the body each joint is."
     depth = seen[..., 2]
     return np.clip(0.5 + (depth.mean(-1, keepdims=True) - depth) / 0.6, 0, 1)
@@ -330,9 +328,8 @@ def sense(
     rng: np.random.Generator,
 ) -> np.ndarray:  # float32 [F, M, V, 3]: x, y, z, or x, y, score
     "Positions as an estimator gives them."
-    noise = rng.standard_normal((*clean.shape[:3], 3), dtype=np.float32)[
-        ..., : clean.shape[-1]
-    ]  # as many numbers in two dimensions as in three
+    # as many numbers in two dimensions as in three
+    noise = rng.standard_normal((*clean.shape[:3], 3), dtype=np.float32)[..., : clean.shape[-1]]
     there = (clean != 0).any((2, 3), keepdims=True) & (luck >= 2 * (1 - near) * dropped)[..., None]
     score = 0.4 + 0.2 * (2 * near + luck)[..., None]
     read = clean + (jitter * metre)[:, None, None, None] * (1.7 - score) * noise

@@ -64,10 +64,8 @@ def motion_classes(
     styles = _styles()
     if not 2 <= num_classes <= 3 * len(styles):
         raise ValueError(f"{num_classes} synthetic classes: give 2 to {3 * len(styles)}")
-    turns = (
-        (0, 1, 2),
-        (2, 1, 0),
-    )  # up, then down, so that only one attribute changes between families too
+    # up, then down, so that only one attribute changes between families too
+    turns = ((0, 1, 2), (2, 1, 0))
     return np.array(
         [(t, *style) for s, style in enumerate(styles) for t in turns[s % 2]][:num_classes]
     )
@@ -111,10 +109,8 @@ _arms = {  # what the left and the right arm do in flight
     "one arm up": ("crossed", "overhead"),
 }
 
-_before, _after = (
-    ("back", "low", "lifted"),
-    ("half open", "spread", "spread"),
-)  # crouch, strike, take-off; landing, absorb, exit
+# crouch, strike, take-off; landing, absorb, exit
+_before, _after = (("back", "low", "lifted"), ("half open", "spread", "spread"))
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #68323eb3
 def _arm_script(arms: str) -> dict[str, tuple[str, ...]]:
@@ -186,9 +182,8 @@ _trunk_script = {  # radians at the ten moments; the wind-up is against a turn t
     "nod": (0, 0, -0.1, -0.1, 0, 0, 0, -0.05, -0.15, 0),
 }
 
-_ground = np.array(
-    [1, 1, 1, 1, 0, 0, 0, 0, 1, 1.0]
-)  # the moments at which a curve makes the body lean inwards
+# the moments at which a curve makes the body lean inwards
+_ground = np.array([1, 1, 1, 1, 0, 0, 0, 0, 1, 1.0])
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #b9124049
 def class_tracks(classes: np.ndarray) -> np.ndarray:  # [K, 10, 28]
@@ -302,9 +297,8 @@ def pelvis_heights(
     return y[:, :, None], slope[:, :, None]
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #351b48ac
-def _hang(
-    tracks: np.ndarray, y: np.ndarray, body: dict[str, np.ndarray]
-) -> np.ndarray:  # [N, 10, 28]
+# [N, 10, 28]
+def _hang(tracks: np.ndarray, y: np.ndarray, body: dict[str, np.ndarray]) -> np.ndarray:
     """The tracks with the drop of both feet at take-off and landing that puts them where the lift
     has them."""
     tracks, leg = tracks.copy(), body["thigh"] + body["shin"]
@@ -411,17 +405,15 @@ def _pace(u: np.ndarray) -> np.ndarray:  # [N, 4] in 0..1 -> [N, 10]
     return times
 
 
-def _vary(
-    tracks: np.ndarray, habits: np.ndarray, variation: float, seed
-) -> np.ndarray:  # [N, 10, 28]
+# [N, 10, 28]
+def _vary(tracks: np.ndarray, habits: np.ndarray, variation: float, seed) -> np.ndarray:
     "Tracks as this person does them this time."
     own = np.random.default_rng([*np.atleast_1d(seed), 1]).standard_normal(tracks.shape)
     tracks = tracks + variation * _spread * 0.7 * (habits[:, None] + own)
     for side in ("left", "right"):
         lift, drop = _tracks.index(f"{side}_lift"), _tracks.index(f"{side}_drop")
-        tracks[:, :, lift] *= np.maximum(
-            1 + 0.2 * variation * own[:, :, lift], 0.3
-        )  # zero stays zero: a foot on the ground
+        # zero stays zero: a foot on the ground
+        tracks[:, :, lift] *= np.maximum(1 + 0.2 * variation * own[:, :, lift], 0.3)
         tracks[:, :, drop] = np.minimum(tracks[:, :, drop], 0.965)  # legs have an end
     return tracks
 
@@ -650,20 +642,21 @@ SYNTHETIC_VERSION = 2  # raised whenever the same options give other clips
 def synthetic_clips(
     num_clips: int = 400,  # N
     num_classes: int = 10,  # K
-    skeleton: (
-        str | Skeleton
-    ) = "body25",  # any built-in skeleton, or one whose joints have names of the body
+    # any built-in skeleton, or one whose joints have names of the body
+    skeleton: (str | Skeleton) = "body25",
     dims: int = 3,  # 3: x, y, z in metres; 2: x, y in -1..1 and a score
     num_persons: int = 1,  # M: 2 adds a partner to some of the clips
     frames: tuple[int, int] = (50, 600),  # shortest and longest clip
     test_fraction: float = 0.3,  # share of subjects kept for testing
     num_subjects: int = 20,  # people; fewer where a class has fewer clips
-    variation: float = 1.0,  # how differently people, and one person's clips, do the same: 0, all alike, to 1
+    # how differently people, and one person's clips, do the same: 0, all alike, to 1
+    variation: float = 1.0,
     jitter: float = 0.01,
     dropped: float = 0.02,  # metres; share of joints lost
     mirrored: float = 0.5,  # share of clips that turn to the right
     partner: float = 0.5,  # share of clips with a partner, of two persons
-    roam: float = 1.0,  # how differently partners stand and start: 0, all alike, to 1, anywhere around
+    # how differently partners stand and start: 0, all alike, to 1, anywhere around
+    roam: float = 1.0,
     apart: int = 1,  # steps from one class to the next: neighbours differ in one attribute
     yaw: float = 3.1416,
     pitch: float = 0.15,  # of the camera, largest angles in radians
@@ -739,9 +732,8 @@ def _assemble(
     )
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #77eb91fe
-def _truth(
-    plan: dict[str, np.ndarray], camera: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:  # N numbers each
+# N numbers each
+def _truth(plan: dict[str, np.ndarray], camera: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Turns, frames of take-off and landing (between frames), frames a second, turning sense,
     height of the jump, direction of the camera."""
     last, middle, share = plan["frames"] - 1, plan["middle"], plan["share"]

@@ -247,9 +247,8 @@ def upside_down(
     return bool(_mean(positions[..., head, 1]) < _mean(positions[..., feet, 1]))
 
 
-def _mean(
-    values: np.ndarray,
-) -> float:  # NaN when nothing is known, and NaN is smaller than nothing
+# NaN when nothing is known, and NaN is smaller than nothing
+def _mean(values: np.ndarray) -> float:
     values = values[np.isfinite(values)]
     return values.mean() if len(values) else np.nan
 
@@ -331,11 +330,8 @@ def _moving_path(xy: np.ndarray, pairs: list, color: str, width: int, timing: st
 WARM = "YlOrRd"  # of numbers over joints and frames; ColorBrewer's, safe for the colour-blind
 
 
-def joint_rows(
-    skeleton: Skeleton,
-) -> tuple[
-    list[int], dict[str, float]
-]:  # joints from top to bottom; part -> the middle of its rows
+# joints from top to bottom; part -> the middle of its rows
+def joint_rows(skeleton: Skeleton) -> tuple[list[int], dict[str, float]]:
     "Joints as rows with the sides of a part next to each other, parts in the skeleton's order."
     parts = {}
     for j, joint in enumerate(skeleton.joints):
@@ -429,9 +425,8 @@ def draw_bodies(
             linewidth=1.2,
         )
         if colors is not None:
-            inset.collections[-1].set(
-                edgecolor=".4", linewidth=0.4, clip_on=False
-            )  # pale ones would not be seen
+            # pale ones would not be seen
+            inset.collections[-1].set(edgecolor=".4", linewidth=0.4, clip_on=False)
         inset.set(
             xlim=(-1.1 * side, 1.1 * side),
             ylim=(low - 0.05 * (high - low), high + 0.05 * (high - low)),
@@ -472,11 +467,12 @@ def animate_joint_map(
         f'<path d="M0 {place[1] - 4}V{place[1] + place[3] + 4}" stroke="#111"'
         f' stroke-width="1.5">{_moves("transform", [f"{v:.1f} 0" for v in x], timing)}</path>'
     )
+    still = _still_map(values, skeleton, at, norm, place, label)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0'
         f' {width} {height}" fill="none" stroke-linecap="round" '
         'font-family="sans-serif"'
-        f' font-size="11">{body}{_still_map(values, skeleton, at, norm, place, label)}{cursor}</svg>'
+        f' font-size="11">{body}{still}{cursor}</svg>'
     )
 
 # %% ../../nbs/core/05_plotting.ipynb #1f29741c
@@ -529,13 +525,11 @@ def _moving_body(
     return links + joints
 
 # %% ../../nbs/core/05_plotting.ipynb #4b351540
-def _picture(
-    rgba: np.ndarray, place: tuple
-) -> str:  # [rows, columns, 4] as an <image> without blur
+# [rows, columns, 4] as an <image> without blur
+def _picture(rgba: np.ndarray, place: tuple) -> str:
     buffer = io.BytesIO()
-    plt.imsave(
-        buffer, rgba, format="png", metadata={"Software": None}
-    )  # the same picture gives the same bytes
+    # the same picture gives the same bytes
+    plt.imsave(buffer, rgba, format="png", metadata={"Software": None})
     box = " ".join(f'{k}="{v:.1f}"' for k, v in zip(("x", "y", "width", "height"), place))
     return (
         f'<image {box} preserveAspectRatio="none" style="image-rendering:pixelated"'

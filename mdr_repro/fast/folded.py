@@ -22,9 +22,8 @@ def norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:  # a and s [C]
     return a, norm.bias - a * norm.running_mean
 
 
-def folded(
-    conv: nn.Conv2d, norm: nn.BatchNorm2d
-) -> tuple[Tensor, Tensor]:  # [C', C kappa] and [C']
+# [C', C kappa] and [C']
+def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     "A convolution and the normalisation behind it, as a matrix and a bias."
     a, s = norm_affine(norm)
     return a[:, None] * conv.weight.flatten(1), a * conv.bias + s
@@ -136,9 +135,8 @@ class FusedTemporal(nn.Module):
         residual: nn.Module | None,
     ):
         super().__init__()
-        kinds = [
-            [scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))
-        ]  # by branch, then by kernel size
+        # by branch, then by kernel size
+        kinds = [[scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))]
         *convs, pools, pointwise = kinds
         self.stride, self.residual, self.m = (
             scales[0].stride,
@@ -172,9 +170,8 @@ class FusedTemporal(nn.Module):
 
     @property
     def kernels(self) -> list[Tensor]:
-        return [
-            getattr(self, f"kernel_{i}") for i in range(len(self.taps))
-        ]  # [c, sum of c kappa + 1] each
+        # [c, sum of c kappa + 1] each
+        return [getattr(self, f"kernel_{i}") for i in range(len(self.taps))]
 
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
         return _run_temporal(self, h, x)
@@ -277,10 +274,8 @@ class FusedNetwork(nn.Module):
             net.embedding_dim,
         )
         self.begin.layers = nn.ModuleList()
-        exact, kind = (
-            copy.deepcopy(net.layers).double(),
-            next(net.parameters()).dtype,
-        )  # folded in float64: no rounding of rounded weights
+        # folded in float64: no rounding of rounded weights
+        exact, kind = (copy.deepcopy(net.layers).double(), next(net.parameters()).dtype)
         with torch.no_grad():
             self.layers.extend(FusedLayer(layer) for layer in exact)
         self.layers.to(kind)

@@ -109,9 +109,8 @@ def _refine(body: Body, i: int, f: Tensor) -> Tensor:
     return torch.mul(body.f_R, f.view_as(body.R), out=body.R)
 
 # %% ../../nbs/fast/03_graph.ipynb #7f8a1ac3
-def _sum_over_subsets(
-    v: GraphInputs, sigma: Callable
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # mean, variance, y and f, not normalised
+# mean, variance, y and f, not normalised
+def _sum_over_subsets(v: GraphInputs, sigma: Callable) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     "Steps 1 to 5 for all bodies."
     (N, _, V, T), (K, C_out, _) = v.x.shape, v.W_S.shape
     f, y, body = v.x.new_empty(N, C_out * K, V * T), v.x.new_empty(N, C_out, V * T), Body(v, sigma)
@@ -126,9 +125,8 @@ def _sum_over_subsets(
     return *statistics.result(), y, f
 
 # %% ../../nbs/fast/03_graph.ipynb #d7e5bf1b
-def _forward(
-    v: GraphInputs, sigma: Callable, eps: float
-) -> tuple[Tensor, ...]:  # y, mean, variance, 1 / sigma, centred, f
+# y, mean, variance, 1 / sigma, centred, f
+def _forward(v: GraphInputs, sigma: Callable, eps: float) -> tuple[Tensor, ...]:
     mean, var, centred, f = _sum_over_subsets(v, sigma)
     inverse, y = (var + eps).rsqrt(), torch.empty_like(centred)
     residual = (v.x if v.residual is None else v.residual).reshape(y.shape)
@@ -258,9 +256,8 @@ class GraphBlock(torch.autograd.Function):
 def _gradients(back: _Back, shift: Tensor, scale: Tensor, residual: Tensor | None) -> GraphInputs:
     "In the order of the inputs."
     body, v = back.body, back.v
-    pairs = slopes[body.sigma](
-        back.S, body.pairs, body.S[:, :, :-1].view_as(body.pairs)
-    )  # [N, K, C_mid, V, V]
+    # [N, K, C_mid, V, V]
+    pairs = slopes[body.sigma](back.S, body.pairs, body.S[:, :, :-1].view_as(body.pairs))
     f_T, f_V, W_TV = (back.f_T, back.f_V, body.gate.dW) if body.gate else (None,) * 3
     return GraphInputs(
         back.x,

@@ -60,7 +60,8 @@ def remember(
 def behind_relu(
     dy: Tensor,
     y: Tensor,  # [N, C, V, T]: gradient and result of a ReLU
-    centred: Tensor,  # [N, C, V T], or [N, B, m, C / B, V T]: m parts that were added, in B groups of channels
+    # [N, C, V T], or [N, B, m, C / B, V T]: m parts that were added, in B groups of channels
+    centred: Tensor,
 ) -> tuple[
     Tensor, Tensor, Tensor
 ]:  # g [N, C, V T], sum of g [C], sums of g centred, one a channel of centred
@@ -94,9 +95,8 @@ def norm_slopes(
     )
 
 # %% ../../nbs/fast/02_per_person.ipynb #ac81a023
-def with_bias(
-    weight: Tensor, bias: Tensor
-) -> Tensor:  # [.., C', C] and [.., C'] -> [.., C', C + 1]
+# [.., C', C] and [.., C'] -> [.., C', C + 1]
+def with_bias(weight: Tensor, bias: Tensor) -> Tensor:
     "The bias as the last column of its matrix."
     return torch.cat([weight, bias[..., None]], -1)
 
@@ -116,14 +116,12 @@ class SubsetProducts:
             W[..., :-1].transpose(1, 2),
         )
 
-    def __call__(
-        self, x: Tensor
-    ) -> Tensor:  # x [K, C_mid + 1, size], ones at the end -> [C_out, K, size], a view of a buffer
+    # x [K, C_mid + 1, size], ones at the end -> [C_out, K, size], a view of a buffer
+    def __call__(self, x: Tensor) -> Tensor:
         return torch.bmm(self.W, x, out=self.y).transpose(0, 1)
 
-    def back(
-        self, g: Tensor, x: Tensor
-    ) -> Tensor:  # g [K, C_out, size] -> gradient of x without its ones
+    # g [K, C_out, size] -> gradient of x without its ones
+    def back(self, g: Tensor, x: Tensor) -> Tensor:
         self.dW.baddbmm_(g, x.transpose(1, 2))
         return torch.bmm(self.back_W, g)
 

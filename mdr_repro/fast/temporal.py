@@ -25,7 +25,8 @@ class TemporalInputs(NamedTuple):
     kernel size, channel]."""
 
     h: Tensor  # [N, C, V, T]
-    W_r: Tensor  # [R, C]: the reductions; those of the convolutions first, then those of the max-pools
+    # [R, C]: the reductions; those of the convolutions first, then those of the max-pools
+    W_r: Tensor
     scale_r: Tensor  # gamma of their normalisations [R]
     shift_r: Tensor  # beta
     b_r: Tensor  # biases of the reductions, which only the remembered mean sees
@@ -137,11 +138,8 @@ class Branches:
             for j in range(3)
         )
 
-    def parts(
-        self, z: Tensor
-    ) -> tuple[
-        list[Tensor], Tensor, Tensor
-    ]:  # of [B m c, V T']: a convolution each, max-pools, 1x1
+    # of [B m c, V T']: a convolution each, max-pools, 1x1
+    def parts(self, z: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         *convolved, pooled, pointwise = z.split(
             [self.c] * len(self.kernels) + [self.pooled, len(self.W_p)]
         )
@@ -175,9 +173,8 @@ class Sums(NamedTuple):
     centred: Tensor  # [B m c], [N, B, m, c, V T']
 
 # %% ../../nbs/fast/04_temporal.ipynb #1bb4a0c8
-def _reduce(
-    v: TemporalInputs, eps: float
-) -> tuple[Tensor, ...]:  # mean, variance, 1 / sigma, and results not yet centred
+# mean, variance, 1 / sigma, and results not yet centred
+def _reduce(v: TemporalInputs, eps: float) -> tuple[Tensor, ...]:
     "Round 1."
     (N, C, V, T), R = v.h.shape, len(v.W_r)
     z, statistics = v.h.new_empty(N, R, V * T), Statistics(N, R, V * T, v.h)
@@ -259,9 +256,8 @@ class _Back:
         )
         self.rectified_of = [part.flatten(1) for part in self.rectified[: b.convolved].split(b.c)]
 
-    def branches(
-        self, h: Tensor, dh: Tensor
-    ):  # h and its gradient [C, V, T] of one body, from self.z
+    # h and its gradient [C, V, T] of one body, from self.z
+    def branches(self, h: Tensor, dh: Tensor):
         b = self.b
         self.into.copy_(self.z.flatten(0, 2)[: b.convolved].view(self.into.shape))
         for W, dW, g, shifted, spread, out in zip(
@@ -291,7 +287,8 @@ def _back_branches(
     """Rounds 3 and 2 backwards: gradient of the normalised reductions [N, R, V T], its sums, and
     its sums times the centred ones."""
     v, b, (N, _, V, T) = back.v, back.b, back.v.h.shape
-    (p, q, r), B, m, c = slopes_z, *v.scale.shape
+    p, q, r = slopes_z
+    B, _, c = v.scale.shape
     g_r, R = torch.empty_like(s.centred_r), len(v.W_r)
     total, product, z_r, g4 = (
         g.new_empty(N, R),
@@ -351,22 +348,16 @@ class TemporalBlock(torch.autograd.Function):
         y = _add_up(v, s)
         ctx.save_for_backward(*v._replace(residual=None), y, *s, *kernels)
         ctx.geometry, ctx.residual = geometry, v.residual is not None
-        seen = (
-            s.mean_r + v.b_r,
-            s.var_r,
-            s.mean + v.b,
-            s.var,
-        )  # the biases, taken out again by the normalisation
+        # the biases, taken out again by the normalisation
+        seen = (s.mean_r + v.b_r, s.var_r, s.mean + v.b, s.var)
         ctx.mark_non_differentiable(*seen)
         return y, *seen
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, *_):
-        n, saved = (
-            len(TemporalInputs._fields),
-            ctx.saved_tensors,
-        )  # asked for once: activation checkpointing gives them once
+        # asked for once: activation checkpointing gives them once
+        n, saved = (len(TemporalInputs._fields), ctx.saved_tensors)
         v, y, s, kernels = (
             TemporalInputs(*saved[:n]),
             saved[n],
@@ -394,9 +385,8 @@ def run_temporal(
     residual: Tensor | None,  # [N, C_out, V, T'], or nothing
 ) -> Tensor:  # [N, C_out, V, T']
     "The sum of multi-scale convolutions, residual and ReLU, in training."
-    kinds = [
-        [scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))
-    ]  # by branch, then by kernel size
+    # by branch, then by kernel size
+    kinds = [[scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))]
     reduced, every, convs, c = (
         sum(kinds[:-1], []),
         sum(kinds, []),
@@ -454,9 +444,8 @@ def run_layer(
     return run_temporal(layer.tcb.scales, h, layer_residual(layer, x)).transpose(2, 3)
 
 
-def layer_residual(
-    layer: nn.Module, x: Tensor
-) -> Tensor | None:  # x [N, C_in, V, T] -> [N, C_out, V, T']
+# x [N, C_in, V, T] -> [N, C_out, V, T']
+def layer_residual(layer: nn.Module, x: Tensor) -> Tensor | None:
     return None if layer.residual is None else layer.residual(x[..., :: layer.stride])
 
 # %% ../../nbs/fast/04_temporal.ipynb #f44011d6

@@ -20,9 +20,8 @@ from ..rdl import RobustDecoupleLoss
 from ..recognizer import Objective, Softmax
 
 # %% ../../nbs/losses/00_registry.ipynb #40d8d79a
-objectives = Registry(
-    "objective", ("num_classes", "embedding_dim")
-)  # name -> constructor(num_classes, embedding_dim, **options)
+# name -> constructor(num_classes, embedding_dim, **options)
+objectives = Registry("objective", ("num_classes", "embedding_dim"))
 
 
 def register_objective(

@@ -31,9 +31,8 @@ class AngularMargin(Objective):
     ):
         super().__init__(num_classes, embedding_dim)
         self.margin_loss = margin_loss
-        nn.init.normal_(
-            margin_loss.W, 0, sqrt(2 / num_classes)
-        )  # as the classifier of the softmax loss
+        # as the classifier of the softmax loss
+        nn.init.normal_(margin_loss.W, 0, sqrt(2 / num_classes))
 
     def _prepared(self, x: Tensor) -> Tensor:
         x = x.to(self.margin_loss.W.dtype)
@@ -122,9 +121,8 @@ register_objective("lmcl", CosFace);
 # %% ../../nbs/losses/03_angular_margins.ipynb #12537afe
 class _ArcFaceLoss(ArcFaceLoss):
     def get_angles(self, cosine):
-        return super().get_angles(
-            torch.where(cosine.abs() < 1, cosine, cosine.detach())
-        )  # arccos has no derivative at its ends
+        # arccos has no derivative at its ends
+        return super().get_angles(torch.where(cosine.abs() < 1, cosine, cosine.detach()))
 
 
 class ArcFace(AngularMargin):

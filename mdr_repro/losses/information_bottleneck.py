@@ -46,10 +46,8 @@ class InformationBottleneck(Softmax):
         self,
         num_classes: int,  # K
         embedding_dim: int,  # D, of the features and of the code
-        weights: tuple[float, float] = (
-            1e-4,
-            1e-1,
-        ),  # lambda_1 of the marginal, lambda_2 of the conditional term
+        # lambda_1 of the marginal, lambda_2 of the conditional term
+        weights: tuple[float, float] = (1e-4, 1e-1),
         label_smoothing: float = 0.1,  # the share of the target that all classes have alike
         noise_ratio: float = 0.5,  # rho; 0.5 makes sigma a standard deviation
         gain: float = 3.0,  # length of the anchors
@@ -71,9 +69,8 @@ class InformationBottleneck(Softmax):
             gain,
             generator=torch.Generator().manual_seed(0),
         )
-        self.register_buffer(
-            "anchors", anchors, persistent=False
-        )  # the same for every run, as labels are
+        # the same for every run, as labels are
+        self.register_buffer("anchors", anchors, persistent=False)
 
     def code(self, features: Tensor) -> Tensor:
         return _code(self, features)  # z [N, D]

@@ -19,11 +19,8 @@ from . import build_objective
 from ..recognizer import Objective
 
 # %% ../../nbs/losses/01_plane.ipynb #b863d217
-MIDDLES, SPREAD, OUTLIER = (
-    ((-0.7, 0.7), (0.7, 0.7), (0.0, -1.6)),
-    0.45,
-    (1.6, 1.2),
-)  # of the classes; standard deviation; where clip 0 is put
+# of the classes; standard deviation; where clip 0 is put
+MIDDLES, SPREAD, OUTLIER = (((-0.7, 0.7), (0.7, 0.7), (0.0, -1.6)), 0.45, (1.6, 1.2))
 
 
 def plane_clips(
@@ -143,9 +140,8 @@ def _angle(a: Tensor, b: Tensor) -> float:
     return torch.atan2((a[0] * b[1] - a[1] * b[0]).abs(), a @ b).rad2deg().item()
 
 
-def plane_numbers(
-    result: PlaneResult,
-) -> dict[str, float]:  # variance_ratio, angle, fan, drag, turn, accuracy
+# variance_ratio, angle, fan, drag, turn, accuracy
+def plane_numbers(result: PlaneResult) -> dict[str, float]:
     """How tight the classes are, how far the two close ones are apart in angle, and how far the
     outlier has moved the center of its class."""
     x, y = result.features.double(), result.labels
@@ -176,7 +172,9 @@ def plane_numbers(
     }
 
 # %% ../../nbs/losses/01_plane.ipynb #182cc5e1
-VISIBLE_WEIGHT = 0.1  # lambda of center loss in the plane: the first of 0.003, 0.01, 0.03, 0.1 that halves softmax's variance ratio
+# lambda of center loss in the plane: the first of 0.003, 0.01, 0.03, 0.1 that halves softmax's
+# variance ratio
+VISIBLE_WEIGHT = 0.1
 
 
 def plane_flexibility(result: PlaneResult) -> dict[str, float]:  # radial_share in 0..1, norm_spread

@@ -53,7 +53,7 @@ def subset_features(
 def full_layer(backbone: nn.Module) -> int:  # counted from 0
     "The last layer whose graph convolution is given every frame of its input."
     return next(
-        (l for l, layer in enumerate(_layers(backbone)) if layer.stride > 1),
+        (i for i, layer in enumerate(_layers(backbone)) if layer.stride > 1),
         len(backbone.layers) - 1,
     )
 
@@ -132,9 +132,8 @@ def first_time(at: np.ndarray) -> np.ndarray:  # bool [T]
     return (at >= 0) & (at > np.maximum.accumulate(np.concatenate([[-1], at[:-1]])))
 
 # %% ../../nbs/measuring/06_attention.ipynb #e9c7e084
-def spearman(
-    a: np.ndarray, b: np.ndarray
-) -> float:  # -1..1; NaN for fewer than three pairs, or where one side is constant
+# -1..1; NaN for fewer than three pairs, or where one side is constant
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
     "Rank correlation of the pairs that are both known; equal values share their ranks."
     known = np.isfinite(a) & np.isfinite(b)
     if known.sum() < 3:
@@ -165,9 +164,9 @@ def network_input(
     sampling: Sampling,
     modality: str = "joint",
     known: Survey | None = None,  # `survey(clips, sampling)`, where it is known already
-) -> tuple[
-    Tensor, np.ndarray, Tensor
-]:  # x [N, C, T, V, M]; positions [N, M, T, V, dims], NaN where missing; where the frames lie [N, T]
+) -> tuple[Tensor, np.ndarray, Tensor]:
+    # x [N, C, T, V, M]; positions [N, M, T, V, dims], NaN where missing; where the frames lie [N,
+    # T]
     "Clips as the network sees them in testing."
     joints, there, position = make_joints(clips, index, sampling, known=known)
     x = to_streams(joints, clips.skeleton, (modality,), there, difference_dims(clips, sampling))[
@@ -214,10 +213,9 @@ def frame_correlation_before(store: RunStore, records: list[Record]) -> float:  
     return _correlations(store, records[0].spec, "f_TV")[1]
 
 # %% ../../nbs/measuring/06_attention.ipynb #8b719636
+# name: of `attention_maps`
 @lru_cache(maxsize=256)
-def _correlations(
-    store: RunStore, spec: RunSpec, name: str = "R"
-) -> tuple[float, float]:  # name: of `attention_maps`
+def _correlations(store: RunStore, spec: RunSpec, name: str = "R") -> tuple[float, float]:
     clips = run_clips(spec, open_clips(spec.data, store.data_root)).to(store.device)
     found = motion_correlations(
         store.get(spec).model(store.device),
@@ -253,9 +251,8 @@ def right_knee(skeleton: Skeleton) -> int | None:
     )
 
 
-def focus_counts(
-    intensity: np.ndarray, joints: np.ndarray, at: np.ndarray
-) -> np.ndarray:  # maps [T, V]; positions [T, V, dims], NaN where missing; frames of the clip [T]
+# maps [T, V]; positions [T, V, dims], NaN where missing; frames of the clip [T]
+def focus_counts(intensity: np.ndarray, joints: np.ndarray, at: np.ndarray) -> np.ndarray:
     """In how many frames of one body, padding aside, each joint is the most intense of the known
     ones [V]."""
     known = np.isfinite(joints).all(-1) & first_time(at)[:, None]
@@ -264,10 +261,9 @@ def focus_counts(
     return np.bincount(most, minlength=intensity.shape[1])
 
 # %% ../../nbs/measuring/06_attention.ipynb #99f04589
+# map -> %; without f_R where there is no CVSTA
 @lru_cache(maxsize=256)
-def _knee_shares(
-    store: RunStore, spec: RunSpec
-) -> dict[str, float]:  # map -> %; without f_R where there is no CVSTA
+def _knee_shares(store: RunStore, spec: RunSpec) -> dict[str, float]:
     clips, counts = run_clips(spec, open_clips(spec.data, store.data_root)).to(store.device), {}
     recognizer, known = store.get(spec).model(store.device), survey(clips, spec.sampling)
     layer = full_layer(recognizer.backbone)
@@ -299,9 +295,8 @@ def _knee(store: RunStore, record: Record, name: str) -> float | None:
     return _knee_shares(store, record.spec).get(name)
 
 
-def knee_in_map(
-    store: RunStore, records: list[Record]
-) -> float | None:  # % of the frames of all test clips
+# % of the frames of all test clips
+def knee_in_map(store: RunStore, records: list[Record]) -> float | None:
     "How often the right knee is the most intense joint of the attention map f_R."
     return _knee(store, records[0], "f_R")
 
@@ -386,9 +381,8 @@ PANELS = {  # title -> row and map
 def attention_clip(
     store: RunStore,
     spec: RunSpec,  # of any of the runs: clips and sampling
-    records: dict[
-        str, Record
-    ],  # rows "with CVSTA" and "without CVSTA"; a missing one leaves its maps out
+    # rows "with CVSTA" and "without CVSTA"; a missing one leaves its maps out
+    records: dict[str, Record],
     name: str = EXAMPLE,
     frames: int = 160,  # of the clip, at most, from the first that the network sees
     layer: int | None = None,  # counted from 0; None: `full_layer`
@@ -428,9 +422,8 @@ def attention_clip(
     )
 
 # %% ../../nbs/measuring/06_attention.ipynb #43dba8b1
-def _about_center(
-    clips: ClipSet, i: int, at: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:  # [T', V, dims], and bool [T', V]
+# [T', V, dims], and bool [T', V]
+def _about_center(clips: ClipSet, i: int, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first person of a clip with its center joint at the origin, so that whoever travels stays
     in the picture."""
     joints, there = sample_frames(
@@ -500,9 +493,8 @@ def draw_attention(clip: AttentionClip):  # matplotlib Figure
 
     from mdr_repro.core.plotting import draw_joint_map
 
-    tall = max(
-        1.7, 0.105 * clip.skeleton.num_joints
-    )  # a line of type for each joint of the midline
+    # a line of type for each joint of the midline
+    tall = max(1.7, 0.105 * clip.skeleton.num_joints)
     fig, axes = plt.subplots(
         2 + len(PANELS),
         1,
@@ -579,9 +571,8 @@ def animate_attention(
     "One moving picture a map: the skeleton in its colours, and a line that runs over it."
     from mdr_repro.core.plotting import animate_joint_map
 
-    column = np.abs(clip.at[:, None] - clip.film_at).argmin(
-        0
-    )  # what the body wears between the network's frames
+    # what the body wears between the network's frames
+    column = np.abs(clip.at[:, None] - clip.film_at).argmin(0)
 
     def picture(title):
         if title not in clip.maps:
@@ -601,6 +592,7 @@ def animate_attention(
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Figure 4 in'
         " motion</title>\n<style>body{font-family:sans-serif;color:#333;margin:1em}"
-        "h1{font-size:1em;font-weight:normal}svg{display:block;max-width:100%;height:auto}</style></head>\n"
+        "h1{font-size:1em;font-weight:normal}svg{display:block;max-width:100%;height:auto}"
+        "</style></head>\n"
         f"<body><h1>{escape(head)}</h1>\n" + "\n".join(map(picture, titles)) + "\n</body></html>\n"
     )

@@ -89,9 +89,8 @@ def _timed(module: nn.Module, x: Tensor, backward: bool) -> float:
 
 # %% ../../nbs/measuring/01_efficiency.ipynb #8f7e131b
 def latency(
-    modules: dict[
-        str, nn.Module
-    ],  # compared with each other, each as it is (train or eval mode, device)
+    # compared with each other, each as it is (train or eval mode, device)
+    modules: dict[str, nn.Module],
     x: Tensor,  # the batch that all of them take
     repeats: int = 15,
     warmup: int = 3,  # passes before the clock counts
@@ -118,7 +117,8 @@ def latency(
 def peak_memory(
     backbone: nn.Module,
     shape: tuple[int, ...],  # of a batch [N, C, T, V, M]
-    backward: bool = True,  # forward and backward, as in a training step; False: forward without gradients
+    # forward and backward, as in a training step; False: forward without gradients
+    backward: bool = True,
 ) -> tuple[int, str]:  # bytes, and how they were measured
     "The most memory that one pass takes beyond weights and batch."
     x = _zeros(backbone, shape)
@@ -165,9 +165,8 @@ def _memory_child():
     )
     torch.set_num_threads(threads)
     N, C, T, V, M = shape
-    _timed(
-        backbone, torch.zeros(1, C, min(T, 8), V, M), backward
-    )  # loads code, takes next to no memory
+    # loads code, takes next to no memory
+    _timed(backbone, torch.zeros(1, C, min(T, 8), V, M), backward)
     backbone.zero_grad(set_to_none=True)
     x = torch.ones(shape)  # ones, not zeros: the pages are really there
     before = _resident("VmRSS")

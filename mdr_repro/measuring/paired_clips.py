@@ -92,9 +92,8 @@ def two_networks(
     return _two(*right_answers([first, second], first.names), level)
 
 # %% ../../nbs/measuring/04_paired_clips.ipynb #735b38d3
-def _two(
-    a: np.ndarray, b: np.ndarray, level: float = 0.95
-) -> TwoNetworks:  # bool [N] each: recognised
+# bool [N] each: recognised
+def _two(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> TwoNetworks:
     n, only_a, only_b = len(a), int((a & ~b).sum()), int((b & ~a).sum())
     p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     pa, pb = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
@@ -147,9 +146,8 @@ def _many(
     a: np.ndarray, b: np.ndarray, draws: int = 4000, level: float = 0.95, seed: int = 0
 ) -> SeedsAndClips:  # bool [seeds, N] each
     rng, n, moved = np.random.default_rng(seed), a.shape[1], []
-    for size in [500] * (draws // 500) + [draws % 500] * bool(
-        draws % 500
-    ):  # in pieces, so that memory stays small
+    # in pieces, so that memory stays small
+    for size in [500] * (draws // 500) + [draws % 500] * bool(draws % 500):
         side = [
             rng.multinomial(len(m), np.full(len(m), 1 / len(m)), size) / len(m) @ m for m in (a, b)
         ]

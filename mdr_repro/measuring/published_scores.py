@@ -18,9 +18,8 @@ from ..training.evaluation import Scores
 _largest = 256 * 2**20  # bytes of a file of scores
 
 
-def _one_hot(
-    words: list[str], names: list[str], class_names: tuple[str, ...]
-) -> np.ndarray:  # [N, K]
+# [N, K]
+def _one_hot(words: list[str], names: list[str], class_names: tuple[str, ...]) -> np.ndarray:
     "Predictions as scores: 1 for the class that was said."
     known = {c: k for k, c in enumerate(class_names)} | {
         str(k): k for k in range(len(class_names)) if str(k) not in class_names
@@ -42,9 +41,8 @@ def _numbers(row: list[str], name: str) -> list[float]:
     return found
 
 # %% ../../nbs/measuring/05_published_scores.ipynb #d1773ddd
-def _read_csv(
-    path: Path, class_names: tuple[str, ...]
-) -> tuple[list[str], np.ndarray]:  # names, scores [N, K]
+# names, scores [N, K]
+def _read_csv(path: Path, class_names: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
     "Clips and scores of a table."
     try:
         rows = [
@@ -74,9 +72,9 @@ def _read_csv(
         [h for h in head if h != "name" and h not in class_names],
     )
     if missing or odd:
+        wrong = f"{missing[0]!r} is not there once" if missing else f"{odd[0]!r} is none of them"
         raise DataError(
-            "the columns are not the run's classes"
-            f" ({f'{missing[0]!r} is not there once' if missing else f'{odd[0]!r} is none of them'});"
+            f"the columns are not the run's classes ({wrong});"
             " name one column after each, or give name,prediction"
         )
     return names, np.array(

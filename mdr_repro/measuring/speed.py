@@ -61,9 +61,8 @@ def network(
         )
         for name, p in net.named_parameters():
             if name.endswith(("alpha", "gcb.norm.weight")):
-                p.data.add_(
-                    0.3 * torch.rand_like(p)
-                )  # refinement on, blocks more than their residual
+                # refinement on, blocks more than their residual
+                p.data.add_(0.3 * torch.rand_like(p))
     return net.to(device)
 
 # %% ../../nbs/measuring/07_speed.ipynb #29b75307
@@ -99,9 +98,8 @@ def take_turns(
     return seconds
 
 # %% ../../nbs/measuring/07_speed.ipynb #c587e5ed
-def summary(
-    seconds: dict[str, list[float]], first: str = "literal"
-) -> dict[str, dict]:  # form -> seconds and speed-up, each median and quartiles
+# form -> seconds and speed-up, each median and quartiles
+def summary(seconds: dict[str, list[float]], first: str = "literal") -> dict[str, dict]:
     "How long a step takes, and how many times faster it is than the first form in the same round."
     found = {}
     for name, values in seconds.items():
@@ -128,13 +126,8 @@ _allocations = (
     "new_empty_strided",
     "empty_permuted",
 )  # promise memory, touch none
-_fillings = (
-    "copy_",
-    "zero_",
-    "fill_",
-    "normal_",
-    "uniform_",
-)  # write without reading what was there
+# write without reading what was there
+_fillings = ("copy_", "zero_", "fill_", "normal_", "uniform_")
 
 
 def _tensors(values) -> list[Tensor]:
@@ -200,9 +193,8 @@ def count(step: Callable[[], None]) -> tuple[int, int]:  # operations, bytes
     return flops.get_total_flops(), traffic.bytes
 
 # %% ../../nbs/measuring/07_speed.ipynb #d1ef5ac6
-def ceilings(
-    device: str = "cpu", quick: bool = False, precision: str = "fp32"
-) -> dict:  # operations a second, bytes a second
+# operations a second, bytes a second
+def ceilings(device: str = "cpu", quick: bool = False, precision: str = "fp32") -> dict:
     "The best of some matrix products in this precision, and of copies."
     sizes, n, best = (
         (256,) if quick else (1024, 2048, 4096),
@@ -329,13 +321,11 @@ def clip_rate(
     return sorted(rates)[2]
 
 # %% ../../nbs/measuring/07_speed.ipynb #b5059a57
-def profile_step(
-    step: Callable[[], None], top: int = 8
-) -> pd.Series:  # operation -> share of the time, largest first
+# operation -> share of the time, largest first
+def profile_step(step: Callable[[], None], top: int = 8) -> pd.Series:
     "PyTorch's own operations by the time spent in themselves."
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "99"
-    )  # else the profiler tells the terminal when it begins and ends
+    # else the profiler tells the terminal when it begins and ends
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     step()
     with torch.profiler.profile(activities=torch.profiler.supported_activities()) as seen:
         step()

@@ -100,9 +100,8 @@ def _paired_p(d: np.ndarray) -> float | None:
     "Two-sided p of differences [n] being centred on 0."
     if len(d) == 1:
         return None
-    if _no_spread(
-        d
-    ):  # accuracies are whole numbers of clips: equal differences do occur, and would give t = infinity
+    # accuracies are whole numbers of clips: equal differences do occur, and would give t = infinity
+    if _no_spread(d):
         return 1.0 if abs(d.mean()) <= 1e-12 else 2.0 ** (1 - len(d))
     return float(stats.ttest_1samp(d, 0.0).pvalue)
 

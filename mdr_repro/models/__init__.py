@@ -20,16 +20,14 @@ from .parts import GCN, add_cvsta
 from ..skeleton import Skeleton
 
 # %% ../../nbs/models/01_registry.ipynb #ec0bdf2b
-backbones = Registry(
-    "backbone", ("skeleton", "in_channels", "num_persons")
-)  # name -> constructor(skeleton, in_channels, num_persons, **options)
+# name -> constructor(skeleton, in_channels, num_persons, **options)
+backbones = Registry("backbone", ("skeleton", "in_channels", "num_persons"))
 
 
 def register_backbone(
     name: str,  # as in RunSpec.backbone
-    constructor: Callable[
-        ..., nn.Module
-    ],  # called with (skeleton, in_channels, num_persons, **options)
+    # called with (skeleton, in_channels, num_persons, **options)
+    constructor: Callable[..., nn.Module],
 ) -> Callable[..., nn.Module]:  # the constructor
     "Make a network known to `build_backbone`."
     return backbones.register(name, constructor)
@@ -64,9 +62,8 @@ class Projected(nn.Module):
 
 
 class _ProjectedWithTerms(Projected):
-    def forward_with_terms(
-        self, x: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:  # the network's own losses stay its own
+    # the network's own losses stay its own
+    def forward_with_terms(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         features, terms = self.backbone.forward_with_terms(x)
         return self.linear(features), terms
 
@@ -93,7 +90,9 @@ def build_backbone(
     skeleton: Skeleton,  # joints and initial topology
     in_channels: int = 3,  # C
     num_persons: int = 1,  # M
-    **options,  # of the network's constructor; cvsta=True or "literal" puts CVSTA into a compared GCN, embedding_dim=2 gives features in the plane
+    # of the network's constructor; cvsta=True or "literal" puts CVSTA into a compared GCN,
+    # embedding_dim=2 gives features in the plane
+    **options,
 ) -> nn.Module:  # clips [N, C, T, V, M] -> features [N, D]
     "The network of this name; ValueError lists the known names, or the options that this one has."
     cvsta = "cvsta" in backbone_options(name) and options.pop("cvsta", False)

@@ -32,8 +32,8 @@ def structural_links(
     hops = skeleton.hops()
     inward = hops[:, skeleton.center, None] >= hops[None, :, skeleton.center]
     subsets = [hops == 0]
-    for l in range(1, order + 1):
-        subsets += [(hops == l) & inward, (hops == l) & ~inward]
+    for bones in range(1, order + 1):
+        subsets += [(hops == bones) & inward, (hops == bones) & ~inward]
     return torch.tensor(np.stack(subsets) / (hops <= order).sum(0), dtype=torch.float32)
 
 # %% ../../nbs/models/04_as_gcn.ipynb #d15a4c4c

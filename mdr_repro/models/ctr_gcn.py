@@ -57,9 +57,8 @@ class CTRGraphConv(GraphConv):
     def transforms(self, x: Tensor) -> Tensor:
         return torch.stack([W(x) for W in self.transform], 1)  # W_k f_in [N, K, C_out, T, V]
 
-    def over_graph(
-        self, y: Tensor, x: Tensor
-    ) -> Tensor:  # sum over joints of y [N, K, C_out, T, V]
+    # sum over joints of y [N, K, C_out, T, V]
+    def over_graph(self, y: Tensor, x: Tensor) -> Tensor:
         return sum(
             torch.einsum(self.product, y[:, k], self.topology(x, k)) for k in range(len(self.A))
         )
@@ -175,9 +174,8 @@ class CTRGCN(GCN):
         num_persons: int = 1,  # M
         width: float = 1.0,  # of the published channels
         reduction: int = 8,  # C_r = C_in / reduction; 8 where coordinates enter
-        partition: (
-            str | None
-        ) = "directed",  # how `Skeleton.adjacency` splits the graph; None: the skeleton's own way
+        # how `Skeleton.adjacency` splits the graph; None: the skeleton's own way
+        partition: (str | None) = "directed",
         form: str = "paper",  # or "pyskl"
     ):
         layers = ten_layers(in_channels, width, multiple=4)  # four temporal branches
@@ -212,9 +210,8 @@ _inside = (  # a layer: the published name, ours
 )
 
 
-def _table(
-    layers: list[str], norm: str, classifier: str
-) -> tuple[tuple[str, str], ...]:  # the published names of these parts
+# the published names of these parts
+def _table(layers: list[str], norm: str, classifier: str) -> tuple[tuple[str, str], ...]:
     ends = (
         (rf"{norm}\.(.*)", r"backbone.data_norm.\1"),
         (rf"{classifier}\.(.*)", r"classifier.\1"),

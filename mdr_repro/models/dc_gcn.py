@@ -100,9 +100,8 @@ class DropGraph(nn.Module):
         self.block_size, self.guided, self.drop = block_size, guided, drop
         self.register_buffer("near", torch.tensor(skeleton.hops() <= 1), persistent=False)
 
-    def forward(
-        self, x: Tensor, share: float | Tensor
-    ) -> Tensor:  # share to be dropped: 1 - keep_prob
+    # share to be dropped: 1 - keep_prob
+    def forward(self, x: Tensor, share: float | Tensor) -> Tensor:
         if not self.training or isinstance(share, float) and share == 0:
             return x
         if self.drop in ("both", "joints"):
@@ -184,9 +183,8 @@ class DCGCN(GCN):
         sizes, A = ten_layers(in_channels, width, groups), skeleton.adjacency("directed")
         super().__init__(skeleton, in_channels, num_persons, sizes[-1][1])
         self.keep_prob, self.ramp = keep_prob, ramp
-        self.register_buffer(
-            "num_batches_tracked", torch.tensor(0)
-        )  # BatchNorm's word: published weights have no such count
+        # BatchNorm's word: published weights have no such count
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
         self.layers = nn.ModuleList(
             DecoupledLayer(
                 c_in, c_out, A, groups, stride, i > 0, DropGraph(skeleton, block_size, guided, drop)
@@ -216,9 +214,8 @@ def _through(net: DCGCN, x: Tensor) -> Tensor:  # [N M, C, T, V] -> [N M, D, T',
     "All layers, the last four with DropGraph; a batch more is counted while training."
     share = 1.0 - net.keep_prob
     if net.training and net.ramp:
-        share = share * (net.num_batches_tracked / net.ramp).clamp(
-            max=1
-        )  # a tensor: no waiting for the device
+        # a tensor: no waiting for the device
+        share = share * (net.num_batches_tracked / net.ramp).clamp(max=1)
         net.num_batches_tracked += 1
     for i, layer in enumerate(net.layers):
         x = layer(x, share if i >= len(net.layers) - 4 else 0.0)

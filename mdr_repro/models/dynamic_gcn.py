@@ -185,7 +185,8 @@ class DynamicGCN(GCN):
         in_channels: int = 3,  # C
         num_persons: int = 1,  # M
         width: float = 1.0,  # of the published channels
-        clip_frames: int = 64,  # L: clips of another length are resampled inside every context encoder
+        # L: clips of another length are resampled inside every context encoder
+        clip_frames: int = 64,
         joint_ratio: float = 0.6,  # alpha: what a projection leaves of the joints
         fusion: float = 1.0,  # lambda at the start
     ):

@@ -146,10 +146,8 @@ def _sg(C: int, kernel_size: int, stride: int) -> nn.Sequential:
     )
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #0d5519a9
-temporal_layers = {
-    "sg": (_sg, 2),
-    "ep_sep": (_ep_sep, 4),
-}  # the path, and the reduction r of the attention in the same network
+# the path, and the reduction r of the attention in the same network
+temporal_layers = {"sg": (_sg, 2), "ep_sep": (_ep_sep, 4)}
 
 
 def temporal_layer(
@@ -267,9 +265,8 @@ def _check_options(in_channels: int, distance: int, scores: int) -> None:
         )
 
 
-def _chain(
-    in_channels: int, blocks: list, **options
-) -> nn.Sequential:  # blocks: channels, stride and depth
+# blocks: channels, stride and depth
+def _chain(in_channels: int, blocks: list, **options) -> nn.Sequential:
     return nn.Sequential(
         *(
             block(c_in, c, depth=depth, stride=s, **options)

@@ -26,13 +26,13 @@ def mode_matrix(
             f"k={k!r} is no mode; known: 1 (bones), 2, 3, ..., 'joints' (for k=0 every joint minus"
             " itself would be left)"
         )
-    I = torch.eye(skeleton.num_joints)
+    identity = torch.eye(skeleton.num_joints)
     if k == "joints":
-        return I  # no joint has an ancestor so far away
-    P = I[list(skeleton.bones)]
+        return identity  # no joint has an ancestor so far away
+    P = identity[list(skeleton.bones)]
     ends = [v for v, parent in enumerate(skeleton.bones) if v == parent]  # the center has no parent
     P[ends] = 0
-    return I - torch.linalg.matrix_power(P, k)
+    return identity - torch.linalg.matrix_power(P, k)
 
 # %% ../../nbs/models/13_info_gcn.ipynb #febde96e
 class SelfAttentionGraphConv(GraphConv):
@@ -96,9 +96,8 @@ class InfoGCN(GCN):
             skeleton.num_joints,
             [c_out for _, c_out, _ in ten_layers(in_channels, width, multiple=4)],
         )
-        super().__init__(
-            skeleton, widths[0], num_persons, widths[-1]
-        )  # what is normalised are embedded joints
+        # what is normalised are embedded joints
+        super().__init__(skeleton, widths[0], num_persons, widths[-1])
         self.coordinates = in_channels
         self.register_buffer("mode", mode_matrix(skeleton, k), persistent=False)
         self.embedding, self.positions = (
@@ -136,7 +135,8 @@ _LAYER = (  # within a layer: published name, ours
     (r"residual\.bn\.(\w+)", r"residual.1.\1"),
 )
 
-# stnoah1/infogcn: a regular expression of a whole published name, our name in backbone or objective (for `load_published`)
+# stnoah1/infogcn: a regular expression of a whole published name, our name in backbone or objective
+# (for `load_published`)
 RELEASED: tuple[tuple[str, str], ...] = (
     ("pos_embedding", "backbone.positions"),
     (r"to_joint_embedding\.(\w+)", r"backbone.embedding.\1"),

@@ -60,9 +60,8 @@ class MultiScaleGraphConv(GraphConv):
     ):
         super().__init__(in_channels, out_channels)
         self.register_buffer("A", graphs.flatten(0, 1), persistent=False)
-        self.A_res = nn.Parameter(
-            torch.empty_like(self.A).uniform_(-1e-6, 1e-6)
-        )  # [K V, V]: row of the receiving, column of the sending node
+        # [K V, V]: row of the receiving, column of the sending node
+        self.A_res = nn.Parameter(torch.empty_like(self.A).uniform_(-1e-6, 1e-6))
         self.transform = nn.Sequential(
             nn.Conv2d(len(graphs) * in_channels, out_channels, 1),
             nn.BatchNorm2d(out_channels),
@@ -141,10 +140,8 @@ class Block(nn.Module):
         stride: int = 1,  # s
         gcn_scales: int = 13,  # distances in the factorised pathway
         g3d_scales: int = 6,  # distances in a window
-        windows: tuple[tuple[int, int], ...] = (
-            (3, 1),
-            (5, 1),
-        ),  # tau and dilation of each G3D pathway
+        # tau and dilation of each G3D pathway
+        windows: tuple[tuple[int, int], ...] = ((3, 1), (5, 1)),
         first: bool = False,  # the block that sees coordinates widens them at once
     ):
         super().__init__()
@@ -176,10 +173,8 @@ class MSG3D(GCN):
         width: float = 1.0,  # of 96, 192, 384 channels
         gcn_scales: int = 13,  # distances 0 .. 12 between the joints of a frame
         g3d_scales: int = 6,  # distances 0 .. 5 in a window
-        windows: tuple[tuple[int, int], ...] = (
-            (3, 1),
-            (5, 1),
-        ),  # frames and dilation of each G3D pathway
+        # frames and dilation of each G3D pathway
+        windows: tuple[tuple[int, int], ...] = ((3, 1), (5, 1)),
     ):
         if not all(isinstance(w, (tuple, list)) and len(w) == 2 and min(w) > 0 for w in windows):
             raise ValueError(

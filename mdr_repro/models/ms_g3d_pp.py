@@ -18,9 +18,8 @@ class MSG3DPlusPlus(MSG3D):
 register_backbone("ms_g3d_pp", MSG3DPlusPlus);
 
 # %% ../../nbs/models/10_ms_g3d_pp.ipynb #880bb1b8
-PRACTICE: dict[
-    str, dict
-] = {  # pyskl's settings for MS-G3D on 2-D poses, as fields of Sampling and Schedule
+# pyskl's settings for MS-G3D on 2-D poses, as fields of Sampling and Schedule
+PRACTICE: dict[str, dict] = {
     "sampling": {
         "num_frames": 100,
         "mode": "uniform",

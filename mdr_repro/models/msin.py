@@ -45,10 +45,8 @@ def distances(
     dims: int = 3,  # channels that are positions
 ) -> Tensor:  # [N, E, T, V, M] for one person, [N, 2 E, T, V, M] for more
     "How far every joint is from the ends of its own body, and from the nearest person's ends."
-    p, there = (
-        x[:, :dims].permute(0, 4, 2, 3, 1),
-        (x != 0).any(1).permute(0, 3, 1, 2),
-    )  # [N, M, T, V, dims], [N, M, T, V]
+    # [N, M, T, V, dims], [N, M, T, V]
+    p, there = (x[:, :dims].permute(0, 4, 2, 3, 1), (x != 0).any(1).permute(0, 3, 1, 2))
     M, ends = p.shape[1], list(ends)
     d = _apart(p[:, :, None, :, :, None], p[:, None, :, :, None, ends])  # [N, m, m', T, V, E]
     both = there[:, :, None, :, :, None] & there[:, None, :, :, None, ends]
@@ -74,7 +72,8 @@ class MSIN(nn.Module):
         width: float = 1.0,  # of the streams' channels
         stream: str = "st_gcn",  # the network of both streams
         interaction: bool = True,  # False: the skeleton stream alone
-        dims: int = 3,  # channels that are positions, if there are as many; 2 where the third is a score
+        # channels that are positions, if there are as many; 2 where the third is a score
+        dims: int = 3,
     ):
         super().__init__()
         _check_options(stream, dims)

@@ -86,8 +86,10 @@ def shortcut(
 class GraphConv(nn.Module):
     "A sum over joints' neighbours: forward(x, ...) takes [N, C_in, T, V] to [N, C_out, T, V]."
 
-    # where W_k f_in can be told from the sum over the graph (Eq. 2), two methods more, one behind the other the same as forward:
-    # transforms(x) -> W_k f_in [N, K, C_out, T, V], and over_graph(y [N, K, C_out, T, V], x, ...) -> [N, C_out, T, V]
+    # where W_k f_in can be told from the sum over the graph (Eq. 2), two methods more, one behind
+    # the other the same as forward:
+    # transforms(x) -> W_k f_in [N, K, C_out, T, V], and over_graph(y [N, K, C_out, T, V], x, ...)
+    # -> [N, C_out, T, V]
     def __init__(self, in_channels: int, out_channels: int):  # C_in  # C_out
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
@@ -150,7 +152,8 @@ class LiteralGraphConv(GraphConv):
 # %% ../../nbs/models/00_parts.ipynb #50721399
 def add_cvsta(
     backbone: nn.Module,  # its graph convolutions are `GraphConv`s
-    literal: bool = False,  # R_k in the place of W_k f_in (Eq. 4); False: gated, before the graph convolution
+    # R_k in the place of W_k f_in (Eq. 4); False: gated, before the graph convolution
+    literal: bool = False,
 ) -> nn.Module:  # the same object
     """Put CVSTA into every graph convolution of the network (Table I); gated, its outputs are at
     first as before."""
@@ -177,7 +180,7 @@ def add_cvsta(
         )
     return backbone
 
-
+# %% ../../nbs/models/00_parts.ipynb #96d40a58
 def gates(
     state: dict[str, Tensor],  # weights of a network with cvsta=True
 ) -> dict[str, float]:  # name of the graph convolution -> gamma
@@ -191,9 +194,8 @@ def gates(
 # %% ../../nbs/models/00_parts.ipynb #29ef323e
 def published_names(
     keys: list[str],  # of a published state dict
-    table: tuple[
-        tuple[str, str], ...
-    ],  # (regular expression of a whole published key, our key or "" where it is not needed)
+    # (regular expression of a whole published key, our key or "" where it is not needed)
+    table: tuple[tuple[str, str], ...],
 ) -> dict[
     str, str
 ]:  # published key -> our key, without the ones that are not needed; unknown ones keep their name
@@ -216,13 +218,11 @@ def published_names(
 
 # %% ../../nbs/models/00_parts.ipynb #efabe2cb
 def load_published(
-    parts: dict[
-        str, nn.Module
-    ],  # name before the dot -> module: {"backbone": ..., "classifier": ...}
+    # name before the dot -> module: {"backbone": ..., "classifier": ...}
+    parts: dict[str, nn.Module],
     state: dict[str, Tensor],  # as published
-    table: tuple[
-        tuple[str, str], ...
-    ],  # see `published_names`; our keys begin with a name in `parts`
+    # see `published_names`; our keys begin with a name in `parts`
+    table: tuple[tuple[str, str], ...],
 ) -> None:
     """Copy published weights into our modules; ValueError names every missing, extra or misshapen
     tensor."""
@@ -264,7 +264,6 @@ def load_published(
             ours[n].copy_(state[k].reshape(ours[n].shape))
 
 # %% ../../nbs/models/00_parts.ipynb #b7d8f73f
-def _squeezed(
-    t: Tensor,
-) -> list[int]:  # the same numbers as [K, D], [K, D, 1] or [K, D, 1, 1] are the same weights
+# the same numbers as [K, D], [K, D, 1] or [K, D, 1, 1] are the same weights
+def _squeezed(t: Tensor) -> list[int]:
     return [n for n in t.shape if n > 1]

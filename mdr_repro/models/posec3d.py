@@ -52,9 +52,8 @@ def limb_maps(
     i, limb = torch.arange(size, dtype=a.dtype, device=a.device), b - a
     from_a = i - a[..., None]  # [..., 2, S], the two components of pixel minus a
     along = from_a * (limb / limb.square().sum(-1, keepdim=True).clamp(min=1))[..., None]
-    t = (along[..., 1, :, None] + along[..., 0, None, :]).clamp(
-        0, 1
-    )  # the nearest point is a + t (b - a)
+    # the nearest point is a + t (b - a)
+    t = (along[..., 1, :, None] + along[..., 0, None, :]).clamp(0, 1)
     dx, dy = (
         from_a[..., 0, None, :] - t * limb[..., 0, None, None],
         from_a[..., 1, :, None] - t * limb[..., 1, None, None],
@@ -77,9 +76,8 @@ def clip_box(
     some = known.any(2)
     low, high = low.where(some, torch.zeros_like(low)), high.where(some, torch.zeros_like(high))
     half = ((high - low) / 2 * (1 + padding)).amax(1)
-    half = half.where(
-        half > 0, torch.ones_like(half)
-    )  # all in one point: any box around it will do
+    # all in one point: any box around it will do
+    half = half.where(half > 0, torch.ones_like(half))
     return (low + high) / 2 - half[:, None], 2 * half
 
 # %% ../../nbs/models/14_posec3d.ipynb #aed0e247
@@ -90,7 +88,8 @@ def heatmaps(
     x: Tensor,  # clips [N, C, T, V, M], positions
     size: int = 56,  # S, pixels
     sigma: float = 0.6,  # pixels
-    confidence: str = "none",  # every joint that is there at height 1; "last": the last channel is c_k
+    # every joint that is there at height 1; "last": the last channel is c_k
+    confidence: str = "none",
     limbs: tuple[tuple[int, int], ...] | None = None,  # pairs of joints to draw instead of joints
     padding: float = 0.25,  # of the box around the persons
 ) -> Tensor:  # volumes [N, V, T, S, S], or [N, limbs, T, S, S]

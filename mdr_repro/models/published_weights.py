@@ -47,9 +47,9 @@ _convs = {
 _tail = {"0": "0", "1": "1", "3.conv": "3", "3.bn": "4", "4": "4"}  # of a temporal branch
 
 
-def _mdr_layer(l: int) -> list[tuple[str, str]]:
+def _mdr_layer(number: int) -> list[tuple[str, str]]:
     "The names in layer l, counted from 1."
-    theirs, ours = rf"l{l}\.", rf"backbone.layers.{l - 1}."
+    theirs, ours = rf"l{number}\.", rf"backbone.layers.{number - 1}."
     return [
         (theirs + r"gcn1\.PA", ours + "gcb.graph.A"),
         (theirs + r"gcn1\.alpha", ours + "gcb.graph.alpha"),
@@ -75,7 +75,7 @@ def _mdr_layer(l: int) -> list[tuple[str, str]]:
 # %% ../../nbs/models/16_published_weights.ipynb #e0345d5a
 MDR_GCN = (
     (r"data_bn\.(.*)", r"backbone.data_norm.\1"),
-    *(line for l in range(1, 11) for line in _mdr_layer(l)),
+    *(line for number in range(1, 11) for line in _mdr_layer(number)),
     (r"fc\.(.*)", r"classifier.\1"),
 )
 

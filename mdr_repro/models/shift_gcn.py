@@ -63,9 +63,8 @@ def temporal_shift(
         return x.gather(2, t.clamp(0, T - 1)[:, :, None].expand(N, -1, -1, V)) * inside
 
     early, late = frame(t), frame(t + 1)
-    return early + part * (
-        late - early
-    )  # so that a constant channel has a gradient of exactly 0 for s
+    # so that a constant channel has a gradient of exactly 0 for s
+    return early + part * (late - early)
 
 # %% ../../nbs/models/05_shift_gcn.ipynb #62861139
 class _SignGradient(torch.autograd.Function):

@@ -36,9 +36,8 @@ class EdgeGraphConv(GraphConv):
     def transforms(self, x: Tensor) -> Tensor:  # W_k f_in [N, K, C_out, T, V]
         return self.conv(x).unflatten(1, (self.subsets, self.out_channels))
 
-    def over_graph(
-        self, y: Tensor, x: Tensor, A: Tensor
-    ) -> Tensor:  # A [K, V, V]: v sends, w receives
+    # A [K, V, V]: v sends, w receives
+    def over_graph(self, y: Tensor, x: Tensor, A: Tensor) -> Tensor:
         return torch.einsum("nkctv,kvw->nctw", y, A * self.importance)
 
 # %% ../../nbs/models/02_st_gcn.ipynb #6f97537c
@@ -51,7 +50,8 @@ class STGCNLayer(nn.Module):
         graph: GraphConv,  # C_in -> C_out channels
         stride: int = 1,  # s, over frames
         residual: bool = True,  # rho; False: nothing is added
-        dropout: float = 0.0,  # probability that a number is dropped, after the convolution over frames
+        # probability that a number is dropped, after the convolution over frames
+        dropout: float = 0.0,
     ):
         super().__init__()
         c_in, c_out = graph.in_channels, graph.out_channels

@@ -105,9 +105,8 @@ class TwoStreamAGCN(GCN):
         in_channels: int = 3,  # C
         num_persons: int = 1,  # M
         width: float = 1.0,  # of the published channels
-        partition: (
-            str | None
-        ) = "directed",  # how `Skeleton.adjacency` splits the graph; None: the skeleton's own way
+        # how `Skeleton.adjacency` splits the graph; None: the skeleton's own way
+        partition: (str | None) = "directed",
         parts: str = "ABC",  # of the graph
     ):
         layers = ten_layers(in_channels, width)

@@ -21,10 +21,9 @@ class Statement(NamedTuple):
     also: str = ""  # patterns of claims with other words, separated by spaces
     reason: str = ""  # why no claim tests it
 
+    # ids: claims with words of this sentence, and those that `also` names
     @property
-    def claims(
-        self,
-    ) -> tuple[str, ...]:  # ids: claims with words of this sentence, and those that `also` names
+    def claims(self) -> tuple[str, ...]:
         named = self.also.split()
         return tuple(
             c.id
@@ -683,22 +682,24 @@ def _asserts_nothing(why: str, beginnings: str) -> None:  # separated by |
 _asserts_nothing(
     "authors, addresses and headings",
     """
-    Index Terms—Graph | E-mail: {liusl | Email: gaohuang | (Shenglan Liu and Yuning Ding | Our contributions are
-    summarized | RELATED WORK A | Feature Transformation | Feature Modelling | Discriminative Spatial Temporal
-    Saliency Representation | The implementation details are described | The details are as follows
+    Index Terms—Graph | E-mail: {liusl | Email: gaohuang | (Shenglan Liu and Yuning Ding | Our
+    contributions are summarized | RELATED WORK A | Feature Transformation | Feature Modelling |
+    Discriminative Spatial Temporal Saliency Representation | The implementation details are
+    described | The details are as follows
     """,
 )
 
 _asserts_nothing(
     "about the field, without a measure",
     """
-    Abstract—Graph convolutional | However, existing approaches are limited | INTRODUCTION Skeleton-based action |
-    In recent years, fine-grained action tasks | However, the fine-grained action recognition task remains | The
-    first challenge is to | This indicates that inter-joint | The second challenge is | For fine-grained recognition
-    tasks, both | In addition, inevitable outliers | Therefore, the spatial-temporal discriminative capability in
-    the existing | Considering the deficiencies | In recent years, researchers have become | Most studies have
-    focused | Integrating the shared and learnable | The 3D CNN-based methods are also | Existing embedding losses
-    fall | Figure 2 shows the characteristics
+    Abstract—Graph convolutional | However, existing approaches are limited | INTRODUCTION
+    Skeleton-based action | In recent years, fine-grained action tasks | However, the fine-grained
+    action recognition task remains | The first challenge is to | This indicates that inter-joint
+    | The second challenge is | For fine-grained recognition tasks, both | In addition, inevitable
+    outliers | Therefore, the spatial-temporal discriminative capability in the existing |
+    Considering the deficiencies | In recent years, researchers have become | Most studies have
+    focused | Integrating the shared and learnable | The 3D CNN-based methods are also | Existing
+    embedding losses fall | Figure 2 shows the characteristics
     """,
 )
 
@@ -706,30 +707,32 @@ _asserts_nothing(
 _asserts_nothing(
     "about earlier work that the paper neither trains nor measures",
     """
-    Early RNN or CNN methods | Many frontier GCN-based | However, the previous GCN-based methods lack | For
-    multi-modality data, STAR | Some existing work [17] | Skeleton-based action recognition Early | RNN-based
-    approaches | To deeply realize spatial | However, neither of the two | ST-GCN [7] utilizes | As a learnable
-    method, 2S-AGCN | To explore more types of motion | DC-GCN [40] sets | CTR-GCN [11] leverages | InfoGCN [13]
-    emphasizes | Nevertheless, spatial-temporal information | FD-GCN [10] offers | A spatial-temporal attention
-    module is proposed in
+    Early RNN or CNN methods | Many frontier GCN-based | However, the previous GCN-based methods
+    lack | For multi-modality data, STAR | Some existing work [17] | Skeleton-based action
+    recognition Early | RNN-based approaches | To deeply realize spatial | However, neither of the
+    two | ST-GCN [7] utilizes | As a learnable method, 2S-AGCN | To explore more types of motion |
+    DC-GCN [40] sets | CTR-GCN [11] leverages | InfoGCN [13] emphasizes | Nevertheless,
+    spatial-temporal information | FD-GCN [10] offers | A spatial-temporal attention module is
+    proposed in
     """,
 )
 
 _asserts_nothing(
     "about earlier losses: how they are made, or what others found",
     """
-    The explicit methods [19] | Angular softmax approaches | Some scale and margin versions | These implicit methods
-    are challenging | Loss functions for fine-grained tasks In recent | (a) Early explicit methods | To fully
-    utilize class annotation | As a classical method, Center loss | Sphreface [22] | For feasible optimization |
-    Recent methods [27] | However, all these implicit methods
+    The explicit methods [19] | Angular softmax approaches | Some scale and margin versions |
+    These implicit methods are challenging | Loss functions for fine-grained tasks In recent | (a)
+    Early explicit methods | To fully utilize class annotation | As a classical method, Center
+    loss | Sphreface [22] | For feasible optimization | Recent methods [27] | However, all these
+    implicit methods
     """,
 )
 
 _asserts_nothing(
     "says what is proposed and what for",
     """
-    In this paper, we propose a dynamic | It can build a comprehensive | To fully consider the noises | We propose a
-    new GCN model named | We propose RDL by decoupling
+    In this paper, we propose a dynamic | It can build a comprehensive | To fully consider the
+    noises | We propose a new GCN model named | We propose RDL by decoupling
     """,
 )
 
@@ -737,31 +740,33 @@ _asserts_nothing(
 _asserts_nothing(
     "defines the method",
     """
-    METHOD In this section | Then, we elaborate | Finally, we introduce Robust | The overall architecture |
-    Preliminaries The skeletal graph | Set of edges | In spatial view, the graph | Model implementation The above |
-    Concretely, a T frames | Spatial-temporal graph convolution can | Our A_k is initialized | CVSTA consists of
-    three | To obtain discriminative representation, we first | Then, feature compaction | With f_T and f_V | In
-    parallel with saliency | To achieve CVSTA, we finally | Graph Convolution Block The method | Like the operation
-    of generating | We represent the spatial correlations | Combining CVSTA with spatial | Our GCB is achieved |
-    Multi-Dimensional Refinement Graph Convolution Network A complete | In MDR-GCN, there are a total | The numbers
-    of output channels | A global average pooling layer
+    METHOD In this section | Then, we elaborate | Finally, we introduce Robust | The overall
+    architecture | Preliminaries The skeletal graph | Set of edges | In spatial view, the graph |
+    Model implementation The above | Concretely, a T frames | Spatial-temporal graph convolution
+    can | Our A_k is initialized | CVSTA consists of three | To obtain discriminative
+    representation, we first | Then, feature compaction | With f_T and f_V | In parallel with
+    saliency | To achieve CVSTA, we finally | Graph Convolution Block The method | Like the
+    operation of generating | We represent the spatial correlations | Combining CVSTA with spatial
+    | Our GCB is achieved | Multi-Dimensional Refinement Graph Convolution Network A complete | In
+    MDR-GCN, there are a total | The numbers of output channels | A global average pooling layer
     """,
 )
 
 _asserts_nothing(
     "defines the loss",
     r"""
-    Angle losses utilize | Along with the norm aspect | In addition, inter-class angular loss | The intra-class
-    norm-specific loss | A small parameter | RDL is computed as | The hyperparameters $\lambda_1 | Consequently, the
-    fine-grained action classification loss
+    Angle losses utilize | Along with the norm aspect | In addition, inter-class angular loss |
+    The intra-class norm-specific loss | A small parameter | RDL is computed as | The
+    hyperparameters $\lambda_1 | Consequently, the fine-grained action classification loss
     """,
 )
 
 _asserts_nothing(
     "derives the gradients, which *Gradients of RDL* checks",
     r"""
-    Gradients calculation of RDL In | According to Eq.11 | Therefore, we only need to pay | Then, we solve for | The
-    gradients of $\mathcal{L}_{A_{in}} \cos | The gradients of $\mathcal{L}_{A_{out}}$ According
+    Gradients calculation of RDL In | According to Eq.11 | Therefore, we only need to pay | Then,
+    we solve for | The gradients of $\mathcal{L}_{A_{in}} \cos | The gradients of
+    $\mathcal{L}_{A_{out}}$ According
     """,
 )
 
@@ -769,25 +774,28 @@ _asserts_nothing(
 _asserts_nothing(
     "about a data set; the audit holds the numbers against each other",
     """
-    EXPERIMENTS A | Datasets FineGym99 | We conduct experiments using 3D-pose | The dataset is publicly available | FSD-10 To fully evaluate | FSD-10 collects 1484 | Each clip is at 30 fps | There are 1500
-    frames | This dataset has a significant | The action
-    samples are categorized | We adopt 25 joints | We recommend two split | In cross-subject | The training set of
-    X-view | The 1st camera | We utilize both two versions """,
+    EXPERIMENTS A | Datasets FineGym99 | We conduct experiments using 3D-pose | The dataset is
+    publicly available | FSD-10 To fully evaluate | FSD-10 collects 1484 | Each clip is at 30 fps
+    | There are 1500 frames | This dataset has a significant | The action samples are categorized
+    | We adopt 25 joints | We recommend two split | In cross-subject | The training set of X-view
+    | The 1st camera | We utilize both two versions
+    """,
 )
 
 _asserts_nothing(
     "says how something was trained, compared or drawn",
     """
-    Training details We conducted | Stochastic gradient descent | For FineGym99, we set the batch | For FSD-10, the
-    learning rate | For NTU RGB+D, the batch | Ablation study Expandability | For evaluating the effectiveness of
-    the proposed discriminative loss | Effectiveness of the variable channel We | Effectiveness of our
-    spatial-temporal attention To | Effectiveness of our method for noisy data To | Table IV shows the performance |
-    Effectiveness of RDL We set | Configuration of MDR-GCN Table VI | Efficiency of our method In | Comparison with
-    other loss functions Table VIII | For a fair comparison | To further illustrate the effectiveness of RDL |
-    Visualization of CVSTA We obtain | Frame extraction strategy | We reveal the first 160 | We further illustrate
-    that the first 120 | Visualization of RDL We use | Figure 5 shows the results after | Comparison with the
-    State-of-the-Art In | FineGym99 and FSD-10 are utilized | To show the generality | On NTU RGB+D and FineGym99 |
-    The results are shown in Tables IX
+    Training details We conducted | Stochastic gradient descent | For FineGym99, we set the batch
+    | For FSD-10, the learning rate | For NTU RGB+D, the batch | Ablation study Expandability |
+    For evaluating the effectiveness of the proposed discriminative loss | Effectiveness of the
+    variable channel We | Effectiveness of our spatial-temporal attention To | Effectiveness of
+    our method for noisy data To | Table IV shows the performance | Effectiveness of RDL We set |
+    Configuration of MDR-GCN Table VI | Efficiency of our method In | Comparison with other loss
+    functions Table VIII | For a fair comparison | To further illustrate the effectiveness of RDL
+    | Visualization of CVSTA We obtain | Frame extraction strategy | We reveal the first 160 | We
+    further illustrate that the first 120 | Visualization of RDL We use | Figure 5 shows the
+    results after | Comparison with the State-of-the-Art In | FineGym99 and FSD-10 are utilized |
+    To show the generality | On NTU RGB+D and FineGym99 | The results are shown in Tables IX
     """,
 )
 
@@ -795,7 +803,8 @@ _asserts_nothing(
 _asserts_nothing(
     "about the scope of the work",
     """
-    LIMITATIONS AND SOCIAL IMPACTS Currently | There are no known socially | CONCLUSION This work proposes
+    LIMITATIONS AND SOCIAL IMPACTS Currently | There are no known socially | CONCLUSION This work
+    proposes
     """,
 )
 

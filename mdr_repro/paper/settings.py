@@ -26,9 +26,8 @@ class Setting:
     words: str  # what stands there
 
 
-def _written(
-    source: str, words: str, **values
-) -> dict[str, Setting]:  # rdl__weights: the option weights of rdl
+# rdl__weights: the option weights of rdl
+def _written(source: str, words: str, **values) -> dict[str, Setting]:
     return {
         knob.replace("__", "."): Setting(value, source, words) for knob, value in values.items()
     }

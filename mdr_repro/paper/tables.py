@@ -395,10 +395,9 @@ LOWER_IS_BETTER = {
     "Imbalance",
 }
 
-MARGIN, MARGIN_CLIPS = (
-    1.0,
-    2,
-)  # of "similar" and "close": a point, or two clips of the test set where that is more; fixed before the first run
+# of "similar" and "close": a point, or two clips of the test set where that is more; fixed before
+# the first run
+MARGIN, MARGIN_CLIPS = (1.0, 2)
 
 # %% ../../nbs/paper/01_tables.ipynb #e69e428a
 def _check_claim(c: "Claim") -> None:
@@ -452,12 +451,10 @@ class Claim:
     def sign(self) -> int:
         return -1 if self.better[0].column in LOWER_IS_BETTER else 1
 
+    # from the printed cells: the advantage, of "similar" the largest difference; None for figures
+    # and columns of our own
     @property
-    def computed(
-        self,
-    ) -> (
-        float | None
-    ):  # from the printed cells: the advantage, of "similar" the largest difference; None for figures and columns of our own
+    def computed(self) -> float | None:
         if self.table not in TABLES or any(
             p.column not in TABLES[self.table].columns for p in (*self.better, *self.worse)
         ):

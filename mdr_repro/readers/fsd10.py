@@ -111,10 +111,9 @@ def read_labels(
     "Names and labels of a label file."
     value = load_pickle(path)
     if not isinstance(value, list | tuple) or len(value) != 2:
+        count = f" of {len(value)}" if isinstance(value, list | tuple) else ""
         raise DataError(
-            "it holds a"
-            f" {type(value).__name__}{f' of {len(value)}' if isinstance(value, list | tuple) else ''};"
-            " it has to hold two lists, names and labels"
+            f"it holds a {type(value).__name__}{count}; it has to hold two lists, names and labels"
         )
     names, labels = _listed(value[0], "names"), _listed(value[1], "labels")
     if len(names) != len(labels):
@@ -122,10 +121,9 @@ def read_labels(
             f"it has {len(names)} names and {len(labels)} labels; give one of each a clip"
         )
     if wrong := [n for n in names if type(n) is not str or len(n) > 500]:
+        count = " of more than 500 letters" if type(wrong[0]) is str else ""
         raise DataError(
-            "a clip's name in it is a"
-            f" {type(wrong[0]).__name__}{' of more than 500 letters' if type(wrong[0]) is str else ''};"
-            " write short text"
+            f"a clip's name in it is a {type(wrong[0]).__name__}{count}; write short text"
         )
     return names, [whole_label(label, name) for name, label in zip(names, labels)]
 

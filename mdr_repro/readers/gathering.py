@@ -59,9 +59,8 @@ def _wrong_clip(frames: np.ndarray, skeleton: Skeleton, letters: str) -> str:
     return "" if frames.shape[1] else "it has no person; drop the clip or give its joints"
 
 # %% ../../nbs/readers/01_gathering.ipynb #364bef1b
-def _single(
-    frames: np.ndarray, skeleton: Skeleton, letters: str
-) -> tuple[np.ndarray, str]:  # float32, a copy; the first number that is none
+# float32, a copy; the first number that is none
+def _single(frames: np.ndarray, skeleton: Skeleton, letters: str) -> tuple[np.ndarray, str]:
     with np.errstate(over="ignore"):
         single = frames.astype(np.float32)
     if np.isfinite(single).all():
@@ -79,9 +78,8 @@ def _single(
 class Gathering:
     "Clips as a reader finds them, one after another; `clip_set` makes one set of them."
 
-    def __init__(
-        self, skeleton: Skeleton, coordinates: str, name: str
-    ):  # coordinates: xyz, xys, xy
+    # coordinates: xyz, xys, xy
+    def __init__(self, skeleton: Skeleton, coordinates: str, name: str):
         self.skeleton, self.coordinates, self.name = skeleton, coordinates, name
         self.clips, self.names, self.labels, self.split, self.numbers = [], {}, [], [], {}
 
@@ -94,9 +92,8 @@ class Gathering:
         frames: np.ndarray,  # [T, M, V, C], numbers
         label: int,  # 0..K-1
         split: str = "train",  # or test, val
-        there: (
-            np.ndarray | None
-        ) = None,  # bool [T, M, V]: joints that were found; None: those that are not all zero
+        # bool [T, M, V]: joints that were found; None: those that are not all zero
+        there: (np.ndarray | None) = None,
         **numbers,  # one number, which every clip has, as subject=3
     ) -> None:
         "One clip; DataError names it where it cannot be used."
@@ -181,9 +178,8 @@ def read_json(path: Path, within: Path | None = None):  # folder that an error n
                 f"{name} has {path.stat().st_size >> 20} MiB, more than any clip"
                 f" ({_longest >> 20}); split it"
             )
-        return json.loads(
-            path.read_bytes().decode("utf-8-sig")
-        )  # some programs begin a file with a byte order mark
+        # some programs begin a file with a byte order mark
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
     except DataError:
         raise
     except OSError as e:
@@ -275,9 +271,8 @@ def read_mat(
     except OSError as e:
         raise DataError(f"{name} cannot be read ({e.strerror}); check its rights") from None
     except Exception:
-        raise DataError(
-            f"{name} is cut off or damaged; {_again}"
-        ) from None  # struct, zlib and SciPy have many ways to say it
+        # struct, zlib and SciPy have many ways to say it
+        raise DataError(f"{name} is cut off or damaged; {_again}") from None
     missing = [key for key in names if key not in found]
     if missing:
         raise DataError(f"{name} holds no {missing[0]}; {_again}")
@@ -296,6 +291,5 @@ def progress(
     total: int | None = None,  # how many, where `things` does not know
 ) -> Iterable:
     "The same things, with a bar in a terminal."
-    return tqdm(
-        things, desc=f"reading {what}", unit=f" {what}", total=total, disable=None
-    )  # None: off where there is no terminal
+    # None: off where there is no terminal
+    return tqdm(things, desc=f"reading {what}", unit=f" {what}", total=total, disable=None)

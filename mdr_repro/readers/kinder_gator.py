@@ -21,43 +21,47 @@ MOTIONS = {
     group: tuple(" ".join(m.split()) for m in text.split(";"))
     for group, text in {
         "warm-up": (
-            """Raise your hand; Raise your other hand; Wave your hand; Wave your other hand; Bow; Raise your arm to one side;
-        Raise your arm to the other side; Bend your knee while raising your leg; Bend your other knee while raising your leg"""
+            """
+        Raise your hand; Raise your other hand; Wave your hand; Wave your other hand; Bow; Raise
+        your arm to one side; Raise your arm to the other side; Bend your knee while raising your
+        leg; Bend your other knee while raising your leg
+        """
         ),
         "exercise": (
-            """Put your hands on your hips and lean to the side; Put your hands on your hips and lean to the other side;
-        Put your hands on your hips and twist; Touch your toes; Do a forward lunge; Lift your leg to one side; Lift your leg to the other side;
-        Walk in place; Walk in place as fast as you can; Run in place; Run in place as fast as you can; Jump; Jump as high as you can; Do two jumping jacks"""
+            """
+        Put your hands on your hips and lean to the side; Put your hands on your hips and lean to
+        the other side; Put your hands on your hips and twist; Touch your toes; Do a forward
+        lunge; Lift your leg to one side; Lift your leg to the other side; Walk in place; Walk in
+        place as fast as you can; Run in place; Run in place as fast as you can; Jump; Jump as
+        high as you can; Do two jumping jacks
+        """
         ),
         "mime": (
-            """Push an imaginary button in front of you; Swipe across an imaginary screen in front of you from right to left;
-        Swipe across an imaginary screen in front of you from left to right; Fly like a bird; Fly like an airplane; Swim;
-        Kick a ball; Kick a ball as far as you can; Kick a ball with the other leg; Kick a ball as far as you can with the other leg;
-        Throw a ball; Throw a ball as far as you can; Throw a ball with your other arm; Throw a ball as far as you can with the other arm;
-        Punch; Climb and imaginary ladder"""
+            """
+        Push an imaginary button in front of you; Swipe across an imaginary screen in front of you
+        from right to left; Swipe across an imaginary screen in front of you from left to right;
+        Fly like a bird; Fly like an airplane; Swim; Kick a ball; Kick a ball as far as you can;
+        Kick a ball with the other leg; Kick a ball as far as you can with the other leg; Throw a
+        ball; Throw a ball as far as you can; Throw a ball with your other arm; Throw a ball as
+        far as you can with the other arm; Punch; Climb and imaginary ladder
+        """
         ),
         "communication": (
-            """Point at the camera; Signal someone to stop; Signal someone to come here; Draw a circle; Draw a square; Draw a triangle;
-        Draw the letter A; Draw the letter C; Draw the letter K; Draw the letter M; Draw the letter X; Make the letter A; Make the letter C;
-        Make the letter K; Make the letter M; Make the letter P; Make the letter T; Make the letter X; Make the letter Y"""
+            """
+        Point at the camera; Signal someone to stop; Signal someone to come here; Draw a circle;
+        Draw a square; Draw a triangle; Draw the letter A; Draw the letter C; Draw the letter K;
+        Draw the letter M; Draw the letter X; Make the letter A; Make the letter C; Make the
+        letter K; Make the letter M; Make the letter P; Make the letter T; Make the letter X; Make
+        the letter Y
+        """
         ),
     }.items()
 }
 CLASSES = tuple(m for group in MOTIONS.values() for m in group)
 
 # %% ../../nbs/readers/10_kinder_gator.ipynb #e11c8821
-_other = {
-    1: 0,
-    3: 2,
-    6: 5,
-    8: 7,
-    10: 9,
-    15: 14,
-    31: 29,
-    32: 30,
-    35: 33,
-    36: 34,
-}  # class: the same with the side chosen first
+# class: the same with the side chosen first
+_other = {1: 0, 3: 2, 6: 5, 8: 7, 10: 9, 15: 14, 31: 29, 32: 30, 35: 33, 36: 34}
 _kept = [i for i in range(len(CLASSES)) if i not in _other]
 
 
@@ -78,14 +82,11 @@ TEST_SUBJECTS = tuple(sorted(ADULTS[2::3] + CHILDREN[2::3]))
 _named = re.compile(r"POSE-p(\d{1,6})_(\d{1,4})-(.+)-(\d+)\.csv", re.ASCII)
 
 
-def _parts(
-    file: Path, folder: Path
-) -> tuple[int, int, str, int]:  # subject, place in the session, motion as written, label
+# subject, place in the session, motion as written, label
+def _parts(file: Path, folder: Path) -> tuple[int, int, str, int]:
     subject, order, motion, _ = _named.fullmatch(file.name).groups()
-    where, name = (
-        file.relative_to(folder).as_posix(),
-        motion.strip("-").replace("-", " "),
-    )  # Throw-a-ball- in the release
+    # Throw-a-ball- in the release
+    where, name = (file.relative_to(folder).as_posix(), motion.strip("-").replace("-", " "))
     if name not in CLASSES:
         raise DataError(
             f"{where}: motion {name[:80]!r} is none of this set; rename or drop the file"
@@ -109,9 +110,8 @@ _columns = [f"{joint}{axis}" for joint in _joints for axis in "XYZ"]
 _longest = 2**24  # bytes of a file: a quarter of an hour of frames
 
 
-def _rows(
-    file: Path, where: str
-) -> tuple[list[str], list[list[str]]]:  # names of the columns, entries of each frame
+# names of the columns, entries of each frame
+def _rows(file: Path, where: str) -> tuple[list[str], list[list[str]]]:
     "The lines of a file, all of the same number of entries."
     try:
         if not file.is_file():

@@ -10,7 +10,6 @@ __all__ = ['ntu_actions', 'name_numbers', 'protocols', 'Track', 'read_skeleton',
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -101,17 +100,28 @@ def protocols(numbers: dict[str, int], num_classes: int) -> dict[str, str]:  # t
     }
 
 # %% ../../nbs/readers/06_ntu.ipynb #266441d4
-_actions = """drink water; eat meal; brush teeth; brush hair; drop; pick up; throw; sit down; stand up; clap; read; write; tear up paper; put on jacket; take off jacket;
-    put on a shoe; take off a shoe; put on glasses; take off glasses; put on a hat; take off a hat; cheer up; wave hand; kick something; reach into pocket; hop; jump up;
-    phone call; play with phone; type on a keyboard; point to something; take a selfie; check time; rub two hands; nod head; shake head; wipe face; salute; put palms together;
-    cross hands in front; sneeze; stagger; fall; touch head; touch chest; touch back; touch neck; nausea; use a fan; punch other person; kick other person; push other person;
-    pat other's back; point at other person; hug other person; give something to other person; touch other's pocket; shake hands; walk towards each other; walk apart;
-    put on headphone; take off headphone; shoot at the basket; bounce ball; tennis bat swing; juggle table tennis balls; hush; flick hair; thumb up; thumb down; ok sign;
-    victory sign; staple book; count money; cut nails; cut paper; snap fingers; open bottle; sniff; squat down; toss a coin; fold paper; ball up paper; play magic cube;
-    cream on face; cream on hand back; put on bag; take off bag; put into a bag; take out of a bag; open a box; move heavy objects; shake fist; throw up cap; hands up;
-    cross arms; arm circles; arm swings; run on the spot; butt kicks; cross toe touch; side kick; yawn; stretch oneself; blow nose; hit other person with something;
-    wield knife at other person; knock over other person; grab other's stuff; shoot at other person; step on foot; high-five; cheers and drink; carry with other person;
-    take a photo of other person; follow other person; whisper in other's ear; exchange things; support somebody; rock-paper-scissors"""
+_actions = """
+    drink water; eat meal; brush teeth; brush hair; drop; pick up; throw; sit down; stand up;
+    clap; read; write; tear up paper; put on jacket; take off jacket; put on a shoe; take off a
+    shoe; put on glasses; take off glasses; put on a hat; take off a hat; cheer up; wave hand;
+    kick something; reach into pocket; hop; jump up; phone call; play with phone; type on a
+    keyboard; point to something; take a selfie; check time; rub two hands; nod head; shake head;
+    wipe face; salute; put palms together; cross hands in front; sneeze; stagger; fall; touch
+    head; touch chest; touch back; touch neck; nausea; use a fan; punch other person; kick other
+    person; push other person; pat other's back; point at other person; hug other person; give
+    something to other person; touch other's pocket; shake hands; walk towards each other; walk
+    apart; put on headphone; take off headphone; shoot at the basket; bounce ball; tennis bat
+    swing; juggle table tennis balls; hush; flick hair; thumb up; thumb down; ok sign; victory
+    sign; staple book; count money; cut nails; cut paper; snap fingers; open bottle; sniff; squat
+    down; toss a coin; fold paper; ball up paper; play magic cube; cream on face; cream on hand
+    back; put on bag; take off bag; put into a bag; take out of a bag; open a box; move heavy
+    objects; shake fist; throw up cap; hands up; cross arms; arm circles; arm swings; run on the
+    spot; butt kicks; cross toe touch; side kick; yawn; stretch oneself; blow nose; hit other
+    person with something; wield knife at other person; knock over other person; grab other's
+    stuff; shoot at other person; step on foot; high-five; cheers and drink; carry with other
+    person; take a photo of other person; follow other person; whisper in other's ear; exchange
+    things; support somebody; rock-paper-scissors
+    """
 
 ntu_actions: tuple[str, ...] = tuple(" ".join(a.split()) for a in _actions.split(";"))  # A001..A120
 

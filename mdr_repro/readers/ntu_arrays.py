@@ -61,9 +61,8 @@ def _opened(path: Path, name: str):
     except DataError:
         raise
     except Exception:
-        raise DataError(
-            f"array {name!r} is damaged; copy or download the file again"
-        ) from None  # zipfile, zlib and numpy have many ways to fail
+        # zipfile, zlib and numpy have many ways to fail
+        raise DataError(f"array {name!r} is damaged; copy or download the file again") from None
 
 # %% ../../nbs/readers/07_ntu_arrays.ipynb #2272d870
 def row_blocks(

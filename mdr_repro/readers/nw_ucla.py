@@ -34,9 +34,8 @@ TRAIN_VIEWS, TEST_VIEWS = (1, 2), (3,)
 _named = re.compile(r"a(\d{1,4})_s(\d{1,4})_e(\d{1,4})_v(\d{1,4})\.json", re.ASCII)
 
 
-def _parts(
-    file: Path, folder: Path
-) -> tuple[int, int, int, int]:  # action, subject, repetition, view
+# action, subject, repetition, view
+def _parts(file: Path, folder: Path) -> tuple[int, int, int, int]:
     action, subject, repetition, view = map(int, _named.fullmatch(file.name).groups())
     where = file.relative_to(folder).as_posix()
     if action not in ACTIONS:

@@ -24,7 +24,6 @@ from mdr_repro.clips.clip_set import (
 )
 from .gathering import Gathering
 from .pose_json import drawn_split, read_skeleton
-from ..skeleton import Skeleton
 
 # %% ../../nbs/readers/13_own_skeletons.ipynb #a2cdd6bc
 def _places(path: Path) -> list[Path]:
@@ -107,9 +106,8 @@ def _each(z: NpzFile, key: str, kind: str, n: int) -> np.ndarray:  # [n]
     return a
 
 # %% ../../nbs/readers/13_own_skeletons.ipynb #4d64cc7e
-def _labels(
-    z: NpzFile, n: int
-) -> tuple[list[int], tuple[str, ...]]:  # label of each clip, class names
+# label of each clip, class names
+def _labels(z: NpzFile, n: int) -> tuple[list[int], tuple[str, ...]]:
     known = (
         tuple(typed(z["class_names"], "class_names", "text").tolist())
         if "class_names" in z.names

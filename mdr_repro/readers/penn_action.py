@@ -40,9 +40,8 @@ _named = re.compile(r"\d{4}\.mat", re.ASCII)
 _wanted = ("action", "pose", "x", "y", "visibility", "train", "dimensions", "nframes")
 
 
-def _word(
-    found: dict, key: str, known: tuple[str, ...], where: str
-) -> int:  # its place among the known words
+# its place among the known words
+def _word(found: dict, key: str, known: tuple[str, ...], where: str) -> int:
     word = "".join(map(str, found[key].ravel()))
     if word in known:
         return known.index(word)

@@ -405,9 +405,8 @@ def _raw(value, done: dict, depth: int):  # memoryview or bytes
     return value.encode("latin-1") if type(value) is str else memoryview(value)
 
 # %% ../../nbs/readers/03_pickles.ipynb #ae6b92c4
-def _array(
-    shape: tuple, dtype: np.dtype, data, by_column: bool, done: dict
-) -> np.ndarray:  # of this machine's byte order, a view where it can be
+# of this machine's byte order, a view where it can be
+def _array(shape: tuple, dtype: np.dtype, data, by_column: bool, done: dict) -> np.ndarray:
     if len(shape) > 32 or any(type(n) is not int or not 0 <= n < 2**63 for n in shape):
         raise TypeError("no shape")
     count = int(np.prod(shape, dtype=object))
@@ -514,9 +513,8 @@ def _value(data):  # bytes or mmap
         ) from None  # there are many ways to be no program
 
 # %% ../../nbs/readers/03_pickles.ipynb #b0a851b8
-def load_pickle(
-    path: Path,
-):  # numbers, text, bytes, lists, tuples, dicts, sets and read-only numpy arrays
+# numbers, text, bytes, lists, tuples, dicts, sets and read-only numpy arrays
+def load_pickle(path: Path):
     """What a pickle of plain values holds; nothing in it is run, and its arrays are views of the
     file."""
     if not first_bytes(path, 1):

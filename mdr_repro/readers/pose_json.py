@@ -63,9 +63,8 @@ def _holds_poses(folder: Path) -> bool:
     "Whether a folder has a table of clips, or a JSON file that begins as poses do."
     if not folder.is_dir():
         return False
-    listed = (
-        folder / TABLE
-    ).is_file()  # then any JSON is taken for poses, and the reading says what is wrong with it
+    # then any JSON is taken for poses, and the reading says what is wrong with it
+    listed = (folder / TABLE).is_file()
     return (
         first_below(
             folder,
@@ -180,9 +179,8 @@ def _annotated(value: dict) -> tuple[list, tuple | None]:  # persons of each fra
     return halved, (width.pop(), height.pop()) if told else None
 
 # %% ../../nbs/readers/04_pose_json.ipynb #857677c8
-def _clip_file(
-    value,
-) -> tuple[list, tuple | None]:  # (who, joints) of each frame's persons, width and height
+# (who, joints) of each frame's persons, width and height
+def _clip_file(value) -> tuple[list, tuple | None]:
     "The frames of a clip that is one file."
     if isinstance(value, dict) and "annotations" in value:
         return _annotated(value)
@@ -210,9 +208,8 @@ def _frame_file(value, what: str = "") -> list:  # (who, joints)
             " write it again".strip()
         )
     if len(persons) > _crowd:
-        raise DataError(
-            f"{what} has {len(persons)} persons, more than {_crowd}; keep the ones that matter".strip()
-        )
+        text = f"{what} has {len(persons)} persons, more than {_crowd}; keep the ones that matter"
+        raise DataError(text.strip())
     return [_person(p) for p in persons]
 
 # %% ../../nbs/readers/04_pose_json.ipynb #05ee7238
@@ -231,9 +228,8 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # [A, V, C], [B, V, 
     )
 
 
-def _followed(
-    frames: list,
-) -> list[dict[int, np.ndarray]]:  # (who, joints) of each frame -> joints by frame, a person each
+# (who, joints) of each frame -> joints by frame, a person each
+def _followed(frames: list) -> list[dict[int, np.ndarray]]:
     "Everybody's poses."
     if all(who is not None for f in frames for who, _ in f) and all(
         len({who for who, _ in f}) == len(f) for f in frames
@@ -270,9 +266,8 @@ def _continue(tracks: list, t: int, poses: list) -> None:
 PERSONS = 2  # of a clip
 
 
-def _slots(
-    tracks: list, num_frames: int, shape: tuple[int, int]
-) -> tuple[np.ndarray, int]:  # [T, M, V, C], poses left out
+# [T, M, V, C], poses left out
+def _slots(tracks: list, num_frames: int, shape: tuple[int, int]) -> tuple[np.ndarray, int]:
     "The most certain persons of a clip, in that order."
 
     def certain(k):
@@ -499,9 +494,8 @@ def _skeleton(folder: Path, num_joints: int) -> Skeleton:
     )
 
 # %% ../../nbs/readers/04_pose_json.ipynb #4b249c1b
-def _frames_in(
-    file: Path, whole: bool, folder: Path, shape: list
-) -> tuple[list, tuple | None]:  # persons of each frame, size
+# persons of each frame, size
+def _frames_in(file: Path, whole: bool, folder: Path, shape: list) -> tuple[list, tuple | None]:
     "What a file holds; the shape of the first person of all is put into `shape`."
     value, name = read_json(file, folder), file.relative_to(folder).as_posix()
     try:
@@ -518,9 +512,8 @@ def _frames_in(
     return [[(who, a) for who, a in f if (a != 0).any()] for f in frames], size
 
 # %% ../../nbs/readers/04_pose_json.ipynb #b3234a6d
-def _poses_of(
-    clip: _Clip, folder: Path, shape: list
-) -> tuple[list, tuple | None]:  # persons of each frame, size
+# persons of each frame, size
+def _poses_of(clip: _Clip, folder: Path, shape: list) -> tuple[list, tuple | None]:
     "The frames of a clip."
     if clip.path.is_file():
         frames, size = _frames_in(clip.path, True, folder, shape)

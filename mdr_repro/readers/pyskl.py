@@ -16,7 +16,7 @@ import numpy as np
 
 from ..clips.clip_set import SPLITS, ClipSet, DataError, Reader, readers
 from .fsd10 import whole_label
-from .gathering import Gathering, progress, trimmed
+from .gathering import Gathering, progress
 from .ntu import name_numbers, ntu_actions
 from .pickles import is_pickle, load_pickle
 from ..skeleton import get_skeleton
@@ -58,9 +58,9 @@ def _numbers(note: dict, key: str, ndim: int) -> np.ndarray:
             )
         )
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+        array = isinstance(value, np.ndarray)
         raise DataError(
-            f"{key} is"
-            f" {f'an array of {value.dtype}' if isinstance(value, np.ndarray) else f'a {type(value).__name__}'};"
+            f"{key} is {f'an array of {value.dtype}' if array else f'a {type(value).__name__}'};"
             " it has to be an array of numbers"
         )
     if value.ndim != ndim:
@@ -117,9 +117,8 @@ THRESHOLD = 0.01  # of the score; PYSKL's
 PERSONS = 10  # of a clip
 
 
-def _certain(
-    frames: np.ndarray, there: np.ndarray, scored: bool
-) -> np.ndarray:  # indices of persons, in the file's order
+# indices of persons, in the file's order
+def _certain(frames: np.ndarray, there: np.ndarray, scored: bool) -> np.ndarray:
     "The `PERSONS` of whom most was seen."
     seen = (frames[..., 2] * there).sum((0, 2)) if scored else there.sum((0, 2))
     return np.sort(np.argsort(-seen, kind="stable")[:PERSONS])
@@ -148,9 +147,8 @@ def pyskl_clip(
 _key = re.compile(r"(?:(\w*?)_)?(train|val|test)_?(\d*)")
 
 
-def _members(
-    split: dict, index: dict[str, int]
-) -> dict[str, dict[str, list[int]]]:  # protocol: part: clips
+# protocol: part: clips
+def _members(split: dict, index: dict[str, int]) -> dict[str, dict[str, list[int]]]:
     found: dict = {}
     for key, names in split.items():
         told = _key.fullmatch(key) if type(key) is str else None
@@ -241,11 +239,9 @@ def _names(notes: list[dict]) -> list[str]:
     names = [n.get("frame_dir", n.get("filename", f"clip_{i}")) for i, n in enumerate(notes)]
     for i, name in enumerate(names):
         if type(name) is not str or len(name) > 500:
-            raise DataError(
-                f"annotation {i}: frame_dir is"
-                f" {'longer than 500 letters' if type(name) is str else f'a {type(name).__name__}'};"
-                " give each clip a short name"
-            )
+            text = type(name) is str
+            said = "longer than 500 letters" if text else f"a {type(name).__name__}"
+            raise DataError(f"annotation {i}: frame_dir is {said}; give each clip a short name")
     return names
 
 # %% ../../nbs/readers/08_pyskl.ipynb #7e8c83cf
@@ -262,9 +258,8 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _all(
-    path: Path,
-) -> tuple[list[dict], list[str], dict[str, np.ndarray]]:  # annotations, names, protocols
+# annotations, names, protocols
+def _all(path: Path) -> tuple[list[dict], list[str], dict[str, np.ndarray]]:
     notes, parts, files, split = [], [], _files(path), None
     for file in files:
         try:

@@ -9,8 +9,6 @@ __all__ = ['CLASSES', 'read_utd_mhad']
 import re
 from pathlib import Path
 
-import numpy as np
-
 from ..clips.clip_set import ClipSet, DataError, Reader, readers
 from .gathering import Gathering, progress, read_mat
 from .pose_json import holds_named
@@ -55,13 +53,8 @@ def _parts(file: Path) -> tuple[int, ...]:
     return tuple(map(int, _named.fullmatch(file.name).groups()))  # action, subject, repetition
 
 # %% ../../nbs/readers/12_utd_mhad.ipynb #6155c85d
-_order = (
-    3,
-    2,
-    1,
-    0,
-    *range(4, 20),
-)  # of the file's joints: its first four run from the head to the hips
+# of the file's joints: its first four run from the head to the hips
+_order = (3, 2, 1, 0, *range(4, 20))
 
 
 def _add(g: Gathering, file: Path, folder: Path) -> None:

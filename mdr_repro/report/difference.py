@@ -279,9 +279,8 @@ def number_row(id: str, name: tuple, one: dict, other: dict) -> dict:
     }
 
 
-def number_rows(
-    a: ResultsFolder, b: ResultsFolder, times: bool = False
-) -> list[dict]:  # a row a cell
+# a row a cell
+def number_rows(a: ResultsFolder, b: ResultsFolder, times: bool = False) -> list[dict]:
     "The cells whose numbers changed; with `times` those that hold times, else the others."
     return [
         number_row(id, name, one, other)
@@ -341,9 +340,8 @@ def verdict_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]:  # a row a c
     ]
 
 # %% ../../nbs/report/04_difference.ipynb #869d9d4b
-def names_to_compare(
-    a: ResultsFolder, b: ResultsFolder
-):  # yields what, experiment, names of A and B
+# yields what, experiment, names of A and B
+def names_to_compare(a: ResultsFolder, b: ResultsFolder):
     "Everything that may be there on one side only."
     yield "experiments", "", *(list(map(name_of, in_order(s.experiments))) for s in (a, b))
     paired = paired_runs(a, b)

@@ -13,21 +13,14 @@ __all__ = ['ROW', 'NOT_THEIRS', 'MADE_UP', 'TEST', 'COST_HEADER', 'RUN_HEADER', 
 
 # %% ../../nbs/report/02_report.ipynb #4ff81414
 import json
-
 import os
-
 import re
-
 from collections import Counter
-
 from dataclasses import dataclass
-
 from html import escape
-
 from pathlib import Path
 
 from ..paper.tables import FIGURES, NUMERALS, TABLES
-
 from mdr_repro.report.report_page import (
     STATES,
     VERDICTS,
@@ -46,18 +39,13 @@ from mdr_repro.report.report_page import (
     verdict_bar,
     word_table,
 )
-
 from ..study.cells import EXPERIMENTS
-
 from ..study.measure import TITLES
 
 # %% ../../nbs/report/02_report.ipynb #69d5d74f
 from ..study.profiles import Profile, get_profile
-
 from ..study.results import project_root, save_record
-
 from ..study.runner import duration, experiments, judge, of_profile
-
 from mdr_repro.study.verdicts import (
     by_chance,
     in_short,
@@ -67,7 +55,6 @@ from mdr_repro.study.verdicts import (
     statement_rows,
     write_claims,
 )
-
 from ..training.run_spec import write_atomic
 
 # %% ../../nbs/report/02_report.ipynb #5bd17b92
@@ -210,9 +197,8 @@ def _records(folder: Path) -> dict[str, dict]:  # folder: of the profile; run ->
     return {r["id"]: r for r in map(_read, paths)}
 
 
-def run_length(
-    record: dict,
-) -> tuple[float, int] | None:  # passes, steps; None where the record does not tell
+# passes, steps; None where the record does not tell
+def run_length(record: dict) -> tuple[float, int] | None:
     """Passes over the training clips and steps of the optimizer; older records tell epochs and
     batches only."""
     epochs, train = record.get("epochs"), record.get("clips", {}).get("train")
@@ -241,11 +227,9 @@ def origin_notes(origin: dict) -> list[str]:
     "Where the numbers come from, and what they cost."
     if not origin:
         return []
+    changes = ", with changes" if origin["dirty"] else ""
     code = (
-        "code: revision"
-        f" {origin['revision'] or 'unknown (no git)'}{', with changes' if origin['dirty'] else ''}; "
-    )
-    code += (
+        f"code: revision {origin['revision'] or 'unknown (no git)'}{changes}; "
         f"locked packages {(origin['lock_sha256'] or 'unknown')[:12]}; torch {origin['torch']},"
         f" Python {origin['python']}, {origin['device']}"
     )
@@ -356,9 +340,8 @@ def drawn(r: Result) -> list[str]:  # names of files without suffix
 
 
 def moving(r: Result) -> list[Path]:
-    return sorted(
-        p for suffix in ("gif", "html") for p in r.folder.glob(f"*.{suffix}")
-    )  # animations
+    # animations
+    return sorted(p for suffix in ("gif", "html") for p in r.folder.glob(f"*.{suffix}"))
 
 # %% ../../nbs/report/02_report.ipynb #5835e75d
 NOT_THEIRS = (
@@ -481,13 +464,8 @@ def cost_rows(report: Report) -> list[list[str]]:
     ]
 
 # %% ../../nbs/report/02_report.ipynb #255ed01f
-RUN_HEADER = [
-    "Claim",
-    "Statement",
-    "Runs",
-    "Paper",
-    "In the paper's words",
-]  # where nothing is judged
+# where nothing is judged
+RUN_HEADER = ["Claim", "Statement", "Runs", "Paper", "In the paper's words"]
 
 CLAIMS_HEADER = [
     "Claim",
@@ -548,11 +526,8 @@ def untested(report: Report) -> list[list[str]]:
     ]
 
 # %% ../../nbs/report/02_report.ipynb #2ba36429
-GROUPS = {
-    "Tables": ("Table",),
-    "Text": ("Section",),
-    "Equations": ("Eq",),
-}  # how `where` of a finding begins
+# how `where` of a finding begins
+GROUPS = {"Tables": ("Table",), "Text": ("Section",), "Equations": ("Eq",)}
 
 
 def finding_groups(findings: list[dict]) -> dict[str, list[dict]]:
@@ -566,15 +541,13 @@ def finding_groups(findings: list[dict]) -> dict[str, list[dict]]:
 
 
 def how_sure(finding: dict) -> str:
-    return re.split(r"[:;,]| that | as | for | up | if ", finding["how_sure"])[
-        0
-    ]  # certain, very likely, likely, open
+    # certain, very likely, likely, open
+    return re.split(r"[:;,]| that | as | for | up | if ", finding["how_sure"])[0]
 
 # %% ../../nbs/report/02_report.ipynb #545d1ba4
 def _cell(text: str) -> str:
-    return (
-        escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ")
-    )  # for a Markdown table
+    # for a Markdown table
+    return escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ")
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:  # lines
@@ -789,9 +762,8 @@ def html_findings(findings: list[dict]) -> str:
     return "".join(parts)
 
 # %% ../../nbs/report/02_report.ipynb #95a37f49
-def html_section(
-    report: Report, r: Result, room: int
-) -> tuple[str, int]:  # HTML, bytes of pictures
+# HTML, bytes of pictures
+def html_section(report: Report, r: Result, room: int) -> tuple[str, int]:
     "One experiment."
     claims, words = report.of(r.id), (r.table or {}).get("title") or name_of(r.id)
     pictures, used = html_pictures(report, r, room)
@@ -854,9 +826,8 @@ def html_head(report: Report) -> str:
 def to_html(report: Report) -> str:
     "The page as one HTML file that needs no other."
     sections, used = [], 0
-    for r in sorted(
-        report.results, key=lambda r: bool(r.findings)
-    ):  # the audit stands behind the claims
+    # the audit stands behind the claims
+    for r in sorted(report.results, key=lambda r: bool(r.findings)):
         if r.findings:
             sections.append(all_claims(report))
         text, size = html_section(report, r, PAGE_LIMIT - used)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from ..core.files import asset
 from ..paper.tables import PaperTable, printed_value
 from ..study.measure import FEWEST_SEEDS, WIDEST, seeds_text
 from ..study.verdicts import in_short, measured_difference, p_text, paper_difference
@@ -66,9 +67,9 @@ def interval(measured: dict | None, counted: bool = False, values=()) -> str:
     )
 
 # %% ../../nbs/report/01_report_page.ipynb #65d03c1e
-def element(
-    name: str, content: str = "", **attributes
-) -> str:  # content is HTML, attributes are text; a trailing underscore of a name is dropped, empty ones are left out
+# content is HTML, attributes are text; a trailing underscore of a name is dropped, empty ones are
+# left out
+def element(name: str, content: str = "", **attributes) -> str:
     "<name ...>content</name>."
     given = "".join(
         f' {k.rstrip("_").replace("_", "-")}="{escape(str(v))}"'
@@ -128,9 +129,8 @@ def _same(column: str, name: str) -> bool:
     return name == column or name.startswith(f"{column} (")  # Params, Params (M)
 
 
-def result_columns(
-    cells: list[dict], printed: PaperTable | None
-) -> list[tuple[str, bool]]:  # name, whether it is ours
+# name, whether it is ours
+def result_columns(cells: list[dict], printed: PaperTable | None) -> list[tuple[str, bool]]:
     "The paper's columns in its order, then ours."
     measured, paper = (
         list(dict.fromkeys(c["column"] for c in cells)),
@@ -276,9 +276,8 @@ def is_counted(cells: list[dict]) -> bool:
     return bool(done) and all(not c["runs"] and c["measured"]["n"] == 1 for c in done)
 
 
-def trained_text(
-    cells: list[dict], lengths: dict[str, tuple[float, int]]
-) -> str:  # lengths: run -> passes, steps
+# lengths: run -> passes, steps
+def trained_text(cells: list[dict], lengths: dict[str, tuple[float, int]]) -> str:
     """Passes over the training clips and steps of the optimizer behind the measured cells of a
     column."""
     known = [lengths[run] for c in cells if c["measured"] for run in c["runs"] if run in lengths]
@@ -446,9 +445,8 @@ def note_sign(layout: Layout, cell: dict) -> str:
     return f"[{layout.notes.index(cell['note']) + 1}]" if cell["note"] else ""
 
 # %% ../../nbs/report/01_report_page.ipynb #8537f904
-def result_cell(
-    row: Row, cell: dict | None, column: Column, layout: Layout, width: int
-) -> str:  # three <td>, one where it is stacked
+# three <td>, one where it is stacked
+def result_cell(row: Row, cell: dict | None, column: Column, layout: Layout, width: int) -> str:
     "The numbers, the paper's above the measured; the interval; the drawing."
     if cell is None:
         return "<td></td>" * (1 if column.stacked else 3)
@@ -564,9 +562,8 @@ def _legend(layout: Layout) -> str:
     )
 
 # %% ../../nbs/report/01_report_page.ipynb #6f6ea1e0
-def layout_table(
-    layout: Layout, words: str
-) -> str:  # HTML; words: its caption, for those who cannot see it
+# HTML; words: its caption, for those who cannot see it
+def layout_table(layout: Layout, words: str) -> str:
     "The table, its scales below, its footnotes."
     width, many = (
         {1: 260, 2: 190, 3: 130}.get(len(layout.columns), 110),
@@ -674,10 +671,9 @@ def effect_plot(claim: dict, axis: Axis, width: int = 160) -> str:
     margin that a claim allows."""
     paper, y, margin = printed_difference(claim), LANE // 2, claim["margin"] or 0
     lines = {"close": [0, -margin], "similar": [-margin, 0, margin]}.get(claim["kind"], [0])
-    body = (
-        f'<path class="l" d="M0 {y}H{width}"/><path class="z"'
-        f' d="{"".join(f"M{width * axis.at(v):.1f} 1V{LANE - 1}" for v in lines if axis.low <= v <= axis.high)}"/>'
-    )
+    inside = [width * axis.at(v) for v in lines if axis.low <= v <= axis.high]
+    broken = "".join(f"M{x:.1f} 1V{LANE - 1}" for x in inside)
+    body = f'<path class="l" d="M0 {y}H{width}"/><path class="z" d="{broken}"/>'
     if claim["effect"]:
         body += _measured(shown_interval(claim["effect"]), (), axis, y, width)
     if paper is not None:
@@ -835,7 +831,8 @@ def word_table(
 
 # %% ../../nbs/report/01_report_page.ipynb #3b12468e
 def folded(summary: str, content: str, shown: bool = False) -> str:  # content is HTML
-    return f"<details{' open' if shown else ''}><summary>{escape(summary)}</summary>{content}</details>"
+    opened = " open" if shown else ""
+    return f"<details{opened}><summary>{escape(summary)}</summary>{content}</details>"
 
 # %% ../../nbs/report/01_report_page.ipynb #8efc1e09
 PICTURE_LIMIT = 600_000  # bytes: a larger drawing is shown as pixels
@@ -856,11 +853,8 @@ def picture_address(path: Path) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
-def picture(
-    caption: str, path: Path, link: str, room: int
-) -> tuple[
-    str, int
-]:  # HTML and bytes; link: relative address of the same file; room: bytes that are left
+# HTML and bytes; link: relative address of the same file; room: bytes that are left
+def picture(caption: str, path: Path, link: str, room: int) -> tuple[str, int]:
     "A picture inside the page; a link where it is too large for what is left."
     big = path.suffix == ".gif" and path.stat().st_size > ANIMATION_LIMIT
     address = "" if big else picture_address(path)
@@ -870,61 +864,9 @@ def picture(
     return element("figure", image + element("figcaption", escape(caption))), len(address)
 
 # %% ../../nbs/report/01_report_page.ipynb #e53112b8
-STYLE = """
-:root{color-scheme:light;--paper:#a44a00;--ours:#0b5394;--line:#d5d9dd;--soft:#5a6470}
-*{box-sizing:border-box}html{scroll-padding-top:1rem;-webkit-text-size-adjust:100%}
-body{margin:0 auto;max-width:79rem;padding:1.5rem 1.25rem 4rem;background:#fff;color:#1a1f24;font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-h1{font-size:1.75rem;line-height:1.2;margin:.5rem 0}h2{font-size:1.3rem;line-height:1.3;margin:0 0 .4rem}h3{font-size:1rem;margin:1.6rem 0 .3rem}
-p{max-width:46rem;margin:.5rem 0}a{color:var(--ours)}section{margin-top:3rem;padding-top:1.4rem;border-top:1px solid var(--line)}
-.caption,.quote{color:var(--soft)}.warning{border:1px solid #8a6d00;border-left-width:6px;background:#fff9e0;padding:.5rem .8rem;max-width:46rem}
-.wrong{border:1px solid #b3261e;border-left-width:6px;background:#fdf1f0;padding:.5rem .8rem;overflow-wrap:anywhere}
-.wide{overflow-x:auto;margin:.8rem 0 .3rem}table{border-collapse:separate;border-spacing:0;font-size:.9rem}
-th,td{padding:.35rem .55rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}thead th{border-bottom:2px solid #8b949e;vertical-align:bottom}
-th:first-child{position:sticky;left:0;background:#fff;z-index:1;font-weight:600;min-width:4rem}th small{font-weight:400;color:var(--soft);border:1px solid var(--line);border-radius:3px;padding:0 .25rem}
-table.results{line-height:20px;font-variant-numeric:tabular-nums}table.results td,table.results th{white-space:nowrap}table.results th[scope=row]{white-space:normal;min-width:7.5rem;max-width:14rem}
-th.group{padding-left:1.2rem}td.num{text-align:right;padding-left:1.2rem;padding-right:.3rem}td.half{padding-left:0}td.half,td.stacked{color:var(--soft)}td.set{min-width:2.5rem}td.stacked{padding-left:1rem}td.stacked .line{display:flex;gap:.35rem}
-"""
-
-# %% ../../nbs/report/01_report_page.ipynb #99a031bd
-STYLE += """
-div.p{color:var(--paper)}div.m{color:var(--ours);font-weight:600}svg{display:block;overflow:visible}td.plot{padding-top:.35rem}
-tfoot td,tfoot th{border-bottom:0;color:var(--soft);font-size:.8rem}td.range{text-align:right}tfoot th:first-child{font-weight:400}
-svg .p{fill:#fff;stroke:var(--paper);stroke-width:1.6}.claims svg .p{fill:none}svg .m{fill:var(--ours)}svg .i{fill:none;stroke:var(--ours);stroke-width:1.6}svg .s{stroke:#1a1f24;stroke-width:1;opacity:.55}
-svg .l{fill:none;stroke:#c3c9cf;stroke-width:1}svg .a{fill:none;stroke:#8b949e}svg .z{stroke:#5a6470;stroke-width:1;stroke-dasharray:2 2}svg text{font-size:12px;fill:#5a6470}
-.legend,.notes,details,figcaption{font-size:.85rem;color:var(--soft)}.legend{max-width:none}.notes{padding-left:1.6rem}.notes li::marker{content:"[" counter(list-item) "] "}sup{line-height:0;font-size:.75em}
-.quote{margin:1rem 0 .2rem}.claims{list-style:none;padding:0;margin:0;font-size:.92rem}
-.claims li{display:grid;grid-template-columns:7rem minmax(8rem,1fr) 160px 21rem;gap:.1rem 1rem;align-items:center;padding:.2rem 0 .2rem .6rem;border-left:4px solid var(--line)}
-.told{font-variant-numeric:tabular-nums}.told b{font-weight:600}.verdict{font-weight:600;white-space:nowrap}.holds .verdict{color:#0b5394}.fails .verdict{color:#b3261e}.undecided .verdict,.not-run .verdict{color:var(--soft)}
-.claims li.holds{border-left:6px solid #0b5394}.claims li.fails{border-left:6px double #b3261e}.claims li.undecided{border-left:6px dotted #8b949e}
-.bar{max-width:46rem}.bar svg{width:100%;height:auto}.bar ul{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.4rem;padding:0;margin:.4rem 0}
-.bar i{display:inline-block;width:.9em;height:.9em;margin-right:.4em;vertical-align:-.1em;border:1px solid #5a6470}.bar rect{stroke:#5a6470;stroke-width:.7}
-.bar .holds i{background:#0b5394}.bar .fails i{background:repeating-linear-gradient(45deg,#e8a29b,#e8a29b 2px,#fff 2px,#fff 4px)}.bar .undecided i{background:#c9d0d6}
-.bar rect.holds{fill:#0b5394}.bar rect.fails{fill:#e8a29b}.bar rect.hatched{fill:url(#hatch)}.bar .hatch{stroke:#fff;stroke-width:4}.bar rect.undecided{fill:#c9d0d6}.bar rect.not-run{fill:#fff}
-.works .verdict{color:#0b5394}.under-trained .verdict{color:#8a6d00}
-.claims li.works{border-left:6px solid #8fb4d6;grid-template-columns:7rem minmax(8rem,1fr) 14rem}.claims li.under-trained{border-left:6px dashed #8a6d00}
-.claims li.works .plot:empty{display:none}
-.bar .works i{background:#8fb4d6}.bar rect.works{fill:#8fb4d6}.bar .under-trained i{background:#e9d58a}.bar rect.under-trained{fill:#e9d58a}
-tr.works th{border-left:6px solid #8fb4d6}tr.under-trained th{border-left:6px dashed #8a6d00}
-td.trained{text-align:right;white-space:nowrap}
-"""
+STYLE = asset("mdr_repro.report", "report.css")
 
 # %% ../../nbs/report/01_report_page.ipynb #7dc2b291
-STYLE += """
-.grid{list-style:none;padding:0;display:grid;grid-template-columns:repeat(auto-fill,minmax(11.5rem,1fr));gap:.6rem}.grid a{display:flex;flex-direction:column;height:100%;padding:.5rem .7rem;border:1px solid var(--line);border-radius:6px;color:inherit;text-decoration:none}
-.grid a:hover,.grid a:focus{border-color:var(--ours)}.grid .why{font-size:.82rem;line-height:1.35;color:var(--soft);overflow-wrap:anywhere}.grid .state{font-size:.9rem;font-weight:600}
-.grid .done a{border-left:6px solid #0b5394}.grid .partly a{border-left:6px dotted #0b5394}.grid .failed a{border-left:6px double #b3261e}.grid .missing a{border-left:6px solid var(--line)}.grid .failed .state{color:#b3261e}.grid .missing .state{color:var(--soft)}
-table.words td,table.words th{min-width:4.5rem}#cost .n{text-align:right}tr.holds th{border-left:6px solid #0b5394}tr.fails th{border-left:6px double #b3261e}tr.undecided th{border-left:6px dotted #8b949e}tr.not-run th{border-left:6px solid var(--line)}td.n,th.n{white-space:nowrap;font-variant-numeric:tabular-nums}
-figure{margin:1.2rem 0}img{max-width:100%;height:auto}summary{cursor:pointer;padding:.25rem 0}details ul{padding-left:1.2rem}details li,.finding{overflow-wrap:anywhere}
-.finding{border-left:4px solid var(--line);padding-left:.8rem;margin:1rem 0;font-size:.92rem;color:#1a1f24;max-width:52rem}.finding p{margin:.15rem 0;max-width:none}.sure{font-size:.82rem;border:1px solid #8b949e;border-radius:3px;padding:0 .35rem;white-space:nowrap}
-@media screen and (max-width:760px){body{padding:1rem .9rem 3rem}h1{font-size:1.45rem}.claims li{grid-template-columns:7rem 1fr}.claims .what{grid-column:1/-1;grid-row:1}.claims .told{grid-column:1/-1}.grid{grid-template-columns:repeat(auto-fill,minmax(9.2rem,1fr))}
-table.results th[scope=row]{min-width:6rem;max-width:7.5rem}th.group,td.num{padding-left:.7rem}td.set{padding:.35rem .3rem}table.named .set{display:none}
-table.one,table.one thead,table.one tbody,table.one tfoot{display:block}table.one tr{display:flex;flex-wrap:wrap;border-bottom:1px solid var(--line)}table.one th,table.one td{border:0}table.one thead tr{border-bottom:2px solid #8b949e}
-table.one th:first-child,table.one th[scope=row]{width:6.6rem;max-width:none;min-width:0}table.one .set{width:4.4rem;min-width:0;white-space:normal}table.one td.plot{flex-basis:100%;padding:0 .55rem .35rem}table.one td.range{padding-left:0}}
-@media print{@page{margin:14mm}body{max-width:none;padding:0;font-size:10.5pt}section{margin-top:1.4rem}.wide{overflow:visible}table.results{font-size:8.5pt}table.many{zoom:.56}tr,figure,.grid li,.claims li,.finding,svg{break-inside:avoid}h2,h3,.quote,summary,.caption{break-after:avoid}
-thead{display:table-header-group}tfoot{display:table-row-group}details::details-content{content-visibility:visible;block-size:auto}a{text-decoration:none}.claims li{grid-template-columns:6.2rem 1fr 160px 17rem;font-size:9.5pt}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
-"""
-
-
 def page(title: str, body: str) -> str:  # body is HTML
     "A whole HTML file that needs no other."
     head = (

@@ -149,10 +149,8 @@ def attain(
         raise ValueError(f"attain: a test set of {n} clips has no accuracy")
     if not re.fullmatch(r"\d+(\.\d+)?", text):
         raise ValueError(f"attain: {text!r} is not a printed percentage")
-    printed, whole = (
-        int(text.replace(".", "")),
-        100 * 10 ** len(text.partition(".")[2]),
-    )  # in units of the last digit
+    # in units of the last digit
+    printed, whole = (int(text.replace(".", "")), 100 * 10 ** len(text.partition(".")[2]))
     k, above = min(round(Fraction(printed * n, whole)), n), -(-printed * n // whole)
     if 2 * abs(whole * k - printed * n) <= n:
         return "rounded", k
@@ -216,9 +214,8 @@ def clips_tested(tables: dict[str, PaperTable] = TABLES) -> dict[str, int]:  # s
     }
 
 
-def grid(
-    n: int, slot: str = "fsd10", tables: dict[str, PaperTable] = TABLES
-) -> pd.DataFrame:  # a line a cell: table, row, column, printed, how, clips, exact, off, low, high
+# a line a cell: table, row, column, printed, how, clips, exact, off, low, high
+def grid(n: int, slot: str = "fsd10", tables: dict[str, PaperTable] = TABLES) -> pd.DataFrame:
     """Every accuracy of a slot as k of n, with its distance from 100 k / n and Wilson's 95 %
     interval."""
     frame = accuracies(slot, tables)
@@ -297,9 +294,8 @@ def explanation(
     return "; ".join(filter(None, ["none"] * (len(kept) > 1 or later is None) + [later]))
 
 # %% ../../nbs/study/08_audit.ipynb #eb25238f
-def unequal_settings(
-    tables=TABLES, groups=None, sizes=None
-) -> pd.DataFrame:  # a line a setting: cells, spread (points), explanation
+# a line a setting: cells, spread (points), explanation
+def unequal_settings(tables=TABLES, groups=None, sizes=None) -> pd.DataFrame:
     "Settings whose printed numbers differ."
     groups, rows = settings(tables) if groups is None else groups, []
     for name, cells in groups.items():
@@ -330,9 +326,8 @@ def claimed(claim: Claim, tables: dict[str, PaperTable] = TABLES) -> float:
     )
 
 
-def text_against_tables(
-    claims=CLAIMS, tables=TABLES
-) -> pd.DataFrame:  # a line a claim that does not hold on paper: text, tables, kind
+# a line a claim that does not hold on paper: text, tables, kind
+def text_against_tables(claims=CLAIMS, tables=TABLES) -> pd.DataFrame:
     "Claims whose number or sign is not that of the printed cells."
     rows = [
         (c.id, c.difference, claimed(c, tables))
@@ -349,9 +344,8 @@ def text_against_tables(
     return pd.DataFrame(off, columns=["claim", "text", "tables", "kind"]).set_index("claim")
 
 # %% ../../nbs/study/08_audit.ipynb #3be92e38
-def other_sources(
-    claim: Claim, tables=TABLES, groups=None
-) -> list[str]:  # as differences of printed numbers
+# as differences of printed numbers
+def other_sources(claim: Claim, tables=TABLES, groups=None) -> list[str]:
     "Differences of other cells of the same settings that give the number in the text."
     groups, found = settings(tables) if groups is None else groups, set()
 
@@ -377,9 +371,8 @@ def other_sources(
     return sorted(found)
 
 # %% ../../nbs/study/08_audit.ipynb #7a193078
-def fair_test(
-    better: list[int], worse: list[int], n: int
-) -> tuple[float, float, float]:  # low, high of the gain in points, p
+# low, high of the gain in points, p
+def fair_test(better: list[int], worse: list[int], n: int) -> tuple[float, float, float]:
     "Test of sum(better) - sum(worse), clips out of n, on clips of their own."
     if len(better) == 1:
         gain, p = two_proportions(better[0], n, worse[0], n)
@@ -406,9 +399,8 @@ def best_p(d: int) -> float:  # the smallest p that a gain of d clips can have
     return min(1.0, 2.0 ** (1 - d)) if d > 0 else 1.0
 
 # %% ../../nbs/study/08_audit.ipynb #a37feff2
-def gains(
-    claims=CLAIMS, tables=TABLES, sizes=None
-) -> pd.DataFrame:  # a line a claim about accuracies
+# a line a claim about accuracies
+def gains(claims=CLAIMS, tables=TABLES, sizes=None) -> pd.DataFrame:
     "Every claimed gain in clips, with its interval, and whether the test set can show it."
     rows, sizes = [], clips_tested(tables) if sizes is None else sizes
     for c in (
@@ -484,9 +476,8 @@ def eq_18(x: Tensor, c: Tensor, y: Tensor) -> Tensor:  # scalar
     return -(1 - (not_own(y, len(c)) * far).sum((1, 2)) / (len(c) - 1)).mean()
 
 
-def printed_gradients(
-    x: Tensor, c: Tensor, y: Tensor, eps: float
-) -> dict[str, Tensor]:  # on x_i [N, D], Eq. 22 on c_k [M, D]
+# on x_i [N, D], Eq. 22 on c_k [M, D]
+def printed_gradients(x: Tensor, c: Tensor, y: Tensor, eps: float) -> dict[str, Tensor]:
     """Right-hand sides of Eq. 17, 19, 21 and 22 for one sample or class: sums over other samples
     left out."""
     N, M, own = len(x), len(c), c[y]
@@ -522,9 +513,8 @@ def equation_errors(
         "22": slope(norm_loss(x, c, y, eps), c),
     }
     hand = {k: v.detach() for k, v in printed_gradients(x, c, y, eps).items()}
-    whole = {
-        k: hand[k].sum(0).expand_as(hand[k]) for k in hand
-    }  # the printed sum over i goes to every sample, or class
+    # the printed sum over i goes to every sample, or class
+    whole = {k: hand[k].sum(0).expand_as(hand[k]) for k in hand}
     rows = [
         ("17", far(whole["17"], auto["17"]), far(hand["17"], auto["17"]), "no sum over i"),
         (
@@ -568,9 +558,8 @@ def loss_ranges(M: int = 4) -> dict[str, tuple[float, float]]:
     return {name: (round(min(v), 9) + 0.0, round(max(v), 9) + 0.0) for name, v in found.items()}
 
 # %% ../../nbs/study/08_audit.ipynb #371e709c
-def batch_balance(
-    N: int = 8, M: int = 5, seed: int = 0
-) -> dict[str, float]:  # term -> its value for the batch twice over its value for the batch once
+# term -> its value for the batch twice over its value for the batch once
+def batch_balance(N: int = 8, M: int = 5, seed: int = 0) -> dict[str, float]:
     "How the softmax loss of Eq. 12 and the terms of RDL grow with the batch."
     g = torch.Generator().manual_seed(seed)
     x, c, scores, y = (
@@ -1161,9 +1150,8 @@ def audit() -> list[Finding]:
     ]
 
 
-def findings_frame(
-    findings: list[Finding],
-) -> pd.DataFrame:  # a line a finding, without its evidence
+# a line a finding, without its evidence
+def findings_frame(findings: list[Finding]) -> pd.DataFrame:
     return pd.DataFrame(
         [{k: v for k, v in asdict(f).items() if k != "evidence"} for f in findings]
     ).set_index("id")

@@ -30,15 +30,14 @@ class Cell:
     row: str
     column: str
     slot: str
-    changes: dict = field(
-        default_factory=dict
-    )  # fields of RunSpec that differ from the paper's configuration
-    streams: tuple[dict, ...] = (
-        {},
-    )  # further changes, one set for each of the streams that are fused
+    # fields of RunSpec that differ from the paper's configuration
+    changes: dict = field(default_factory=dict)
+    # further changes, one set for each of the streams that are fused
+    streams: tuple[dict, ...] = ({},)
     quantity: str = "accuracy"  # what is measured, see QUANTITIES
     missing: str = ""  # why it cannot be run
-    comparison: bool = False  # of systems, noise rates, code or precision: as many seeds as the profile gives these
+    # of systems, noise rates, code or precision: as many seeds as the profile gives these
+    comparison: bool = False
     once: bool = False  # with seed 0 alone: settings are chosen by it, nothing is claimed
     published: str = ""  # a number that somebody else printed for it
     fusion: dict[str, float] | None = None  # modality -> weight of its scores; None: as the profile
@@ -110,9 +109,9 @@ def experiment_specs(
     profile: str | Profile = "smoke",
     seeds: int = 0,  # runs a cell; 0: the profile's own number
     data_root: str | None = None,
-) -> list[
-    RunSpec
-]:  # each once; all cells with seed 0, then with seed 1, ...: what time allows is spread over the cells; then those at half of the epochs
+) -> list[RunSpec]:
+    # each once; all cells with seed 0, then with seed 1, ...: what time allows is spread over the
+    # cells; then those at half of the epochs
     "Every run that an experiment needs."
     cells, profile, data_root = (
         experiment_cells(id, profile),
@@ -137,11 +136,8 @@ def experiment_specs(
     return list({spec.id: spec for spec in specs}.values())
 
 # %% ../../nbs/study/03_cells.ipynb #12a00002
-def half_spec(
-    spec: RunSpec,
-) -> (
-    RunSpec | None
-):  # None where there is nothing to halve: fewer than two epochs, or no more than the warm-up
+# None where there is nothing to halve: fewer than two epochs, or no more than the warm-up
+def half_spec(spec: RunSpec) -> RunSpec | None:
     "The same run with half of the epochs and milestones."
     s = spec.schedule
     epochs, milestones = s.epochs // 2, tuple(dict.fromkeys(m // 2 for m in s.milestones if m >= 2))
@@ -164,9 +160,8 @@ def is_checked(id: str, cell: Cell, profile: Profile) -> bool:
     return profile.verdicts and (id, cell.row, cell.column) in CLAIMED
 
 # %% ../../nbs/study/03_cells.ipynb #f8ce1aae
-GATED = {
-    f"{net} + CVSTA (gated, ours)": net for net in ("ST-GCN", "CTR-GCN")
-}  # further rows of Table I -> network
+# further rows of Table I -> network
+GATED = {f"{net} + CVSTA (gated, ours)": net for net in ("ST-GCN", "CTR-GCN")}
 
 
 def _table_01(profile: Profile) -> list[Cell]:
@@ -210,11 +205,8 @@ def _table_02(profile: Profile) -> list[Cell]:
 
 def _table_03(profile: Profile) -> list[Cell]:
     "The attention blocks of InfoGCN and EfficientGCN in MDR-GCN's place of CVSTA."
-    attention = {
-        "SA-GC": "sa_gc",
-        "ST-JointAtt": "st_joint_att",
-        "CVTSA": "cvsta",
-    }  # CVSTA as printed in Table III
+    # CVSTA as printed in Table III
+    attention = {"SA-GC": "sa_gc", "ST-JointAtt": "st_joint_att", "CVTSA": "cvsta"}
     return [
         Cell(
             r.name,
@@ -278,10 +270,8 @@ def noise_rates(profile: Profile) -> tuple[int, ...]:  # %
     return RATES if profile.verdicts else (0, 1, 10, 50)
 
 
-OTHER_NOISE = (
-    "joints",
-    "clips",
-)  # readings of Section IV.C beside "coordinates", which the printed columns are measured with
+# readings of Section IV.C beside "coordinates", which the printed columns are measured with
+OTHER_NOISE = ("joints", "clips")
 
 
 def _noise_cells(
@@ -306,9 +296,8 @@ def _table_04(profile: Profile) -> list[Cell]:
     cells = _noise_cells(rates, comparison=False)
     damaging = [rate for rate in rates.values() if rate]
     for unit in OTHER_NOISE:
-        shown = (
-            damaging if profile.verdicts else damaging[-1:]
-        )  # made-up clips need only show that it runs
+        # made-up clips need only show that it runs
+        shown = damaging if profile.verdicts else damaging[-1:]
         cells += _noise_cells(
             {f"{100 * rate:g}% of the {unit} (%)": rate for rate in shown}, True, unit
         )
@@ -391,9 +380,8 @@ def heat_sampling(slot: Slot) -> dict:  # fields of Sampling
     """PoseC3D's frames: 48, one out of each of 48 parts of the clip; three quarters of the slot's
     frames where those are fewer. Heat maps have a box of their own, and a joint at the origin
     counts as missing: no centring."""
-    frames = min(
-        HEAT_FRAMES, 3 * slot.sampling.num_frames // 4
-    )  # 48 of the 64 frames that graph networks see
+    # 48 of the 64 frames that graph networks see
+    frames = min(HEAT_FRAMES, 3 * slot.sampling.num_frames // 4)
     return {
         "mode": "uniform",
         "num_frames": frames,
@@ -407,9 +395,8 @@ def heat_sampling(slot: Slot) -> dict:  # fields of Sampling
 def system_changes(row: str, slot: Slot) -> dict:  # fields of RunSpec
     """What a row of Tables IX to XI changes: the network, the loss it is published with, and
     PoseC3D's frames."""
-    backbone = (
-        SYSTEMS.get(row) or SYSTEMS[row.replace("-", "", 1)]
-    )  # MS-G3D++ in Table IX, MSG3D++ in Table XI
+    # MS-G3D++ in Table IX, MSG3D++ in Table XI
+    backbone = SYSTEMS.get(row) or SYSTEMS[row.replace("-", "", 1)]
     changes = {
         "backbone": backbone,
         "objective": "softmax" if backbone in slot.softmax else OWN_LOSS.get(backbone, "softmax"),
@@ -417,9 +404,8 @@ def system_changes(row: str, slot: Slot) -> dict:  # fields of RunSpec
     return changes | {"sampling": heat_sampling(slot)} if backbone == "posec3d" else changes
 
 # %% ../../nbs/study/03_cells.ipynb #f54796ff
-def fused_streams(
-    backbone: str, profile: Profile
-) -> tuple[dict, ...]:  # one set of changes a stream
+# one set of changes a stream
+def fused_streams(backbone: str, profile: Profile) -> tuple[dict, ...]:
     "The streams whose scores are added."
     if backbone in ONE_NETWORK:
         return ({},)
@@ -435,27 +421,22 @@ def fused_streams(
 def _info_streams(modalities: tuple[str, ...]) -> tuple[dict, ...]:
     """InfoGCN's modes of joints: k = 1 and, as many as the profile has streams, the joints; with
     motions also k = 2, and all three of the motion."""
-    modes = (
-        {},
-        {"backbone_options": {"k": "joints"}},
-        {"backbone_options": {"k": 2}},
-    )  # k = 1 is the network's default
+    # k = 1 is the network's default
+    modes = ({}, {"backbone_options": {"k": "joints"}}, {"backbone_options": {"k": 2}})
     if not any(m.endswith("motion") for m in modalities):
         return modes[: min(len(modalities), 2)]
     return tuple({"modality": m, **mode} for m in ("joint", "joint_motion") for mode in modes)
 
 # %% ../../nbs/study/03_cells.ipynb #cfad7405
-def _systems(
-    id: str, profile: Profile, columns: dict[str, tuple[str, bool, str]]
-) -> list[Cell]:  # column -> slot, fused?, quantity
+# column -> slot, fused?, quantity
+def _systems(id: str, profile: Profile, columns: dict[str, tuple[str, bool, str]]) -> list[Cell]:
     "Every row of a table of systems."
     found = []
     for row in TABLES[id].rows:
         for column, (slot, several, quantity) in columns.items():
             changes = system_changes(row.name, profile.slot(slot))
-            several |= (
-                id == "table_10" and changes["backbone"] == "two_stream_agcn"
-            )  # its name: joint and bone
+            # its name: joint and bone
+            several |= id == "table_10" and changes["backbone"] == "two_stream_agcn"
             streams = fused_streams(changes["backbone"], profile) if several else ({},)
             found.append(Cell(row.name, column, slot, changes, streams, quantity, comparison=True))
     return found
@@ -684,9 +665,8 @@ def _release_at_once(slot: Slot) -> dict[str, dict]:
     }
 
 # %% ../../nbs/study/03_cells.ipynb #7c1f0a0b
-def released_changes(
-    slot: Slot,
-) -> dict[str, dict[str, dict]]:  # row of *Released code* -> part of a spec -> its changes
+# row of *Released code* -> part of a spec -> its changes
+def released_changes(slot: Slot) -> dict[str, dict[str, dict]]:
     "Each difference by itself, and all at once. source: modifiers of the clips."
     lam, rdl = 1 / slot.schedule.batch_size, SETTINGS["rdl"] | slot.losses.get("rdl", {})
 
@@ -715,9 +695,8 @@ def released_changes(
     }
 
 # %% ../../nbs/study/03_cells.ipynb #7c1f0a08
-def _released_fusion(
-    profile: Profile, changes: dict[str, dict]
-) -> list[Cell]:  # row -> fields of RunSpec
+# row -> fields of RunSpec
+def _released_fusion(profile: Profile, changes: dict[str, dict]) -> list[Cell]:
     """The streams under the profile's weights, weighed alike, and under the release's; nothing
     where those are alike."""
     release = RELEASE_SETTINGS["finegym99"]["fusion"].value
@@ -836,9 +815,8 @@ def _validation(profile: Profile) -> list[Cell]:
         "Hours": "hours",
     }
     cells, own = [], "validation" in profile.experiments
-    if (
-        not own and profile.verdicts
-    ):  # elsewhere its networks are narrow, or the clips others; made-up clips show that it works
+    # elsewhere its networks are narrow, or the clips others; made-up clips show that it works
+    if not own and profile.verdicts:
         return cells
     for name in ("finegym99", "ntu60_xsub", "ntu60_xview") if own else ("finegym99",):
         for row, (backbone, objective) in rows.items():

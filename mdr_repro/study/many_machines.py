@@ -33,12 +33,11 @@ from ..training.run_store import RunStore, StoreError
 from ..training.trainer import Diverged
 
 # %% ../../nbs/study/12_many_machines.ipynb #a54f1448
-LOADED = (
-    package_digest()
-)  # of the modules that this process has imported, not of what lies there later
-ASKED = (
-    "OMP_NUM_THREADS" in os.environ
-)  # whether the user has set the threads; asked now, for dask sets it in this process when it starts workers
+# of the modules that this process has imported, not of what lies there later
+LOADED = package_digest()
+# whether the user has set the threads; asked now, for dask sets it in this process when it starts
+# workers
+ASKED = "OMP_NUM_THREADS" in os.environ
 
 
 @dataclass(frozen=True)
@@ -229,9 +228,8 @@ def _distributed():
     return distributed
 
 
-HUSH = (  # Ctrl-C reaches the whole terminal; the command ends its workers
-    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-)
+# Ctrl-C reaches the whole terminal; the command ends its workers
+HUSH = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 # %% ../../nbs/study/12_many_machines.ipynb #8aa02088
 @contextmanager
@@ -308,9 +306,8 @@ def choose_device(device: str, seen: dict, others: list[Seat]) -> str:
     return min((f"cuda:{i}" for i in range(seen["cards"])), key=taken.count)
 
 
-def share_threads(
-    seat: Seat, seats: list[Seat], workers: int = 0
-) -> int:  # workers that this machine was asked for
+# workers that this machine was asked for
+def share_threads(seat: Seat, seats: list[Seat], workers: int = 0) -> int:
     "The machine's cores by its workers, lost ones too; as many as the user has set, where he has."
     if ASKED:
         return torch.get_num_threads()
@@ -334,16 +331,13 @@ class Desk:
     waiting: list[RunSpec] = field(default_factory=list)
     seats: dict[str, Seat] = field(default_factory=dict)  # by address
     refused: set[str] = field(default_factory=set)
-    asked: dict[str, dict | Exception | None] = field(
-        default_factory=dict
-    )  # what new workers see; None: no answer yet
+    # what new workers see; None: no answer yet
+    asked: dict[str, dict | Exception | None] = field(default_factory=dict)
     later: dict[str, float] = field(default_factory=dict)  # id -> not before this time
-    arriving: dict[str, float] = field(
-        default_factory=dict
-    )  # id -> until when it must be seen here
-    lost: dict[str, tuple] = field(
-        default_factory=dict
-    )  # id -> workers lost in one epoch, how far it was
+    # id -> until when it must be seen here
+    arriving: dict[str, float] = field(default_factory=dict)
+    # id -> workers lost in one epoch, how far it was
+    lost: dict[str, tuple] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)  # id -> why
     lines: list[str] = field(default_factory=list)  # what was said
     over: bool = False
@@ -565,9 +559,8 @@ class ClusterTraining:
         )
 
     def failures(self) -> list[str]:
-        return self.told("FAILED") + (
-            [self.desk.broken] if self.desk.broken else []
-        )  # a sentence each
+        # a sentence each
+        return self.told("FAILED") + ([self.desk.broken] if self.desk.broken else [])
 
     def stop(self, patience: float = 15.0) -> None:  # seconds
         self.ending.set()

@@ -45,7 +45,6 @@ from mdr_repro.study.cells import (
     as_profile,
     cell_specs,
     experiment_cells,
-    experiment_specs,
     half_spec,
     is_checked,
 )
@@ -151,16 +150,14 @@ def _share(records: list[Record], weights: list[float] | None, name: str) -> flo
     return getattr(fuse([r.rounded_scores() for r in records], weights), name)
 
 
-def accuracy(
-    store: RunStore, records: list[Record], weights: list[float] | None = None
-) -> float:  # %
+# %
+def accuracy(store: RunStore, records: list[Record], weights: list[float] | None = None) -> float:
     "Top-1 of the test clips. weights: one a stream, `Cell.weights`; None: all 1."
     return 100 * _share(records, weights, "top1")
 
 
-def mean_class(
-    store: RunStore, records: list[Record], weights: list[float] | None = None
-) -> float:  # %
+# %
+def mean_class(store: RunStore, records: list[Record], weights: list[float] | None = None) -> float:
     "The mean of the classes' accuracies, which PYSKL reports for FineGym."
     return 100 * _share(records, weights, "mean_class")
 
@@ -197,9 +194,8 @@ def imbalance(store: RunStore, records: list[Record]) -> float:  # powers of ten
     )
 
 
-def epoch_seconds(
-    store: RunStore, records: list[Record]
-) -> float:  # the median epoch; some also evaluate
+# the median epoch; some also evaluate
+def epoch_seconds(store: RunStore, records: list[Record]) -> float:
     return float(records[0].metrics["seconds"].median())
 
 
@@ -312,9 +308,8 @@ def cell_records(
     return {row: record for row, record in found.items() if record is not None and record.weights}
 
 
-def tsne_maps(
-    store: RunStore, records: dict[str, Record]
-) -> dict[str, pd.DataFrame]:  # a line a clip: x, y, class, outlier
+# a line a clip: x, y, class, outlier
+def tsne_maps(store: RunStore, records: dict[str, Record]) -> dict[str, pd.DataFrame]:
     "Every record's test clips as Figure 5 draws them."
     maps = {}
     for row, record in records.items():
@@ -345,9 +340,8 @@ def seeds_interval(
     return i if tells else Interval(i.mean, None, None, i.n)
 
 
-def shown_interval(
-    column: str, values: dict[int, float]
-) -> Interval | None:  # values: seed -> measured
+# values: seed -> measured
+def shown_interval(column: str, values: dict[int, float]) -> Interval | None:
     "Of a cell; None where nothing was measured."
     return (
         seeds_interval(list(values.values()), WIDEST if "%" in column else math.inf)
@@ -423,10 +417,9 @@ class MeasuredTable:
             else ""
         )
 
+    # no more than "works" where the profile's clips are made up
     @property
-    def said(
-        self,
-    ) -> tuple[Verdict, ...]:  # no more than "works" where the profile's clips are made up
+    def said(self) -> tuple[Verdict, ...]:
         return (
             self.verdicts if self.profile.verdicts else tuple(map(without_verdict, self.verdicts))
         )
@@ -475,10 +468,11 @@ def table_title(id: str, profile: Profile, slots: list[str]) -> str:  # one slot
     )
     if not slots:
         return f"{name}, profile {profile.name}"
-    return (
-        f"{name}, profile {profile.name}:"
-        f" {meant if profile.name == 'paper' else clips if id in TITLES else f'{clips}, not {meant}'}"
-    )
+    if profile.name == "paper":
+        data = meant
+    else:
+        data = clips if id in TITLES else f"{clips}, not {meant}"
+    return f"{name}, profile {profile.name}: {data}"
 
 # %% ../../nbs/study/05_measure.ipynb #05f0f6c9
 def open_store(
@@ -546,10 +540,8 @@ def _unmeasured(name: str, count: int) -> str:
     )
 
 # %% ../../nbs/study/05_measure.ipynb #30a00001
-HALF_GAIN, TRAINED = (
-    2.0,
-    90.0,
-)  # points that half of the epochs may lack; % of the training clips in the last epoch
+# points that half of the epochs may lack; % of the training clips in the last epoch
+HALF_GAIN, TRAINED = (2.0, 90.0)
 
 
 def unfinished(record: Record, half: Record | None) -> str:  # empty: trained to the end
@@ -566,9 +558,8 @@ def unfinished(record: Record, half: Record | None) -> str:  # empty: trained to
     return ", ".join(reasons)
 
 
-def untrained_settings(
-    store: RunStore, cell: Cell, profile: Profile, id: str
-) -> tuple[str, ...]:  # one a stream
+# one a stream
+def untrained_settings(store: RunStore, cell: Cell, profile: Profile, id: str) -> tuple[str, ...]:
     "What is not trained to the end behind a cell."
     if not is_checked(id, cell, profile):
         return ()
@@ -600,9 +591,8 @@ def measure(
         found = {
             seed: streams for seed, streams in found.items() if streams and None not in streams
         }
-        weights = (
-            (cell.weights(profile),) if len(cell.streams) > 1 else ()
-        )  # one stream is as it is
+        # one stream is as it is
+        weights = (cell.weights(profile),) if len(cell.streams) > 1 else ()
         values = {
             seed: quantity(store, cell.quantity, streams, *weights)
             for seed, streams in found.items()
@@ -682,17 +672,8 @@ def _cells_frame(table: MeasuredTable) -> pd.DataFrame:
                 "note": c.note,
             }
         )
-    columns = (
-        "row",
-        "column",
-        "paper",
-        "measured",
-        "low",
-        "high",
-        "n",
-        "difference",
-        "note",
-    )  # also of a table without cells
+    # also of a table without cells
+    columns = ("row", "column", "paper", "measured", "low", "high", "n", "difference", "note")
     frame = pd.DataFrame(rows, columns=columns).set_index(["row", "column"])
     return frame.astype({k: float for k in ("measured", "low", "high", "difference")}).round(4)
 
@@ -773,9 +754,8 @@ def _numbers(table: MeasuredTable) -> dict:
     }
 
 # %% ../../nbs/study/05_measure.ipynb #32d0c162
-def _read_frame(
-    table: MeasuredTable,
-) -> pd.DataFrame:  # for the eye: both values where there are two seeds
+# for the eye: both values where there are two seeds
+def _read_frame(table: MeasuredTable) -> pd.DataFrame:
     measured = [
         (
             ", ".join(f"{v:.2f}" for v in c.values.values())
@@ -813,8 +793,8 @@ def _save_table(table: MeasuredTable, folder: Path) -> None:
                     [
                         "## Claims\n",
                         (
-                            "Verdict: paired test over seeds, 5 % level. Paper: as printed in the text,"
-                            " else the difference of the printed cells.\n"
+                            "Verdict: paired test over seeds, 5 % level. Paper: as printed in the"
+                            " text, else the difference of the printed cells.\n"
                         ),
                         markdown(table.claims()),
                     ]
@@ -904,9 +884,8 @@ def system_sizes(table: MeasuredTable) -> pd.DataFrame:  # a line a row
     ).reindex(frame.index)
 
 # %% ../../nbs/study/05_measure.ipynb #03728dc8
-def by_row(
-    table: MeasuredTable, column: str = "all"
-) -> MeasuredTable:  # every cell a row of its own, named "row, column"
+# every cell a row of its own, named "row, column"
+def by_row(table: MeasuredTable, column: str = "all") -> MeasuredTable:
     "The table as one column, to compare cells of different columns."
     return replace(
         table,
@@ -948,9 +927,8 @@ def differences(
     )
 
 # %% ../../nbs/study/05_measure.ipynb #03728dd0
-def draw_differences(
-    frame: pd.DataFrame, title: str, unit: str = "percentage points"
-):  # of `differences`; matplotlib Figure
+# of `differences`; matplotlib Figure
+def draw_differences(frame: pd.DataFrame, title: str, unit: str = "percentage points"):
     "What a change adds, in the paper and measured."
     import matplotlib.pyplot as plt
 
@@ -1067,11 +1045,9 @@ def _draw_table(table: MeasuredTable, only: tuple[str, ...] = ()):
         for c in (c for c in table.cells if c.column == column):
             _draw_cell(ax, rows.index(c.row), c, kind)
         if len(kinds) > 1:
-            ax.set_title(
-                f"{kind[0]}:"
-                f" {SLOTS[table.cells[0].slot] if kind == ('paper',) else table.profile.slot(table.cells[0].slot).clips}",
-                fontsize="small",
-            )
+            slot = table.cells[0].slot
+            clips = SLOTS[slot] if kind == ("paper",) else table.profile.slot(slot).clips
+            ax.set_title(f"{kind[0]}: {clips}", fontsize="small")
         ax.set(
             xlabel=column.replace("(%)", " (%)"),
             yticks=range(len(rows)),

@@ -158,16 +158,16 @@ class Clips(NamedTuple):
     test: int  # clips
 
 
-PUBLISHED = {  # slot -> skeleton, persons, classes of the paper's set; all have x, y, z or x, y, score
+# slot -> skeleton, persons, classes of the paper's set; all have x, y, z or x, y, score
+PUBLISHED = {
     **dict.fromkeys(("fsd10", "fsd10_all_frames", "short"), ("body25", 1, 10)),
     "finegym99": ("coco17", 1, 99),
     **dict.fromkeys(("ntu60_xsub", "ntu60_xview"), ("ntu25", 2, 60)),
 }
 
 
-def published_clips(
-    slot: str, size: tuple[int, int], source: str
-) -> Clips | None:  # None where no size is known
+# None where no size is known
+def published_clips(slot: str, size: tuple[int, int], source: str) -> Clips | None:
     "From the literature; of a set cut down to some classes, the average share."
     if slot not in PUBLISHED or not all(size):
         return None
@@ -196,9 +196,8 @@ def recorded_clips(result: dict) -> Clips:  # of result.json
     )
 
 
-def planned_clips(
-    plan: Plan, id: str, data_root: str | None = None
-) -> Clips | None:  # None where nothing is known of them
+# None where nothing is known of them
+def planned_clips(plan: Plan, id: str, data_root: str | None = None) -> Clips | None:
     "The clips of a run: opened, or as published."
     spec, slot = plan.runs[id], plan.slots[id]
     if id in plan.absent:
@@ -236,9 +235,8 @@ def _macs(
     frames: int,
 ) -> int:
     with torch.random.fork_rng(devices=[]):
-        net = build_backbone(backbone, skeleton, in_channels, persons, **options).to(
-            "meta"
-        )  # shapes without numbers
+        # shapes without numbers
+        net = build_backbone(backbone, skeleton, in_channels, persons, **options).to("meta")
     for module in net.modules():
         if isinstance(module, UNCOUNTED):
             module.forward = lambda x: x  # on `meta` they take most of the time
@@ -260,9 +258,8 @@ def clip_macs(spec: RunSpec, clips: Clips) -> int:
 
 def shown_clips(schedule: Schedule, clips: Clips) -> tuple[int, int]:  # in training, in testing
     "How often a clip is shown, all clips together."
-    tests = (
-        -(-schedule.epochs // schedule.evaluate_every) + 1
-    )  # the last epoch is always evaluated, then its scores are written
+    # the last epoch is always evaluated, then its scores are written
+    tests = -(-schedule.epochs // schedule.evaluate_every) + 1
     filled = clips.train >= schedule.batch_size  # else the run itself says what is wrong
     shown = (
         sum(batch_sizes(clips.train, schedule.batch_size, schedule.last_batch))
@@ -351,12 +348,10 @@ class Known:
 
     device: str  # its name
     clips: dict[tuple[str, str], Clips | None]  # data and checksum -> what is known of the clips
-    runs: dict[RunSpec, list[float]] = field(
-        default_factory=dict
-    )  # setting (seed 0) -> seconds of its runs
-    passes: dict[tuple, list[float]] = field(
-        default_factory=dict
-    )  # network -> seconds a forward pass, one a run
+    # setting (seed 0) -> seconds of its runs
+    runs: dict[RunSpec, list[float]] = field(default_factory=dict)
+    # network -> seconds a forward pass, one a run
+    passes: dict[tuple, list[float]] = field(default_factory=dict)
     steps: dict[tuple, dict] = field(default_factory=dict)  # network -> the measured step
     samples: dict[tuple, RunSpec] = field(default_factory=dict)  # network -> one of its runs
 
@@ -512,9 +507,8 @@ def _test_step(net, spec: RunSpec, x) -> None:
 CPU_STEP = 1e11  # multiply-adds of a training step that a CPU does in seconds
 
 
-def first_batch(
-    spec: RunSpec, macs: int, device: str
-) -> int:  # 0: even two clips would take too long
+# 0: even two clips would take too long
+def first_batch(spec: RunSpec, macs: int, device: str) -> int:
     "How many clips to time at once."
     if device.startswith("cuda"):
         return spec.schedule.batch_size
@@ -522,9 +516,8 @@ def first_batch(
     return min(spec.schedule.batch_size, most) if most >= 2 else 0  # batch norm wants two
 
 # %% ../../nbs/study/10_plan.ipynb #4cad0cd7
-def measure_network(
-    spec: RunSpec, clips: Clips, device: str
-) -> dict | None:  # of steps.json; None: too large for this device
+# of steps.json; None: too large for this device
+def measure_network(spec: RunSpec, clips: Clips, device: str) -> dict | None:
     "Time one network, with fewer clips where the batch is too much."
     macs, N = clip_macs(spec, clips), spec.schedule.batch_size
     batch, often = (
@@ -614,9 +607,8 @@ def in_paper(
 ) -> bool:
     "Whether the paper prints this cell or makes a claim about it."
     table = TABLES.get(place.experiment)
-    results = (
-        {r.name: r.results for r in table.rows}.get(place.row, {}) if table else {}
-    )  # a row of our own has none
+    # a row of our own has none
+    results = {r.name: r.results for r in table.rows}.get(place.row, {}) if table else {}
     return (
         printed_value(results.get(place.column, "–")) is not None
         or (place.experiment, place.row, place.column) in named
@@ -831,9 +823,8 @@ def plan_table(plan: Plan, store: RunStore, known: Known) -> pd.DataFrame:  # a 
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 # %% ../../nbs/study/10_plan.ipynb #90a00002
-ABLATIONS = tuple(
-    f"table_{number:02d}" for number in (*range(1, 7), 8)
-)  # Section IV.C and IV.D; Table VII's sizes have no chance
+# Section IV.C and IV.D; Table VII's sizes have no chance
+ABLATIONS = tuple(f"table_{number:02d}" for number in (*range(1, 7), 8))
 
 # %% ../../nbs/study/10_plan.ipynb #384b88c8
 def power_table(

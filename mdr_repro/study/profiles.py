@@ -31,9 +31,8 @@ SLOTS = {  # slot -> what the paper calls its data set
     "finegym99": "FineGym99",
     "ntu60_xsub": "NTU RGB+D X-sub",
     "ntu60_xview": "NTU RGB+D X-view",
-    "short": (  # no set of the paper: one short protocol for all systems
-        "FSD-10, a tenth of the epochs"
-    ),
+    # no set of the paper: one short protocol for all systems
+    "short": ("FSD-10, a tenth of the epochs"),
 }
 
 # %% ../../nbs/study/02_profiles.ipynb #b81396ee
@@ -54,26 +53,18 @@ class Slot:
     width: float = 1.0  # of the paper's channels
     get: str = ""  # which file to put where, for the error when it is missing
     origin: dict[str, str] = field(default_factory=dict)  # knob -> where its value comes from
-    size: tuple[int, int] = (
-        0,
-        0,
-    )  # training and test clips as published, to plan without the clips; 0: unknown
-    close: tuple[str, str] = (
-        "0",
-        "1",
-    )  # two classes that are hard to tell apart (Fig. 1), by name or number
-    options: dict[str, dict] = field(
-        default_factory=dict
-    )  # backbone -> options that these clips or so narrow a network ask for
-    losses: dict[str, dict] = field(
-        default_factory=dict
-    )  # objective -> options that differ from `SETTINGS`
-    softmax: tuple[
-        str, ...
-    ] = ()  # compared networks whose own loss does not get started in so short a run
-    held_out: dict = field(
-        default_factory=dict
-    )  # fields of RunSpec: the training clips that choose settings
+    # training and test clips as published, to plan without the clips; 0: unknown
+    size: tuple[int, int] = (0, 0)
+    # two classes that are hard to tell apart (Fig. 1), by name or number
+    close: tuple[str, str] = ("0", "1")
+    # backbone -> options that these clips or so narrow a network ask for
+    options: dict[str, dict] = field(default_factory=dict)
+    # objective -> options that differ from `SETTINGS`
+    losses: dict[str, dict] = field(default_factory=dict)
+    # compared networks whose own loss does not get started in so short a run
+    softmax: tuple[str, ...] = ()
+    # fields of RunSpec: the training clips that choose settings
+    held_out: dict = field(default_factory=dict)
     budgets: tuple[int, ...] = ()  # epochs that were tried on them, each twice the one before
 
     @property
@@ -107,9 +98,8 @@ class Profile:
     slots: dict[str, Slot]
     comparison_seeds: int = 1  # the same for Tables IX to XI, the noise curve and the released code
     modalities: tuple[str, ...] = ("joint", "bone")  # streams that are fused
-    fusion: dict[str, float] = field(
-        default_factory=dict
-    )  # modality -> weight of its scores; 1 where none is named
+    # modality -> weight of its scores; 1 where none is named
+    fusion: dict[str, float] = field(default_factory=dict)
     experiments: tuple[str, ...] = ()  # the only ones it is made for; none named: all
     verdicts: bool = True  # False: the clips are made up, so claims are run but not judged
 
@@ -129,9 +119,8 @@ class Profile:
             )
         return self.slots[name]
 
-    def spec(
-        self, slot: str, seed: int = 0, data_root: str | None = None, **changes
-    ) -> RunSpec:  # changes: fields of RunSpec
+    # changes: fields of RunSpec
+    def spec(self, slot: str, seed: int = 0, data_root: str | None = None, **changes) -> RunSpec:
         """MDR-GCN with RDL on the slot, but for `changes`; options, and fields of schedule and
         sampling, given there are added to the slot's."""
         return _spec(self, slot, seed, data_root, changes)
@@ -187,9 +176,8 @@ SMOKE_SEEDS = 2
 
 SMOKE_WIDTH = 1 / 8
 
-SMOKE_CLIPS = dict(
-    apart=13, yaw=0, pitch=0, mirrored=0, variation=0.05, dropped=0, jitter=0.005
-)  # one camera, all turn to the left, each class unlike each other
+# one camera, all turn to the left, each class unlike each other
+SMOKE_CLIPS = dict(apart=13, yaw=0, pitch=0, mirrored=0, variation=0.05, dropped=0, jitter=0.005)
 
 SMOKE_SCHEDULE = Schedule(
     epochs=7,
@@ -203,11 +191,8 @@ SMOKE_SCHEDULE = Schedule(
 
 SMOKE_SAMPLING = Sampling(num_frames=8, mode="uniform", center="frame")
 
-SCORED = {
-    "posec3d": {"confidence": "last"},
-    "msin": {"dims": 2},
-    "efficient_gcn_b4": {"scores": 1},
-}  # clips of x, y, score
+# clips of x, y, score
+SCORED = {"posec3d": {"confidence": "last"}, "msin": {"dims": 2}, "efficient_gcn_b4": {"scores": 1}}
 
 SMOKE_AS_GCN = {
     "dropout": 0.0,
@@ -216,16 +201,13 @@ SMOKE_AS_GCN = {
     "horizon": 1,
 }  # weights as long as those of the published width; the frames there are
 
-NARROW = {
-    "posec3d": {"size": 28},
-    "st_gcn": {"dropout": 0.0},
-    "as_gcn": SMOKE_AS_GCN,
-}  # heat maps of half the side; half of eight channels would be too few
+# heat maps of half the side; half of eight channels would be too few
+NARROW = {"posec3d": {"size": 28}, "st_gcn": {"dropout": 0.0}, "as_gcn": SMOKE_AS_GCN}
 
 # %% ../../nbs/study/02_profiles.ipynb #b3203b6d
-SLOW = (
-    "info_gcn",
-)  # its information bottleneck, seen in training accuracy: chance after twelve epochs at the rate that softmax learns with
+# its information bottleneck, seen in training accuracy: chance after twelve epochs at the rate that
+# softmax learns with
+SLOW = ("info_gcn",)
 
 
 def both(*options: dict[str, dict]) -> dict[str, dict]:  # backbone -> options
@@ -262,9 +244,8 @@ def _smoke_slot(
 
 # %% ../../nbs/study/02_profiles.ipynb #85efb518
 def _smoke() -> Profile:
-    slower = replace(
-        SMOKE_SCHEDULE, epochs=8, evaluate_every=8, lr=0.02
-    )  # for hardswish, see above
+    # for hardswish, see above
+    slower = replace(SMOKE_SCHEDULE, epochs=8, evaluate_every=8, lr=0.02)
     fsd10 = _smoke_slot(96, "body25", slower, dims=2, seed=1)
     gym = _smoke_slot(100, "coco17", dims=2, seed=2)
     ntu = [
@@ -305,9 +286,8 @@ def _file(source: str) -> str:
 
 
 def _replica_slot(data: str, clips: str, epochs: int, sampling: Sampling, **more) -> Slot:
-    options = both(
-        NARROW, {"mdr_gcn": {"least_mid": 4}}, more.pop("options", {})
-    )  # an eighth of 16 channels would be two
+    # an eighth of 16 channels would be two
+    options = both(NARROW, {"mdr_gcn": {"least_mid": 4}}, more.pop("options", {}))
     return Slot(
         data,
         clips,
@@ -325,9 +305,8 @@ KINDER_SAMPLING = Sampling(
     num_frames=32, mode="pad", stride=5, speed=0.1, rotate=0.3, rotate_axis="vertical", scale=0.1
 )  # about five seconds; speed is what tells some classes apart
 
-PENN_SAMPLING = Sampling(
-    num_frames=32, mode="crop_resize", min_crop=16, rotate=0.2, scale=0.1
-)  # films of one action each, by cameras that move
+# films of one action each, by cameras that move
+PENN_SAMPLING = Sampling(num_frames=32, mode="crop_resize", min_crop=16, rotate=0.2, scale=0.1)
 
 UTD_SAMPLING = Sampling(
     num_frames=32, mode="crop_resize", min_crop=32, rotate=0.3, rotate_axis="vertical", scale=0.1
@@ -477,9 +456,8 @@ def slot_settings(profile: "Profile", name: str) -> dict[str, object]:  # knob -
     return found | {"reported": "last epoch", "test_batch": slot.schedule.batch_size}
 
 # %% ../../nbs/study/02_profiles.ipynb #96a7469c
-def rule_origins(
-    profile: "Profile", name: str
-) -> dict[str, str]:  # knob -> one of ORIGINS, ": " and the place
+# knob -> one of ORIGINS, ": " and the place
+def rule_origins(profile: "Profile", name: str) -> dict[str, str]:
     """Where each value has to come from: chosen on purpose, else the paper, else the release, else
     our default."""
     slot, stated, released = profile.slot(name), STATED_SETTINGS[name], RELEASE_SETTINGS[name]
@@ -487,10 +465,9 @@ def rule_origins(
 
     def origin(knob):
         if knob in idle:
-            return (
-                "unused:"
-                f" {'nothing is turned' if knob == 'rotate_axis' else f'not read in mode {slot.sampling.mode!r}'}"
-            )
+            turn = knob == "rotate_axis"
+            reason = "nothing is turned" if turn else f"not read in mode {slot.sampling.mode!r}"
+            return f"unused: {reason}"
         if knob in chosen:
             return f"ours: {chosen[knob]}"
         if s := stated.get(knob):
@@ -506,9 +483,8 @@ ORIGINS = ("paper", "release", "ours", "unused")
 DEFAULT = "ours: the default, neither names it"
 
 
-def origin_problems(
-    profile: "Profile", name: str
-) -> list[str]:  # a sentence each; empty: every origin is true
+# a sentence each; empty: every origin is true
+def origin_problems(profile: "Profile", name: str) -> list[str]:
     """Values that are not what their origin says, and in the paper's profile origins that the rule
     would not give."""
     slot, values, wrong = profile.slot(name), slot_settings(profile, name), []
@@ -542,9 +518,8 @@ def origin_problems(
 # %% ../../nbs/study/02_profiles.ipynb #0639b6cc
 PAPER_SEEDS, PAPER_COMPARISON_SEEDS = 5, 3
 RELEASE_FUSION = {"joint": 0.7, "bone": 0.7, "joint_motion": 0.3, "bone_motion": 0.3}
-RELEASE_CENTERS = {
-    "rdl": {"own_optimizer": True, "centers_lr": 0.1}
-}  # IV.B names no optimizer for the centers
+# IV.B names no optimizer for the centers
+RELEASE_CENTERS = {"rdl": {"own_optimizer": True, "centers_lr": 0.1}}
 
 
 def _paper_schedule(

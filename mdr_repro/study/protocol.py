@@ -23,9 +23,8 @@ def chosen_budget(
     return None
 
 # %% ../../nbs/study/07_protocol.ipynb #649dca38
-def budget_curves(
-    table: MeasuredTable,
-) -> dict[str, dict[str, dict[int, float]]]:  # clips -> objective -> epochs -> accuracy (%)
+# clips -> objective -> epochs -> accuracy (%)
+def budget_curves(table: MeasuredTable) -> dict[str, dict[str, dict[int, float]]]:
     "What the runs of *Budget* reached on the held-out clips; unfinished ones are left out."
     curves = {}
     for cell in table.cells:

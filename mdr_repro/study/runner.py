@@ -121,12 +121,8 @@ def check_values(
             )
 
 # %% ../../nbs/study/11_runner.ipynb #9be74c70
-SCOPES = (
-    ast.FunctionDef,
-    ast.AsyncFunctionDef,
-    ast.ClassDef,
-    ast.Lambda,
-)  # what has names of its own
+# what has names of its own
+SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
 def _binds(node: ast.AST):
@@ -141,9 +137,8 @@ def _binds(node: ast.AST):
         yield node.rest
 
 
-def _bound(
-    node: ast.AST, admitted: set | None = None
-):  # None: all names count; inside a scope only its global ones
+# None: all names count; inside a scope only its global ones
+def _bound(node: ast.AST, admitted: set | None = None):
     "The names that code binds in the notebook's own namespace."
     for child in ast.iter_child_nodes(node):
         if isinstance(node, ast.comprehension) and child is node.target:
@@ -313,18 +308,16 @@ def clear_leftovers(job: Job) -> None:
             pass  # not ours
 
 # %% ../../nbs/study/11_runner.ipynb #317087b5
-def ending_with_parent(
-    sign: int,
-) -> Callable | None:  # for `preexec_fn`; None where the system cannot do it
+# for `preexec_fn`; None where the system cannot do it
+def ending_with_parent(sign: int) -> Callable | None:
     "Ask Linux to send a signal to the child when its parent ends, be it by kill -9."
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)  # loaded here: between fork and exec as little as possible
 
     def child():
-        signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        )  # a command in the background of a script ignores it, and so would all that it starts
+        # a command in the background of a script ignores it, and so would all that it starts
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         libc.prctl(1, int(sign))  # PR_SET_PDEATHSIG
 
     return child
@@ -516,9 +509,8 @@ def make_job(
             else []
         )
     except DataError:
-        return Job(
-            id, notebook, folder, given, values, ("unknown",)
-        ), None  # the notebook will say which file is missing
+        # the notebook will say which file is missing
+        return Job(id, notebook, folder, given, values, ("unknown",)), None
     return Job(id, notebook, folder, given, values, tuple(s.id for s in specs)), specs
 
 # %% ../../nbs/study/11_runner.ipynb #c0164abd
@@ -703,9 +695,8 @@ class Training:
         )
 
     def failures(self) -> list[str]:  # a sentence each
-        whole = all(
-            self.store.settled(s) for s in self.specs
-        )  # then it does not matter who was lost
+        # then it does not matter who was lost
+        whole = all(self.store.settled(s) for s in self.specs)
         ended = (
             []
             if whole
@@ -800,7 +791,7 @@ def reproduce(
         key=lambda job: -_work(job[1]),
     )  # none long is left alone at the end
     try:
-        import papermill
+        import papermill  # noqa: F401  asked now, not after an hour of training
     except ImportError:
         raise RunnerError(
             "papermill is not installed; pip install 'mdr_repro[reproduce]'."
@@ -822,7 +813,9 @@ def complete(job: Job, specs: list[RunSpec] | None) -> bool:
     return specs is not None and all(store.settled(spec) for spec in specs)
 
 
-NO_TIME = 0.0001  # minutes: enough to measure what is there, and to begin no epoch; 0 would mean no limit, and 1e-6 is text in YAML
+# minutes: enough to measure what is there, and to begin no epoch; 0 would mean no limit, and 1e-6
+# is text in YAML
+NO_TIME = 0.0001
 
 
 def _begin(job: Job, specs, root: Path, at_once: int, minutes: float | None) -> Running:

@@ -56,9 +56,8 @@ class Shape(NamedTuple):
 SHAPES = {"paper": Shape("coco17", 64, 1, 99), "ntu": Shape("ntu25", 64, 2, 60)}
 
 # %% ../../nbs/study/09_sizes.ipynb #432f32ff
-ROWS: dict[
-    str, tuple[str, dict]
-] = {  # row -> backbone and options; every system of Tables IX to XI, then variants
+# row -> backbone and options; every system of Tables IX to XI, then variants
+ROWS: dict[str, tuple[str, dict]] = {
     **{
         name: (backbone, {"frames": 48} if backbone == "posec3d" else {})
         for name, backbone in SYSTEMS.items()
@@ -97,10 +96,8 @@ NORMS = [
     getattr(torch.ops.aten, name)
     for name in ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
 ]  # names differ between versions and devices
-LAYERS = {
-    **dict.fromkeys(NORMS, _norm),
-    torch.ops.aten.relu: _relu,
-}  # what the counter of PyTorch leaves out
+# what the counter of PyTorch leaves out
+LAYERS = {**dict.fromkeys(NORMS, _norm), torch.ops.aten.relu: _relu}
 KINDS = {
     torch.ops.aten.convolution: "convolution",
     **dict.fromkeys(NORMS, "norm"),
@@ -121,9 +118,8 @@ def count_operations(
         literal_form(backbone).requires_grad_(False)(x)  # layer by layer, nothing joined
     for op, flops in counter.get_flop_counts()["Global"].items():
         counts[KINDS.get(op, "product")] += flops // 2
-    return counts | {
-        "convolution": counts["convolution"] + backbone.embedding_dim * shape.classes
-    }  # the classifier is a layer too
+    # the classifier is a layer too
+    return counts | {"convolution": counts["convolution"] + backbone.embedding_dim * shape.classes}
 
 # %% ../../nbs/study/09_sizes.ipynb #74172e00
 READINGS = {  # what "FLOPs" may mean -> its value from the operations by kind
@@ -133,17 +129,15 @@ READINGS = {  # what "FLOPs" may mean -> its value from the operations by kind
 }
 
 
+# parameters, embedding_dim, operations
 @lru_cache(maxsize=None)  # a count is the same for ever
-def _counted(
-    row: str, shape: Shape
-) -> tuple[int, int, dict[str, int]]:  # parameters, embedding_dim, operations
+def _counted(row: str, shape: Shape) -> tuple[int, int, dict[str, int]]:
     net = row_backbone(row, shape, "meta")
     return count_parameters(net), net.embedding_dim, count_operations(net, shape)
 
 
-def size_table(
-    shape: Shape, rows: tuple[str, ...] = tuple(ROWS)
-) -> pd.DataFrame:  # a line a row: parameters, MACs, FLOPs, layers
+# a line a row: parameters, MACs, FLOPs, layers
+def size_table(shape: Shape, rows: tuple[str, ...] = tuple(ROWS)) -> pd.DataFrame:
     "Parameters with a linear classifier, and operations of one clip."
     found = {}
     for row in rows:
@@ -158,16 +152,8 @@ def size_table(
 
 # %% ../../nbs/study/09_sizes.ipynb #0dfdc3e4
 BODIES = ("coco17", "ntu25")  # 17 joints of FineGym's and 25 of NTU's and FSD-10's poses
-USUAL_FRAMES = (
-    48,
-    64,
-    100,
-    128,
-    150,
-    256,
-    288,
-    300,
-)  # lengths in use: 64 and 48 (here), 100 (FineGYM), 300 (NTU as recorded), 288 (EfficientGCN), ...
+# lengths in use: 64 and 48 (here), 100 (FineGYM), 300 (NTU as recorded), 288 (EfficientGCN), ...
+USUAL_FRAMES = (48, 64, 100, 128, 150, 256, 288, 300)
 CLIPS = (1, 10)  # one, or the ten of one test clip that are averaged at test time
 
 
@@ -299,16 +285,14 @@ def latency_table(
     return found[["median", "low", "high"]] * 1e3
 
 
-def memory_table(
-    rows: tuple[str, ...], shape: Shape, device: str = "cpu"
-) -> pd.DataFrame:  # MB, and how it was measured
+# MB, and how it was measured
+def memory_table(rows: tuple[str, ...], shape: Shape, device: str = "cpu") -> pd.DataFrame:
     "Memory of one training step on one clip."
     found = {}
     for row in rows:
         name, options = ROWS[row]
-        seen = shape._replace(
-            frames=options.get("frames", shape.frames)
-        )  # a network that picks frames is given just these: `peak_memory` warms up on a short clip
+        # a network that picks frames is given just these: `peak_memory` warms up on a short clip
+        seen = shape._replace(frames=options.get("frames", shape.frames))
         net = (
             build_backbone(
                 name,
@@ -326,10 +310,8 @@ def memory_table(
     ).T.astype({"MB": float})
 
 # %% ../../nbs/study/09_sizes.ipynb #9e031029
-UNITS = {
-    "Params": ("Params (M)", 1e6),
-    "FLOPs": ("FLOPs (G)", 1e9),
-}  # column of Table VII -> ours, its unit
+# column of Table VII -> ours, its unit
+UNITS = {"Params": ("Params (M)", 1e6), "FLOPs": ("FLOPs (G)", 1e9)}
 
 
 class SizeClaim(Claim):
@@ -438,9 +420,8 @@ class SizeTable(MeasuredTable):
         return super().claims().assign(paper=[v.claim.computed for v in self.verdicts])
 
 
-def wide_table(
-    sizes: pd.DataFrame, times: pd.DataFrame, memory: pd.DataFrame
-) -> pd.DataFrame:  # a line a row
+# a line a row
+def wide_table(sizes: pd.DataFrame, times: pd.DataFrame, memory: pd.DataFrame) -> pd.DataFrame:
     "Everything measured at one shape, in readable units; what was not measured is empty."
     frame = pd.DataFrame(
         {
@@ -465,9 +446,8 @@ PLACES = [
 ]  # points off the marker
 
 # %% ../../nbs/study/09_sizes.ipynb #dcbefed6
-def _label(
-    ax, names: dict[str, tuple[float, float]], color: str, taken: list
-) -> None:  # name -> marker; taken: boxes in pixels
+# name -> marker; taken: boxes in pixels
+def _label(ax, names: dict[str, tuple[float, float]], color: str, taken: list) -> None:
     "Write each name at the first place where it covers nothing, else at the last."
     from matplotlib.text import Text
 

@@ -43,9 +43,9 @@ class Verdict:
     "What the measured cells say about a claim."
 
     claim: Claim
-    effect: (
-        Interval | None
-    )  # better - worse over seeds, in the claimed direction; of kind similar the difference that may be largest
+    # better - worse over seeds, in the claimed direction; of kind similar the difference that may
+    # be largest
+    effect: Interval | None
     p: float | None
     verdict: str  # one of VERDICTS
     margin: float | None = None  # of kinds similar and close, as judged
@@ -130,9 +130,8 @@ def _reach(test: PairedTest) -> float:  # the largest difference that its interv
     return abs(i.mean) if i.low is None else max(abs(i.low), abs(i.high))
 
 
-def _look_similar(
-    rows: list[list[float]], m: float
-) -> Look:  # rows: one a cell, seeds in the same order
+# rows: one a cell, seeds in the same order
+def _look_similar(rows: list[list[float]], m: float) -> Look:
     "Do all rows lie within the margin m of each other?"
     pairs = [sorted(pair, key=sum, reverse=True) for pair in combinations(rows, 2)]
     farthest = max((paired_test(a, b) for a, b in pairs), key=_reach).interval
@@ -262,9 +261,9 @@ def is_counted(row: dict) -> bool:  # in Holm's correction and in what chance gi
 # %% ../../nbs/study/04_verdicts.ipynb #37df51a1
 def load_claims(
     folder: Path,  # results/<profile>
-) -> list[
-    dict
-]:  # as table.json's claims, with table, title, contradicted, clips, same_as, told, told_clips, p_holm
+) -> list[dict]:
+    # as table.json's claims, with table, title, contradicted, clips, same_as, told, told_clips,
+    # p_holm
     "Every claim of the paper, in order."
     folder, rows = Path(folder), []
     tables = {
@@ -320,9 +319,8 @@ def sentence_verdict(rows: list[dict]) -> str:  # of the claims of one sentence
     states, ids = {r["verdict"] for r in rows}, {r["id"] for r in rows}
     if "works" in states:
         return "works" if states == {"works"} else "not run"
-    judged = [
-        r for r in rows if r["verdict"] in JUDGED and r.get("same_as") not in ids
-    ]  # the same runs are one test
+    # the same runs are one test
+    judged = [r for r in rows if r["verdict"] in JUDGED and r.get("same_as") not in ids]
     if any(
         r["verdict"] == "fails" and (p is None or p < SIGNIFICANCE)
         for r, p in zip(judged, holm(r["p"] for r in judged))
@@ -350,9 +348,8 @@ def statement_rows(
     ]
 
 # %% ../../nbs/study/04_verdicts.ipynb #a5da2bf2
-def by_chance(
-    rows: list[dict],
-) -> tuple[int, float]:  # tests for an advantage, and how many would hold if there were none at all
+# tests for an advantage, and how many would hold if there were none at all
+def by_chance(rows: list[dict]) -> tuple[int, float]:
     tests = sum(is_counted(r) and r["kind"] == "better" for r in rows)
     return tests, tests * SIGNIFICANCE / 2
 

@@ -65,9 +65,8 @@ class Scores:
         return _confusion(self)  # counts [K, K], row = label, column = prediction
 
     def rounded(self) -> "Scores":
-        return _rounded(
-            self
-        )  # in half precision, but for clips whose first places that would change
+        # in half precision, but for clips whose first places that would change
+        return _rounded(self)
 
     def save(self, path: str | Path, half: bool = False):
         _save(self, path, half)  # half: the rounded scores, packed
@@ -150,9 +149,8 @@ def _load(cls, path: str | Path) -> Scores:
 _places = 6  # one more than top 5 looks at
 
 
-def _half(
-    s: Scores,
-) -> tuple[np.ndarray, np.ndarray]:  # float32 [N, K]; bool [N]: clips whose first places stay
+# float32 [N, K]; bool [N]: clips whose first places stay
+def _half(s: Scores) -> tuple[np.ndarray, np.ndarray]:
     "Scores in half precision, and where they may be used."
     with np.errstate(over="ignore"):
         half = s.scores.astype(np.float16).astype(np.float32)

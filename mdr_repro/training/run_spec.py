@@ -176,9 +176,9 @@ def _build(cls, value, where: str):
     return cls(**{k: _fit(v, hints[k], f"{where}.{k}") for k, v in value.items()})
 
 # %% ../../nbs/training/01_run_spec.ipynb #e788b711
-ADDED = {
-    "added": True
-}  # of a field that older records do not have: at its default it is not written down, so their ids stay
+# of a field that older records do not have: at its default it is not written down, so their ids
+# stay
+ADDED = {"added": True}
 
 
 @dataclass(frozen=True)
@@ -197,9 +197,9 @@ class Schedule:
     weight_decay: float = 5e-4
     centers_lr: float | None = None  # rate of the class centers; None: as everything else
     evaluate_every: int = 1  # epochs
-    last_batch: str = field(
-        default="keep", metadata=ADDED
-    )  # of a pass, where it is not full: "keep", "drop", or "join" to the one before if it is less than half full
+    # of a pass, where it is not full: "keep", "drop", or "join" to the one before if it is less
+    # than half full
+    last_batch: str = field(default="keep", metadata=ADDED)
 
     def __post_init__(self):
         _fit_fields(self)
@@ -283,12 +283,11 @@ class RunSpec(Canonical):
     holdout: tuple[int, ...] = ()  # training subjects kept for validation
     precision: str = "fp32"  # or "tf32", "bf16" (autocast)
     format: int = 1  # of the record
-    holdout_every: int = field(
-        default=0, metadata=ADDED
-    )  # every n-th training clip of each class, kept for validation too; 0: none
-    scored: str = field(
-        default="test", metadata=ADDED
-    )  # the clips whose scores are the result: "test", or the held-out "val", and then no test clip is looked at
+    # every n-th training clip of each class, kept for validation too; 0: none
+    holdout_every: int = field(default=0, metadata=ADDED)
+    # the clips whose scores are the result: "test", or the held-out "val", and then no test clip is
+    # looked at
+    scored: str = field(default="test", metadata=ADDED)
 
     def __post_init__(self):
         _fit_fields(self)
@@ -308,9 +307,8 @@ def _check_spec(s: RunSpec):
     matter."""
     object.__setattr__(s, "holdout", tuple(sorted(set(s.holdout))))
     if s.noise == 0:
-        object.__setattr__(
-            s, "noise_unit", units[0]
-        )  # nothing is set to 0, so there are no two ways to do it
+        # nothing is set to 0, so there are no two ways to do it
+        object.__setattr__(s, "noise_unit", units[0])
     for name in ("data", "data_checksum", "backbone", "objective"):
         if not getattr(s, name):
             raise ValueError(f"RunSpec.{name} is empty")
@@ -360,9 +358,8 @@ def _tree(value):
     ]
     tree = {f.name: _tree(getattr(value, f.name)) for f in written}
     clean = isinstance(value, RunSpec) and not value.noise
-    return (
-        {**tree, "noise_unit": "joint"} if clean else tree
-    )  # what the oldest records say of clean clips, so that their ids stay
+    # what the oldest records say of clean clips, so that their ids stay
+    return {**tree, "noise_unit": "joint"} if clean else tree
 
 
 def _canonical(spec) -> str:
@@ -454,9 +451,8 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
         with open(temporary, "xb") as f:
             if fcntl:
                 with suppress(OSError):
-                    fcntl.flock(
-                        f, fcntl.LOCK_EX
-                    )  # a file system without locks: then nobody clears up
+                    # a file system without locks: then nobody clears up
+                    fcntl.flock(f, fcntl.LOCK_EX)
             if not temporary.exists():
                 continue  # taken for a leftover before it was locked
             try:
@@ -478,10 +474,8 @@ def clear_temporaries(
             rf"{'.+' if name is None else re.escape(name)}\.[0-9a-f]{{8}}\.tmp", path.name
         ):
             continue
-        with (
-            suppress(OSError),
-            open(path, "rb+") as f,
-        ):  # OSError: locked, gone meanwhile, or not ours to remove
+        # OSError: locked, gone meanwhile, or not ours to remove
+        with suppress(OSError), open(path, "rb+") as f:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
 

@@ -71,9 +71,8 @@ class Record:
     def rounded_scores(self) -> Scores:
         return self.scores().rounded()  # the same on every machine, with weights or without
 
-    def model(
-        self, device: str | torch.device = "cpu"
-    ) -> Recognizer:  # of the reported epoch, in eval mode
+    # of the reported epoch, in eval mode
+    def model(self, device: str | torch.device = "cpu") -> Recognizer:
         r = self.result
         if not self.weights:
             raise NoWeights(_no_weights(self))
@@ -248,9 +247,8 @@ class RunStore:
         root: str | Path = "results",
         data_root: str | Path | None = None,  # where `open_clips` looks for files
         device: str | torch.device = "cpu",
-        records: Iterable[
-            str | Path
-        ] = (),  # folders of records without weights, which count as done; only read
+        # folders of records without weights, which count as done; only read
+        records: Iterable[str | Path] = (),
     ):
         self.root, self.data_root, self.device, self.records = (
             Path(root),
@@ -268,9 +266,8 @@ class RunStore:
     def lock(self, spec: RunSpec) -> FileLock:
         return _lock(self, spec)
 
-    def place(
-        self, spec: RunSpec
-    ) -> Path | None:  # of the run, else of its record without weights; None: neither
+    # of the run, else of its record without weights; None: neither
+    def place(self, spec: RunSpec) -> Path | None:
         if self.folder(spec).exists():
             return self.folder(spec)
         return next((r / spec.id for r in self.records if (r / spec.id / SIGNATURE).exists()), None)

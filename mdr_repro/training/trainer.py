@@ -129,10 +129,8 @@ class Training:
         self.generator = torch.Generator().manual_seed(spec.seed)  # batches and augmentation
         self.rows, self.best_state, self.resumed = [], None, 0
         self.latest = None  # scores of the epoch just trained, where it was tested
-        self.recompute, self.recomputed = (
-            False,
-            0,
-        )  # whether activations are computed twice to save memory; epochs in which they were
+        # whether activations are computed twice to save memory; epochs in which they were
+        self.recompute, self.recomputed = (False, 0)
 
     @property
     def report_split(self) -> str:
@@ -314,9 +312,8 @@ def free_memory(device: torch.device):
 def fits(run: Training, size: int) -> bool:
     "Whether a pass in batches of so many clips fits into the memory; spoils the run's weights."
     s, g = run.spec, torch.Generator().manual_seed(0)
-    largest = max(
-        batch_sizes(run.counts["clips"]["train"], size, s.schedule.last_batch)
-    )  # of a pass: a joined batch holds more
+    # of a pass: a joined batch holds more
+    largest = max(batch_sizes(run.counts["clips"]["train"], size, s.schedule.last_batch))
     try:
         x, y = next(
             batches(
@@ -408,9 +405,8 @@ def pack(
     def lay(node):
         if isinstance(node, Tensor):
             kind, start = str(node.dtype), ends.get(str(node.dtype), 0)
-            parts.setdefault(kind, []).append(
-                node.detach().cpu().reshape(-1)
-            )  # the best weights wait in main memory, the others on a GPU
+            # the best weights wait in main memory, the others on a GPU
+            parts.setdefault(kind, []).append(node.detach().cpu().reshape(-1))
             ends[kind] = start + node.numel()
             return {TENSOR: kind, "start": start, "shape": tuple(node.shape)}
         if isinstance(node, dict):

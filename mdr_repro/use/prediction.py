@@ -155,9 +155,8 @@ def _channels(clips: ClipSet, record: Record, letters: str | None) -> None:
     )
 
 # %% ../../nbs/use/01_prediction.ipynb #47ec8923
-def _persons(
-    clips: ClipSet, record: Record
-) -> Tensor:  # frames [sum_T, M, V, C] with the network's M
+# frames [sum_T, M, V, C] with the network's M
+def _persons(clips: ClipSet, record: Record) -> Tensor:
     "Persons who are nowhere left out or added; DataError if there are more than the network takes."
     frames, M = clips.frames, record.result["num_persons"]
     extra = (frames[:, M:, :, : clips.dims] != 0).flatten(1).any(1)
@@ -280,7 +279,9 @@ def predictions(
     weights: Sequence[float] | None = None,  # one a run; None: all 1
     device: str | torch.device = "cpu",
     data_root: str | Path | None = None,  # where the runs' clips may lie
-) -> pd.DataFrame:  # a row a clip: split, label, right (none where the run does not know the class), class_1, probability_1, class_2, ...
+) -> pd.DataFrame:
+    # a row a clip: split, label, right (none where the run does not know the class), class_1,
+    # probability_1, class_2, ...
     "What the runs take clips for."
     if top < 1:
         raise ValueError(f"top is {top}; give at least 1")
