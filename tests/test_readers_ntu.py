@@ -12,14 +12,7 @@ import torch
 
 from mdr_repro.clips.clip_set import ClipSet, DataError
 from mdr_repro.clips.sampling import Sampling, frame_positions, origins, sample_frames
-from mdr_repro.readers.ntu import (
-    Track,
-    ntu_actions,
-    people,
-    plain_frames,
-    read_skeleton,
-    two_places,
-)
+from mdr_repro.readers.ntu import Track, ntu_actions, people, plain_frames, read_tracks, two_places
 from mdr_repro.readers.ntu_arrays import row_blocks
 
 ID = 72057594037931101  # larger than float64 can tell apart
@@ -193,7 +186,7 @@ def test_chosen_people_do_not_depend_on_their_numbers_or_their_order_in_a_frame(
         write(tmp_path / "a.skeleton", frames)
         renamed = [[(10**17 - n, p) for n, p in frame][::-1] for frame in frames]
         write(tmp_path / "b.skeleton", renamed)
-        a, b = (two_places(people(read_skeleton(tmp_path / f"{name}.skeleton"))) for name in "ab")
+        a, b = (two_places(people(read_tracks(tmp_path / f"{name}.skeleton"))) for name in "ab")
         assert np.array_equal(a, b), k
 
 
@@ -339,7 +332,7 @@ def test_a_file_cut_anywhere_is_never_a_shorter_clip(tmp_path):
     for cut in rng.integers(0, len(whole) - 3, 100):
         path.write_bytes(whole[:cut])
         with pytest.raises(DataError):
-            read_skeleton(path)
+            read_tracks(path)
 
 
 @pytest.mark.parametrize(

@@ -420,7 +420,7 @@ POSES = {
     ),
     "table bytes": (
         lambda f: (f / "labels.csv").write_bytes(b"name,label\n\xff\xfe,x\n"),
-        "labels.csv is no readable table",
+        "labels.csv is no text in UTF-8",
     ),
 }
 
