@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..clips.clip_set import ClipSet, DataError, Reader, readers
-from .gathering import Gathering, progress
-from .pose_json import holds_named
+from .gathering import Gathering, holds_named, progress
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/readers/10_kinder_gator.ipynb #1abd2e0c

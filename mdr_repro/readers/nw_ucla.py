@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ..clips.clip_set import ClipSet, DataError, Reader, readers
-from .gathering import Gathering, progress, read_json
-from .pose_json import holds_named, numbers
+from .gathering import Gathering, holds_named, progress, read_json
+from .pose_json import number_array
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/readers/09_nw_ucla.ipynb #20fcd224
@@ -55,7 +55,7 @@ def _frames(value, where: str) -> np.ndarray:  # float64 [T, 20, 3]
     if not isinstance(value, list) or not value:
         raise DataError(f"{where}: skeletons is no list of frames; download the file again")
     for t, frame in enumerate(value):
-        a = numbers(frame, f"{where}: frame {t}")
+        a = number_array(frame, f"{where}: frame {t}")
         if a.shape != (20, 3):
             raise DataError(
                 f"{where}: frame {t} has shape {list(a.shape)}, not 20 joints of x, y, z; download"

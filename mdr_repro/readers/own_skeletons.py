@@ -23,7 +23,7 @@ from mdr_repro.clips.clip_set import (
     typed,
 )
 from .gathering import Gathering
-from .pose_json import drawn_split, read_skeleton
+from .pose_json import drawn_split, read_skeleton_json
 
 # %% ../../nbs/readers/13_own_skeletons.ipynb #a2cdd6bc
 def _places(path: Path) -> list[Path]:
@@ -174,7 +174,7 @@ def _others(z: NpzFile, n: int) -> dict:
 def read_own_clips(path: Path) -> ClipSet:  # .npz with the skeleton's JSON beside it
     "Clips of a skeleton of one's own."
     z, file = NpzFile(path), skeleton_file(path)
-    skeleton, keypoints = read_skeleton(file), z["keypoints"]
+    skeleton, keypoints = read_skeleton_json(file), z["keypoints"]
     if keypoints.ndim not in (3, 4, 5):
         raise DataError(
             f"array 'keypoints' has shape {list(keypoints.shape)}; it has to be [frames, V, C],"

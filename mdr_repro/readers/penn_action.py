@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..clips.clip_set import ClipSet, DataError, Reader, readers
-from .gathering import Gathering, progress, read_mat
-from .pose_json import holds_named
+from .gathering import Gathering, holds_named, progress, read_mat
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/readers/11_penn_action.ipynb #9ac778f9

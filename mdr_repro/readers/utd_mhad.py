@@ -10,8 +10,7 @@ import re
 from pathlib import Path
 
 from ..clips.clip_set import ClipSet, DataError, Reader, readers
-from .gathering import Gathering, progress, read_mat
-from .pose_json import holds_named
+from .gathering import Gathering, holds_named, progress, read_mat
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/readers/12_utd_mhad.ipynb #8b61df48
