@@ -536,14 +536,9 @@ def test_the_page_does_not_depend_on_experiments():
 
     tree = ast.parse(Path(claims.__file__).read_text(encoding="utf-8"))
     modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level}
-    assert modules == {
-        "paper",
-        "profiles",
-        "results",
-        "sentences",
-        "training.spec",
-        "training.statistics",
-    }
+    rooms = {"core", "measuring", "paper"}
+    known = {"profiles", "results", "training.run_spec"}
+    assert modules and {m for m in modules if m.split(".")[0] not in rooms} <= known
 
 
 def test_statements_in_short():
