@@ -84,8 +84,8 @@ def differing(folder, copied, pattern):
 
 
 def test_the_module_is_what_the_notebooks_export(copy):
-    shutil.rmtree(copy / "mdr_repro")
-    (copy / "mdr_repro").mkdir()
+    for module in (copy / "mdr_repro").rglob("*.py"):
+        module.unlink()
     (copy / "mdr_repro" / "__init__.py").touch()
     tool("nbdev_export", copy)
     assert differing(ROOT / "mdr_repro", copy / "mdr_repro", "*.py") == [], "run `make export`"
@@ -117,7 +117,7 @@ def test_the_list_of_long_cells_only_gets_shorter():
 @pytest.mark.parametrize("notebook", NOTEBOOKS, **names)
 def test_a_notebook_is_readable(notebook):
     cells = read(notebook)["cells"]
-    assert len(cells) <= 70 and len({c["id"] for c in cells}) == len(cells), "an id twice"
+    assert len(cells) <= 75 and len({c["id"] for c in cells}) == len(cells), "an id twice"
     title = next(source(c) for c in cells if c["cell_type"] == "markdown").splitlines()
     assert title[0].startswith("# ") and title[1] == "" and title[2].startswith("> "), (
         "title, empty line, one-line subtitle"
