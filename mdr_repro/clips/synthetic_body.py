@@ -148,14 +148,14 @@ def _trunk(pose, body) -> dict[str, np.ndarray]:
     )
     parts["chest"] = parts["spine"] + size["chest"] * up
     parts["neck"] = parts["chest"] + size["neck"] * up
-    left, u, f = directions(
+    beside, u, f = directions(
         pose["heading"] + pose["twist"] / 2, pose["lean"] / 2 + pose["nod"], pose["roll"] / 2
     )
     parts["head"] = head = parts["neck"] + size["head"] * u
     parts["nose"] = head + size["face"] * (f - 0.3 * u)
     for side, sign in (("left", 1), ("right", -1)):
-        parts[f"{side}_eye"] = head + size["face"] * (0.9 * f + 0.2 * u + 0.35 * sign * left)
-        parts[f"{side}_ear"] = head + size["face"] * (0.75 * sign * left - 0.1 * f)
+        parts[f"{side}_eye"] = head + size["face"] * (0.9 * f + 0.2 * u + 0.35 * sign * beside)
+        parts[f"{side}_ear"] = head + size["face"] * (0.75 * sign * beside - 0.1 * f)
     return {**parts, "_chest": (left, up, forward)}
 
 # %% ../../nbs/clips/08_synthetic_body.ipynb #66d6deb6
