@@ -10,7 +10,7 @@ import nbformat
 import numpy as np
 import pytest
 
-PAGE = Path(__file__).resolve().parents[1] / "nbs" / "data" / "19_own_skeletons.ipynb"
+PAGE = Path(__file__).resolve().parents[1] / "nbs" / "readers" / "13_own_skeletons.ipynb"
 
 
 def section(title):

@@ -1,4 +1,4 @@
-"Readers of MATLAB files: Penn Action and UTD-MHAD come back exactly, and nothing but plain arrays is ever read."
+"Readers of MATLAB files: Penn Action and UTD-MHAD come back exactly, only plain arrays are read."
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"NTU RGB+D, as raw text and as CTR-GCN's arrays: files of every kind written here and read back, and spoilt ones."
+"NTU RGB+D, as raw text and as CTR-GCN's arrays: files written here and read back, and spoilt ones."
 
 import io
 import pickle
@@ -228,7 +228,8 @@ def test_the_list_of_missing_samples(tmp_path):
     (folder / "S001C001P002R001A001.skeleton").write_text("spoilt, but nobody reads it")
     text = (
         "2 of the captured samples have missing or incomplete skeleton"
-        " data.\r\n\r\nS001C001P002R001A001\r\nS001C001P004R001A001.skeleton\r\nS009C001P004R001A001\r\n"
+        " data.\r\n\r\nS001C001P002R001A001\r\n"
+        "S001C001P004R001A001.skeleton\r\nS009C001P004R001A001\r\n"
     )
     (folder / "NTU_RGBD_samples_with_missing_skeletons.txt").write_text(text, newline="")
     clips = ClipSet.load(folder)
