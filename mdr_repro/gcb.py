@@ -9,6 +9,7 @@ __all__ = ['attentions', 'SpatialRefinement', 'PlainTransform', 'GraphConvolutio
 import torch
 from torch import Tensor, nn
 
+from .core.typed import patch_to
 from mdr_repro.cvsta import (
     CVSTA,
     channels_first,
@@ -247,15 +248,17 @@ class GCB(nn.Module):
             else nn.Sequential(conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels))
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.literal:
-            return (self.norm(self.graph(x)) + self.residual(x)).relu_()
-        return (
-            joint_norm(channels_first(self.graph(x)), self.norm)
-            .transpose(0, 1)
-            .add_(joint_residual(self.residual, x))
-            .relu_()
-        )
+# %% ../nbs/method/04_graph_convolution.ipynb #5509ee7b
+@patch_to(GCB)
+def forward(self, x: Tensor) -> Tensor:
+    if self.literal:
+        return (self.norm(self.graph(x)) + self.residual(x)).relu_()
+    return (
+        joint_norm(channels_first(self.graph(x)), self.norm)
+        .transpose(0, 1)
+        .add_(joint_residual(self.residual, x))
+        .relu_()
+    )
 
 # %% ../nbs/method/04_graph_convolution.ipynb #9767cf87
 def joint_residual(

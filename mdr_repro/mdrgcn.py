@@ -11,6 +11,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from .core.typed import patch_to
 from .cvsta import conv1x1
 from .fast.folded import FusedNetwork
 from .fast.temporal import run_layer, suits
@@ -80,17 +81,17 @@ class MDRLayer(nn.Module):
             )
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        if suits(self, x):
-            return run_layer(self, x)  # the same, one body at a time
-        y, x = self.attention(self.tcb(self.gcb(x))), x[:, :, :: self.stride]
-        return (
-            torch.relu(y)
-            if self.residual is None
-            else (
-                y + (self.residual(x) if self.literal else joint_residual(self.residual, x))
-            ).relu_()
-        )
+# %% ../nbs/method/07_mdr_gcn.ipynb #ae409ad0
+@patch_to(MDRLayer)
+def forward(self, x: Tensor) -> Tensor:
+    if suits(self, x):
+        return run_layer(self, x)  # the same, one body at a time
+    y, x = self.attention(self.tcb(self.gcb(x))), x[:, :, :: self.stride]
+    return (
+        torch.relu(y)
+        if self.residual is None
+        else (y + (self.residual(x) if self.literal else joint_residual(self.residual, x))).relu_()
+    )
 
 # %% ../nbs/method/07_mdr_gcn.ipynb #5be1e7a0
 class SkeletonNetwork(nn.Module):

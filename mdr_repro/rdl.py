@@ -12,6 +12,7 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
+from .core.typed import patch_to
 from .recognizer import Softmax, check_labels, weighted_sum
 
 # %% ../nbs/method/09_robust_decouple_loss.ipynb #de29f92f
@@ -157,8 +158,10 @@ class RobustDecoupleLoss(Softmax):
             {k: v for k, v in terms.items() if k != "softmax"}, num_clips
         )
 
-    def parameter_groups(self, lr: float) -> list[dict]:
-        return _parameter_groups(self, lr)
+# %% ../nbs/method/09_robust_decouple_loss.ipynb #11435f4f
+@patch_to(RobustDecoupleLoss)
+def parameter_groups(self, lr: float) -> list[dict]:
+    return _parameter_groups(self, lr)
 
 # %% ../nbs/method/09_robust_decouple_loss.ipynb #3129b9a8
 def _terms(loss: RobustDecoupleLoss, x: Tensor, y: Tensor) -> dict[str, Tensor]:

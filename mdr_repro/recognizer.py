@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .core.typed import patch_to
+
 # %% ../nbs/method/08_recognizer.ipynb #0a1b5c01
 def weighted_sum(
     terms: dict[str, Tensor],  # scalars
@@ -180,8 +182,10 @@ class Recognizer(nn.Module):
         features, terms = self.embed_with_terms(x)
         return sum(terms.values(), self.objective(features, y))
 
-    def parameter_groups(self, lr: float) -> list[dict]:
-        """The backbone's group and the objective's, for a torch optimizer; together every parameter
-        once."""
-        own = {"name": "backbone", "params": list(self.backbone.parameters()), "lr": lr}
-        return [g for g in (own, *self.objective.parameter_groups(lr)) if g["params"]]
+# %% ../nbs/method/08_recognizer.ipynb #ef41c747
+@patch_to(Recognizer)
+def parameter_groups(self, lr: float) -> list[dict]:
+    """The backbone's group and the objective's, for a torch optimizer; together every parameter
+    once."""
+    own = {"name": "backbone", "params": list(self.backbone.parameters()), "lr": lr}
+    return [g for g in (own, *self.objective.parameter_groups(lr)) if g["params"]]

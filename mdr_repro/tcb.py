@@ -13,6 +13,7 @@ from operator import add
 import torch
 from torch import Tensor, nn
 
+from .core.typed import patch_to
 from .cvsta import channels_first, conv1x1, joint_conv, joint_norm
 
 # %% ../nbs/method/05_temporal_convolution.ipynb #c1330e59
@@ -91,9 +92,11 @@ class MultiScaleTemporalConv(nn.Module):
         self.branches.append(nn.Sequential(conv1x1(in_channels, c), _norm(c)))
         self.stride = stride
 
-    def forward(self, x: Tensor) -> Tensor:
-        *others, pointwise = self.branches
-        return torch.cat([b(x) for b in others] + [pointwise(x[:, :, :: self.stride])], dim=1)
+# %% ../nbs/method/05_temporal_convolution.ipynb #c6438d79
+@patch_to(MultiScaleTemporalConv)
+def forward(self, x: Tensor) -> Tensor:
+    *others, pointwise = self.branches
+    return torch.cat([b(x) for b in others] + [pointwise(x[:, :, :: self.stride])], dim=1)
 
 # %% ../nbs/method/05_temporal_convolution.ipynb #9912a7eb
 class TCB(nn.Module):

@@ -42,6 +42,7 @@ def reading_code() -> str:  # sha256 hex
     package = Path(mdr_repro.__file__).parent
     for path in [
         package / "skeleton.py",
+        package / "core" / "files.py",
         *sorted(package.glob("clips/*.py")),
         *sorted(package.glob("readers/*.py")),
     ]:

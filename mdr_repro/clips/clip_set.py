@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..core.typed import patch_to
 from ..skeleton import Skeleton, get_skeleton
 
 # %% ../../nbs/clips/01_clip_set.ipynb #ffea3481
@@ -123,13 +124,15 @@ class ClipSet(_Clips):
     def device(self) -> torch.device:
         return self.frames.device
 
-    @staticmethod
-    def load(
-        path: str | Path,  # a file in any form that `readers` knows, told by its content
-        labels: str | None = None,  # another label set of the file, such as "merged"
-    ) -> "ClipSet":
-        "Read and check clips; DataError says what is wrong with them."
-        return _load(path, labels)
+# %% ../../nbs/clips/01_clip_set.ipynb #af285cfc
+@patch_to(ClipSet)
+@staticmethod
+def load(
+    path: str | Path,  # a file in any form that `readers` knows, told by its content
+    labels: str | None = None,  # another label set of the file, such as "merged"
+) -> "ClipSet":
+    "Read and check clips; DataError says what is wrong with them."
+    return _load(path, labels)
 
 # %% ../../nbs/clips/01_clip_set.ipynb #4d35af23
 def _tidy(meta: dict) -> dict:
@@ -605,22 +608,24 @@ class NpzFile:
         self.members = {m.filename.removesuffix(".npy"): m for m in self.archive.infolist()}
         self.names = frozenset(self.members)
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.names:
-            raise DataError(
-                f"array {name!r} is missing; the file holds"
-                f" {', '.join(sorted(self.names)) or 'nothing'}"
-            )
-        try:
-            with self.archive.open(self.members[name]) as file:
-                return _read_array(file, self.members[name].file_size)
-        except MemoryError:
-            raise  # a sound file, for a larger machine
-        except DataError as e:
-            raise DataError(f"array {name!r} {e}") from None
-        except Exception:
-            # it can fail anywhere in zipfile, zlib or numpy
-            raise DataError(f"array {name!r} is damaged; copy or download the file again") from None
+# %% ../../nbs/clips/01_clip_set.ipynb #ed9ef8d8
+@patch_to(NpzFile)
+def __getitem__(self, name: str) -> np.ndarray:
+    if name not in self.names:
+        raise DataError(
+            f"array {name!r} is missing; the file holds"
+            f" {', '.join(sorted(self.names)) or 'nothing'}"
+        )
+    try:
+        with self.archive.open(self.members[name]) as file:
+            return _read_array(file, self.members[name].file_size)
+    except MemoryError:
+        raise  # a sound file, for a larger machine
+    except DataError as e:
+        raise DataError(f"array {name!r} {e}") from None
+    except Exception:
+        # it can fail anywhere in zipfile, zlib or numpy
+        raise DataError(f"array {name!r} is damaged; copy or download the file again") from None
 
 # %% ../../nbs/clips/01_clip_set.ipynb #f2885355
 _kinds = {"numbers": "fiu", "whole numbers": "iu", "text": "U"}

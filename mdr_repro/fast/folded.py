@@ -11,6 +11,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from ..core.typed import patch_to
 from .graph import Body, GraphInputs, interleaved, joined, stacked
 from .per_person import with_bias
 from .temporal import Geometry, Shifted, body_pays, highest
@@ -82,29 +83,33 @@ class FusedGraph(nn.Module):
         for name, t in dict(W=W, W_TV=W_TV, W_S=W_S, A=A, shift=shift).items():
             self.register_buffer(name, t)
 
-    def inputs(self, x: Tensor) -> GraphInputs:
-        N, _, V, T = x.shape
-        K = len(self.W_S)
-        f_V, f_S = joined(x[:, :-1].mean(3), self.vectors).view(N, 2, K, -1, V).unbind(1)
-        f_T = joined(x[:, :-1].mean(2), self.frames).view(N, K, -1, T) if self.frames else None
-        sends, receives = (f_S, self.sign * f_V) if self.columns else (self.sign * f_V, f_S)
-        return GraphInputs(
-            x,
-            f_T,
-            None if f_T is None else f_V,
-            sends,
-            receives,
-            self.W,
-            self.W_TV,
-            self.W_S,
-            self.A,
-            None,
-            self.shift,
-            None,
-        )
+# %% ../../nbs/fast/06_folded.ipynb #cd3df734
+@patch_to(FusedGraph)
+def inputs(self, x: Tensor) -> GraphInputs:
+    N, _, V, T = x.shape
+    K = len(self.W_S)
+    f_V, f_S = joined(x[:, :-1].mean(3), self.vectors).view(N, 2, K, -1, V).unbind(1)
+    f_T = joined(x[:, :-1].mean(2), self.frames).view(N, K, -1, T) if self.frames else None
+    sends, receives = (f_S, self.sign * f_V) if self.columns else (self.sign * f_V, f_S)
+    return GraphInputs(
+        x,
+        f_T,
+        None if f_T is None else f_V,
+        sends,
+        receives,
+        self.W,
+        self.W_TV,
+        self.W_S,
+        self.A,
+        None,
+        self.shift,
+        None,
+    )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _run_graph(self, x)
+
+@patch_to(FusedGraph)
+def forward(self, x: Tensor) -> Tensor:
+    return _run_graph(self, x)
 
 # %% ../../nbs/fast/06_folded.ipynb #73978732
 def _run_graph(block: FusedGraph, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ..core.typed import patch_to
 from mdr_repro.fast.per_person import (
     Statistics,
     SubsetProducts,
@@ -80,14 +81,20 @@ class Body:
     def graph(self, i: int):
         torch.add(self.to_graph(self.S_of[i]), self.A, out=self.G)  # Eq. 5
 
-    def features(self, i: int, out: Tensor):
-        return _features(self, i, out)  # f_TV [C_out K, V T]
+# %% ../../nbs/fast/03_graph.ipynb #732d9b7f
+@patch_to(Body)
+def features(self, i: int, out: Tensor):
+    return _features(self, i, out)  # f_TV [C_out K, V T]
 
-    def refine(self, i: int, f: Tensor):
-        return _refine(self, i, f)  # Eq. 3 and 4
 
-    def product(self, out: Tensor):
-        torch.bmm(self.stacked_G.transpose(1, 2), self.stacked_R, out=out)  # Eq. 6
+@patch_to(Body)
+def refine(self, i: int, f: Tensor):
+    return _refine(self, i, f)  # Eq. 3 and 4
+
+
+@patch_to(Body)
+def product(self, out: Tensor):
+    torch.bmm(self.stacked_G.transpose(1, 2), self.stacked_R, out=out)  # Eq. 6
 
 # %% ../../nbs/fast/03_graph.ipynb #ee7aa46f
 def _features(body: Body, i: int, out: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..core.typed import patch_to
 from ..cvsta import CVSTA
 from .graph import gather, run_graph
 from .per_person import Statistics, behind_relu, norm_slopes, remember, slopes
@@ -148,15 +149,19 @@ class Branches:
     def thinned(self, h: Tensor) -> Tensor:  # [C, V, T] -> [C, V T']
         return h[..., :: self.geometry.stride].reshape(self.C, -1)
 
-    def rectify(self, z: Tensor, scale: Tensor, shift: Tensor):
-        torch.mul(z, scale, out=self.inner).add_(shift).clamp_min_(0)
+# %% ../../nbs/fast/04_temporal.ipynb #4ebbd2d4
+@patch_to(Branches)
+def rectify(self, z: Tensor, scale: Tensor, shift: Tensor):
+    torch.mul(z, scale, out=self.inner).add_(shift).clamp_min_(0)
 
-    def __call__(self, h: Tensor, z: Tensor):
-        convolved, pooled, pointwise = self.parts(z)
-        for W, shifted, out in zip(self.kernels, self.shifted, convolved):
-            torch.mm(W, shifted(), out=out)
-        highest(self.three, pooled.view(self.pooled, -1, self.frames))
-        torch.mm(self.W_p, self.thinned(h), out=pointwise)
+
+@patch_to(Branches)
+def __call__(self, h: Tensor, z: Tensor):
+    convolved, pooled, pointwise = self.parts(z)
+    for W, shifted, out in zip(self.kernels, self.shifted, convolved):
+        torch.mm(W, shifted(), out=out)
+    highest(self.three, pooled.view(self.pooled, -1, self.frames))
+    torch.mm(self.W_p, self.thinned(h), out=pointwise)
 
 # %% ../../nbs/fast/04_temporal.ipynb #b74f94f2
 class Sums(NamedTuple):
@@ -256,29 +261,31 @@ class _Back:
         )
         self.rectified_of = [part.flatten(1) for part in self.rectified[: b.convolved].split(b.c)]
 
-    # h and its gradient [C, V, T] of one body, from self.z
-    def branches(self, h: Tensor, dh: Tensor):
-        b = self.b
-        self.into.copy_(self.z.flatten(0, 2)[: b.convolved].view(self.into.shape))
-        for W, dW, g, shifted, spread, out in zip(
-            self.reversed, self.flat, self.convolved, b.shifted, self.spread, self.rectified_of
-        ):
-            shifted()
-            dW.addmm_(g, shifted.transposed)
-            torch.mm(W, spread(), out=out)
-        highest_back(
-            self.pooled.view(b.pooled, -1, b.frames),
-            b.three,
-            self.rectified[b.convolved :],
-            b.geometry.stride,
+# %% ../../nbs/fast/04_temporal.ipynb #a6c585c8
+# h and its gradient [C, V, T] of one body, from self.z
+@patch_to(_Back)
+def branches(self, h: Tensor, dh: Tensor):
+    b = self.b
+    self.into.copy_(self.z.flatten(0, 2)[: b.convolved].view(self.into.shape))
+    for W, dW, g, shifted, spread, out in zip(
+        self.reversed, self.flat, self.convolved, b.shifted, self.spread, self.rectified_of
+    ):
+        shifted()
+        dW.addmm_(g, shifted.transposed)
+        torch.mm(W, spread(), out=out)
+    highest_back(
+        self.pooled.view(b.pooled, -1, b.frames),
+        b.three,
+        self.rectified[b.convolved :],
+        b.geometry.stride,
+    )
+    self.W_p.addmm_(self.pointwise, b.thinned(h).t())
+    if b.geometry.stride == 1:
+        torch.mm(b.W_p.t(), self.pointwise, out=dh.view(b.C, -1))
+    else:
+        dh.zero_()[..., :: b.geometry.stride] = torch.mm(b.W_p.t(), self.pointwise).view(
+            b.C, -1, b.frames
         )
-        self.W_p.addmm_(self.pointwise, b.thinned(h).t())
-        if b.geometry.stride == 1:
-            torch.mm(b.W_p.t(), self.pointwise, out=dh.view(b.C, -1))
-        else:
-            dh.zero_()[..., :: b.geometry.stride] = torch.mm(b.W_p.t(), self.pointwise).view(
-                b.C, -1, b.frames
-            )
 
 # %% ../../nbs/fast/04_temporal.ipynb #9a577bf2
 def _back_branches(
@@ -353,30 +360,32 @@ class TemporalBlock(torch.autograd.Function):
         ctx.mark_non_differentiable(*seen)
         return y, *seen
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy, *_):
-        # asked for once: activation checkpointing gives them once
-        n, saved = (len(TemporalInputs._fields), ctx.saved_tensors)
-        v, y, s, kernels = (
-            TemporalInputs(*saved[:n]),
-            saved[n],
-            Sums(*saved[n + 1 : n + 9]),
-            saved[n + 9 :],
-        )
-        back = _Back(v, kernels, Branches(v, kernels, ctx.geometry))
-        g, *slope = _back_norms(back, s, *behind_relu(dy, y, s.centred))
-        inputs = TemporalInputs(
-            back.h,
-            back.W_r,
-            *slope[:2],
-            torch.zeros_like(v.b_r),
-            back.W_p,
-            *slope[2:],
-            torch.zeros_like(v.b),
-            g.view_as(y) if ctx.residual else None,
-        )
-        return None, None, None, *inputs, *back.kernels
+# %% ../../nbs/fast/04_temporal.ipynb #dfcba1bc
+@patch_to(TemporalBlock)
+@staticmethod
+@once_differentiable
+def backward(ctx, dy, *_):
+    # asked for once: activation checkpointing gives them once
+    n, saved = (len(TemporalInputs._fields), ctx.saved_tensors)
+    v, y, s, kernels = (
+        TemporalInputs(*saved[:n]),
+        saved[n],
+        Sums(*saved[n + 1 : n + 9]),
+        saved[n + 9 :],
+    )
+    back = _Back(v, kernels, Branches(v, kernels, ctx.geometry))
+    g, *slope = _back_norms(back, s, *behind_relu(dy, y, s.centred))
+    inputs = TemporalInputs(
+        back.h,
+        back.W_r,
+        *slope[:2],
+        torch.zeros_like(v.b_r),
+        back.W_p,
+        *slope[2:],
+        torch.zeros_like(v.b),
+        g.view_as(y) if ctx.residual else None,
+    )
+    return None, None, None, *inputs, *back.kernels
 
 # %% ../../nbs/fast/04_temporal.ipynb #47c10773
 def run_temporal(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.typed import patch_to
 from . import register_objective
 from ..recognizer import Softmax, check_labels
 
@@ -78,11 +79,15 @@ class InformationBottleneck(Softmax):
     def logits(self, features: Tensor) -> Tensor:
         return self.classifier(self.mean(torch.relu(self.hidden(features))))
 
-    def terms(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return _terms(self, features, labels)
+# %% ../../nbs/losses/05_information_bottleneck.ipynb #da88efd0
+@patch_to(InformationBottleneck)
+def terms(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    return _terms(self, features, labels)
 
-    def term_weights(self, num_clips: int) -> dict[str, float]:
-        return dict(zip(("marginal", "conditional"), self.weights))
+
+@patch_to(InformationBottleneck)
+def term_weights(self, num_clips: int) -> dict[str, float]:
+    return dict(zip(("marginal", "conditional"), self.weights))
 
 # %% ../../nbs/losses/05_information_bottleneck.ipynb #af06ed64
 def _check_options(weights, label_smoothing) -> None:

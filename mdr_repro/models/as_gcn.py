@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.typed import patch_to
 from .parts import GCN, GraphConv, TemporalConv, scaled, shortcut
 from ..skeleton import Skeleton
 
@@ -155,10 +156,12 @@ class MotionDecoder(nn.Module):
     def remember(self, x: Tensor, m: Tensor, h: Tensor) -> Tensor:
         return _remember(self, x, m, h)
 
-    def step(self, h: Tensor) -> Tensor:
-        return self.out[2](
-            self.dropout(torch.relu(self.out[1](self.dropout(torch.relu(self.out[0](h))))))
-        )
+# %% ../../nbs/models/04_as_gcn.ipynb #04e31095
+@patch_to(MotionDecoder)
+def step(self, h: Tensor) -> Tensor:
+    return self.out[2](
+        self.dropout(torch.relu(self.out[1](self.dropout(torch.relu(self.out[0](h))))))
+    )
 
 # %% ../../nbs/models/04_as_gcn.ipynb #5bf74d1f
 def _messages(d: MotionDecoder, h: Tensor, links: Tensor, senders: Tensor) -> Tensor:  # [B, V, H]
@@ -345,11 +348,15 @@ class ASGCN(GCN):
             init_std,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.features(_look(self, x)[0])
+# %% ../../nbs/models/04_as_gcn.ipynb #efecfa63
+@patch_to(ASGCN)
+def forward(self, x: Tensor) -> Tensor:
+    return self.features(_look(self, x)[0])
 
-    def forward_with_terms(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return _with_terms(self, x)  # features, weighted losses
+
+@patch_to(ASGCN)
+def forward_with_terms(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    return _with_terms(self, x)  # features, weighted losses
 
 # %% ../../nbs/models/04_as_gcn.ipynb #8b3936f4
 def _build(

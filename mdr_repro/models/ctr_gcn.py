@@ -9,6 +9,7 @@ __all__ = ['RELEASED', 'PYSKL', 'CTRGraphConv', 'CTRLayer', 'CTRGCN']
 import torch
 from torch import Tensor, nn
 
+from ..core.typed import patch_to
 from ..cvsta import conv1x1
 from ..fast.graph import GraphInputs, Means, interleaved, joined, run_graph, stacked
 from ..fast.temporal import body_pays, plain, run_temporal
@@ -57,18 +58,22 @@ class CTRGraphConv(GraphConv):
     def transforms(self, x: Tensor) -> Tensor:
         return torch.stack([W(x) for W in self.transform], 1)  # W_k f_in [N, K, C_out, T, V]
 
-    # sum over joints of y [N, K, C_out, T, V]
-    def over_graph(self, y: Tensor, x: Tensor) -> Tensor:
-        return sum(
-            torch.einsum(self.product, y[:, k], self.topology(x, k)) for k in range(len(self.A))
-        )
+# %% ../../nbs/models/07_ctr_gcn.ipynb #811f8f16
+# sum over joints of y [N, K, C_out, T, V]
+@patch_to(CTRGraphConv)
+def over_graph(self, y: Tensor, x: Tensor) -> Tensor:
+    return sum(torch.einsum(self.product, y[:, k], self.topology(x, k)) for k in range(len(self.A)))
 
-    def topology(self, x: Tensor, k: int) -> Tensor:
-        return self.A[k] + self.alpha * self.correlation(x, k)  # R [N, C_out, V, V]
 
-    def correlation(self, x: Tensor, k: int) -> Tensor:  # Q [N, C_out, V, V]
-        psi, phi = self.psi[k](x).mean(2), self.phi[k](x).mean(2)
-        return self.xi[k](torch.tanh(psi[:, :, :, None] - phi[:, :, None, :]))
+@patch_to(CTRGraphConv)
+def topology(self, x: Tensor, k: int) -> Tensor:
+    return self.A[k] + self.alpha * self.correlation(x, k)  # R [N, C_out, V, V]
+
+
+@patch_to(CTRGraphConv)
+def correlation(self, x: Tensor, k: int) -> Tensor:  # Q [N, C_out, V, V]
+    psi, phi = self.psi[k](x).mean(2), self.phi[k](x).mean(2)
+    return self.xi[k](torch.tanh(psi[:, :, :, None] - phi[:, :, None, :]))
 
 # %% ../../nbs/models/07_ctr_gcn.ipynb #9aff151f
 class CTRLayer(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.typed import patch_to
 from ..cvsta import conv1x1
 from ..mdrgcn import check_clips
 from .parts import GCN, GraphConv, TemporalConv, scaled, shortcut
@@ -246,11 +247,13 @@ class EfficientGCN(GCN):
     def bodies(self, x: Tensor) -> Tensor:
         return _bodies(self, x)  # [N, C, T, V, M] -> [N M, C, T, V], as they are
 
-    def forward(self, x: Tensor) -> Tensor:
-        views = three_branches(self.bodies(x), self.skeleton, self.scores)
-        return self.features(
-            self.main(torch.cat([branch(v) for branch, v in zip(self.branches, views)], 1))
-        )
+# %% ../../nbs/models/12_efficient_gcn.ipynb #6eeb9bc0
+@patch_to(EfficientGCN)
+def forward(self, x: Tensor) -> Tensor:
+    views = three_branches(self.bodies(x), self.skeleton, self.scores)
+    return self.features(
+        self.main(torch.cat([branch(v) for branch, v in zip(self.branches, views)], 1))
+    )
 
 # %% ../../nbs/models/12_efficient_gcn.ipynb #0be0b107
 def _check_options(in_channels: int, distance: int, scores: int) -> None:

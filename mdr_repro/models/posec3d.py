@@ -9,6 +9,7 @@ __all__ = ['confidences', 'PYSKL', 'joint_maps', 'limb_maps', 'clip_box', 'heatm
 import torch
 from torch import Tensor, nn
 
+from ..core.typed import patch_to
 from ..mdrgcn import check_clips
 from .parts import scaled
 from ..skeleton import Skeleton
@@ -229,8 +230,10 @@ class PoseC3D(nn.Module):
     def embed_volumes(self, volumes: Tensor) -> Tensor:
         return self.network(volumes)  # [N, V, T, S, S] -> features [N, D]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(self.volumes(x))
+# %% ../../nbs/models/14_posec3d.ipynb #994d8273
+@patch_to(PoseC3D)
+def forward(self, x: Tensor) -> Tensor:
+    return self.network(self.volumes(x))
 
 # %% ../../nbs/models/14_posec3d.ipynb #31dff83c
 def _check_options(

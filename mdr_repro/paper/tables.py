@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from ..core.typed import patch_to
+
 # %% ../../nbs/paper/01_tables.ipynb #d3cfcb66
 MISSING = {"–", "-", ""}
 
@@ -74,11 +76,13 @@ class PaperTable:
     def value(self, row: str, column: str) -> float | None:
         return printed_value(self.text(row, column))
 
-    def frame(self) -> pd.DataFrame:  # one line a row
-        return pd.DataFrame(
-            [{**r.settings, **r.results} for r in self.rows],
-            index=pd.Index([r.name for r in self.rows], name=self.id),
-        )
+# %% ../../nbs/paper/01_tables.ipynb #f4c8b1f8
+@patch_to(PaperTable)
+def frame(self) -> pd.DataFrame:  # one line a row
+    return pd.DataFrame(
+        [{**r.settings, **r.results} for r in self.rows],
+        index=pd.Index([r.name for r in self.rows], name=self.id),
+    )
 
 # %% ../../nbs/paper/01_tables.ipynb #1f149f53
 def read_table(
@@ -451,30 +455,33 @@ class Claim:
     def sign(self) -> int:
         return -1 if self.better[0].column in LOWER_IS_BETTER else 1
 
-    # from the printed cells: the advantage, of "similar" the largest difference; None for figures
-    # and columns of our own
-    @property
-    def computed(self) -> float | None:
-        if self.table not in TABLES or any(
-            p.column not in TABLES[self.table].columns for p in (*self.better, *self.worse)
-        ):
-            return None
-        better, worse = (
-            [TABLES[self.table].value(*place) for place in side]
-            for side in (self.better, self.worse)
-        )
-        return round(
-            (
-                max(better) - min(better)
-                if self.kind == "similar"
-                else self.sign * (sum(better) - sum(worse))
-            ),
-            4,
-        )
+# %% ../../nbs/paper/01_tables.ipynb #535178b1
+# from the printed cells: the advantage, of "similar" the largest difference; None for figures
+# and columns of our own
+@patch_to(Claim)
+@property
+def computed(self) -> float | None:
+    if self.table not in TABLES or any(
+        p.column not in TABLES[self.table].columns for p in (*self.better, *self.worse)
+    ):
+        return None
+    better, worse = (
+        [TABLES[self.table].value(*place) for place in side] for side in (self.better, self.worse)
+    )
+    return round(
+        (
+            max(better) - min(better)
+            if self.kind == "similar"
+            else self.sign * (sum(better) - sum(worse))
+        ),
+        4,
+    )
 
-    @property
-    def contradicted(self) -> bool:
-        return self.computed is not None and not _agrees(self)  # by the paper's own cells
+
+@patch_to(Claim)
+@property
+def contradicted(self) -> bool:
+    return self.computed is not None and not _agrees(self)  # by the paper's own cells
 
 # %% ../../nbs/paper/01_tables.ipynb #24290ff8
 CLAIMS: list[Claim] = []

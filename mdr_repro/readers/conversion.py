@@ -94,6 +94,10 @@ PUBLIC = {
         "joints of Penn Action marked by hand, one MATLAB file a video; no licence stated, for"
         " research; cite Zhang et al., ICCV 2013",
     ),
+}
+
+# %% ../../nbs/readers/15_conversion.ipynb #f58c6cb4
+PUBLIC |= {
     "utd_mhad": PublicSet(
         _github.format(
             "woo-chia-wei/kinect-sequence-classification",
@@ -160,10 +164,8 @@ def _blocks(answer, total: int, done: int):  # bytes
 def _take(answer, part: Path, tag: Path) -> None:
     "What a server sends, behind what is there of the same file."
     answer.raise_for_status()
-    name, more = (
-        answer.headers.get("ETag") or answer.headers.get("Last-Modified"),
-        answer.status_code == 206,
-    )
+    name = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+    more = answer.status_code == 206  # the rest of what is there
     if name:
         tag.write_text(name)
     else:
@@ -182,7 +184,10 @@ def _recorded(file: Path) -> str | None:
     return path.read_text().split()[0] if path.exists() else None
 
 # %% ../../nbs/readers/15_conversion.ipynb #d4c2ae49
-def download(url: str, file: Path) -> str:  # where to  # sha256 hex
+def download(
+    url: str,
+    file: Path,  # where to
+) -> str:  # sha256 in hex
     "A file from its address; DataError if it does not come, or is another than the first time."
     known, again = _recorded(file), "the same command goes on with what has come"
     import pooch  # here, as in *The cache*
@@ -198,11 +203,8 @@ def download(url: str, file: Path) -> str:  # where to  # sha256 hex
             downloader=Resuming(file.with_name(file.name + ".part")),
         )
     except requests.RequestException as e:
-        raise DataError(
-            f"{file}: {url} cannot be had"
-            f" ({'no connection' if 'Max retries' in str(e) else ' '.join(str(e).split())[:120]});"
-            f" {again}"
-        ) from None
+        reason = "no connection" if "Max retries" in str(e) else " ".join(str(e).split())[:120]
+        raise DataError(f"{file}: {url} cannot be had ({reason}); {again}") from None
     except ValueError:
         raise DataError(
             f"{file}: what {url} gives now is not what it gave first (checksum {known[:12]});"

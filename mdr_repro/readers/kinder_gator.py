@@ -12,55 +12,46 @@ from pathlib import Path
 import numpy as np
 
 from ..clips.clip_set import ClipSet, DataError, Reader, readers
+from ..core.files import read_text
 from .gathering import Gathering, holds_named, progress
 from ..skeleton import get_skeleton
 
 # %% ../../nbs/readers/10_kinder_gator.ipynb #1abd2e0c
-MOTIONS = {
-    group: tuple(" ".join(m.split()) for m in text.split(";"))
-    for group, text in {
-        "warm-up": (
-            """
-        Raise your hand; Raise your other hand; Wave your hand; Wave your other hand; Bow; Raise
-        your arm to one side; Raise your arm to the other side; Bend your knee while raising your
-        leg; Bend your other knee while raising your leg
-        """
-        ),
-        "exercise": (
-            """
-        Put your hands on your hips and lean to the side; Put your hands on your hips and lean to
-        the other side; Put your hands on your hips and twist; Touch your toes; Do a forward
-        lunge; Lift your leg to one side; Lift your leg to the other side; Walk in place; Walk in
-        place as fast as you can; Run in place; Run in place as fast as you can; Jump; Jump as
-        high as you can; Do two jumping jacks
-        """
-        ),
-        "mime": (
-            """
-        Push an imaginary button in front of you; Swipe across an imaginary screen in front of you
-        from right to left; Swipe across an imaginary screen in front of you from left to right;
-        Fly like a bird; Fly like an airplane; Swim; Kick a ball; Kick a ball as far as you can;
-        Kick a ball with the other leg; Kick a ball as far as you can with the other leg; Throw a
-        ball; Throw a ball as far as you can; Throw a ball with your other arm; Throw a ball as
-        far as you can with the other arm; Punch; Climb and imaginary ladder
-        """
-        ),
-        "communication": (
-            """
+_motions = {
+    "warm-up": """
+        Raise your hand; Raise your other hand; Wave your hand; Wave your other hand; Bow;
+        Raise your arm to one side; Raise your arm to the other side;
+        Bend your knee while raising your leg; Bend your other knee while raising your leg""",
+    "exercise": """
+        Put your hands on your hips and lean to the side;
+        Put your hands on your hips and lean to the other side;
+        Put your hands on your hips and twist; Touch your toes; Do a forward lunge;
+        Lift your leg to one side; Lift your leg to the other side; Walk in place;
+        Walk in place as fast as you can; Run in place; Run in place as fast as you can; Jump;
+        Jump as high as you can; Do two jumping jacks""",
+    "mime": """
+        Push an imaginary button in front of you;
+        Swipe across an imaginary screen in front of you from right to left;
+        Swipe across an imaginary screen in front of you from left to right; Fly like a bird;
+        Fly like an airplane; Swim; Kick a ball; Kick a ball as far as you can;
+        Kick a ball with the other leg; Kick a ball as far as you can with the other leg;
+        Throw a ball; Throw a ball as far as you can; Throw a ball with your other arm;
+        Throw a ball as far as you can with the other arm; Punch; Climb and imaginary ladder""",
+    "communication": """
         Point at the camera; Signal someone to stop; Signal someone to come here; Draw a circle;
         Draw a square; Draw a triangle; Draw the letter A; Draw the letter C; Draw the letter K;
-        Draw the letter M; Draw the letter X; Make the letter A; Make the letter C; Make the
-        letter K; Make the letter M; Make the letter P; Make the letter T; Make the letter X; Make
-        the letter Y
-        """
-        ),
-    }.items()
+        Draw the letter M; Draw the letter X; Make the letter A; Make the letter C;
+        Make the letter K; Make the letter M; Make the letter P; Make the letter T;
+        Make the letter X; Make the letter Y""",
+}
+MOTIONS = {
+    group: tuple(" ".join(m.split()) for m in text.split(";")) for group, text in _motions.items()
 }
 CLASSES = tuple(m for group in MOTIONS.values() for m in group)
 
 # %% ../../nbs/readers/10_kinder_gator.ipynb #e11c8821
-# class: the same with the side chosen first
-_other = {1: 0, 3: 2, 6: 5, 8: 7, 10: 9, 15: 14, 31: 29, 32: 30, 35: 33, 36: 34}
+# class: the same motion on the side that was chosen first
+_other = {1: 0, 3: 2, 6: 5, 8: 7, 10: 9, 15: 14, 31: 29, 32: 30, 35: 33, 36: 34}  # fmt: skip
 _kept = [i for i in range(len(CLASSES)) if i not in _other]
 
 
@@ -81,11 +72,12 @@ TEST_SUBJECTS = tuple(sorted(ADULTS[2::3] + CHILDREN[2::3]))
 _named = re.compile(r"POSE-p(\d{1,6})_(\d{1,4})-(.+)-(\d+)\.csv", re.ASCII)
 
 
-# subject, place in the session, motion as written, label
-def _parts(file: Path, folder: Path) -> tuple[int, int, str, int]:
+def _parts(
+    file: Path, folder: Path
+) -> tuple[int, int, str, int]:  # subject, place in the session, motion as written, label
     subject, order, motion, _ = _named.fullmatch(file.name).groups()
-    # Throw-a-ball- in the release
-    where, name = (file.relative_to(folder).as_posix(), motion.strip("-").replace("-", " "))
+    where = file.relative_to(folder).as_posix()
+    name = motion.strip("-").replace("-", " ")  # Throw-a-ball- in the release
     if name not in CLASSES:
         raise DataError(
             f"{where}: motion {name[:80]!r} is none of this set; rename or drop the file"
@@ -112,20 +104,8 @@ _longest = 2**24  # bytes of a file: a quarter of an hour of frames
 # names of the columns, entries of each frame
 def _rows(file: Path, where: str) -> tuple[list[str], list[list[str]]]:
     "The lines of a file, all of the same number of entries."
-    try:
-        if not file.is_file():
-            raise DataError(f"{where} is no plain file; download it again")
-        if file.stat().st_size > _longest:
-            raise DataError(
-                f"{where} has {file.stat().st_size >> 20} MiB, more than any clip; download it"
-                " again"
-            )
-        lines = file.read_bytes().decode("utf-8-sig").splitlines()
-    except OSError as e:
-        raise DataError(f"{where} cannot be read ({e.strerror}); check its rights") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{where} is no text; download it again") from None
-    head, *rows = [line.split(",") for line in lines if line] or [[]]
+    text = read_text(file, where, error=DataError, limit=_longest, mend="download it again")
+    head, *rows = [line.split(",") for line in text.splitlines() if line] or [[]]
     if missing := [c for c in (*_columns, "User-ID", "Action") if c not in head]:
         raise DataError(f"{where}: column {missing[0]!r} is missing; download the file again")
     t = next((t for t, row in enumerate(rows) if len(row) != len(head)), None)
@@ -137,7 +117,7 @@ def _rows(file: Path, where: str) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-def _number(text: str) -> bool:
+def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
@@ -145,40 +125,41 @@ def _number(text: str) -> bool:
     return True
 
 # %% ../../nbs/readers/10_kinder_gator.ipynb #17b17d5a
-def _add(g: Gathering, file: Path, folder: Path) -> None:
-    subject, order, motion, label = _parts(file, folder)
-    where = file.relative_to(folder).as_posix()
-    head, rows = _rows(file, where)
-    for column, said in (("User-ID", str(subject)), ("Action", motion)):
-        at = head.index(column)
-        t = next((t for t, row in enumerate(rows) if row[at] != said), None)
-        if t is not None:
-            raise DataError(
-                f"{where}: {column} of frame {t} is {rows[t][at][:80]!r}, the file's name says"
-                f" {said[:80]!r}; rename it or download it again"
-            )
+def _positions(head: list[str], rows: list[list[str]], where: str) -> np.ndarray:  # [T, 1, 20, 3]
+    "The coordinates of each frame."
     at = [head.index(c) for c in _columns]
     try:
-        frames = np.array([[float(row[i]) for i in at] for row in rows]).reshape(
-            -1, 1, len(_joints), 3
-        )
+        frames = np.array([[float(row[i]) for i in at] for row in rows])
     except ValueError:
-        t, i = next((t, i) for t, row in enumerate(rows) for i in at if not _number(row[i]))
+        t, i = next((t, i) for t, row in enumerate(rows) for i in at if not _is_number(row[i]))
         raise DataError(
             f"{where}: {head[i]} of frame {t} is {rows[t][i][:40]!r}, no number; download the file"
             " again"
         ) from None
-    name = f"{'child' if subject in CHILDREN else 'adult'}_{subject}_{motion.strip('-')}"
-    g.add(
-        name,
-        frames,
-        label,
-        "test" if subject in TEST_SUBJECTS else "train",
-        subject=subject,
-        is_child=int(subject in CHILDREN),
-        order=order,
-        **label_sets(label),
-    )
+    return frames.reshape(-1, 1, len(_joints), 3)
+
+
+def _check_column(rows: list[list[str]], at: int, column: str, named: str, where: str) -> None:
+    "DataError unless every frame has the person or motion that the file's name has."
+    t = next((t for t, row in enumerate(rows) if row[at] != named), None)
+    if t is not None:
+        raise DataError(
+            f"{where}: {column} of frame {t} is {rows[t][at][:80]!r}, the file's name says"
+            f" {named[:80]!r}; rename it or download it again"
+        )
+
+# %% ../../nbs/readers/10_kinder_gator.ipynb #17b17d5b
+def _add(g: Gathering, file: Path, folder: Path) -> None:
+    subject, order, motion, label = _parts(file, folder)
+    where = file.relative_to(folder).as_posix()
+    head, rows = _rows(file, where)
+    for column, named in (("User-ID", str(subject)), ("Action", motion)):
+        _check_column(rows, head.index(column), column, named, where)
+    is_child = subject in CHILDREN
+    name = f"{'child' if is_child else 'adult'}_{subject}_{motion.strip('-')}"
+    split = "test" if subject in TEST_SUBJECTS else "train"
+    numbers = {"subject": subject, "is_child": int(is_child), "order": order, **label_sets(label)}
+    g.add(name, _positions(head, rows, where), label, split, **numbers)
 
 # %% ../../nbs/readers/10_kinder_gator.ipynb #de5fcb09
 def _fits(folder: Path) -> bool:

@@ -79,15 +79,9 @@ def _add(g: Gathering, file: Path, folder: Path) -> None:
             f"{where}: label is {str(value['label'])[:40]}, but action {action} has label"
             f" {label + 1}; download the file again"
         )
-    g.add(
-        name,
-        _frames(value["skeletons"], where)[:, None],
-        label,
-        "train" if view in TRAIN_VIEWS else "test",
-        subject=subject,
-        repetition=repetition,
-        view=view,
-    )
+    frames = _frames(value["skeletons"], where)[:, None]  # [T, 1, 20, 3]
+    split = "train" if view in TRAIN_VIEWS else "test"
+    g.add(name, frames, label, split, subject=subject, repetition=repetition, view=view)
 
 # %% ../../nbs/readers/09_nw_ucla.ipynb #3f216708
 def _fits(folder: Path) -> bool:

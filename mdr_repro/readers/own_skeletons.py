@@ -32,28 +32,28 @@ def _places(path: Path) -> list[Path]:
 
 def skeleton_file(path: Path) -> Path:  # clips
     "The JSON of their skeleton; DataError if there is none."
-    found = next((p for p in _places(path) if p.is_file()), None)
-    if found is None:
+    places = _places(path)
+    file = next((p for p in places if p.is_file()), None)
+    if file is None:
         raise DataError(
-            f"neither {_places(path)[0].name} nor {_places(path)[1].name} lies beside it; write the"
-            " skeleton there as name, joints, edges (parent, child) and center"
+            f"neither {places[0].name} nor {places[1].name} lies beside it; write the skeleton"
+            " there as name, joints, edges (parent, child) and center"
         )
-    return found
+    return file
 
 
 def _letters(z: NpzFile, C: int) -> str:
     "What the C numbers of a joint are."
     if "coordinates" not in z.names and C in (2, 3):
         return "xyz"[:C]
-    said = (
-        str(typed(z["coordinates"], "coordinates", "text", 0)) if "coordinates" in z.names else ""
-    )
-    if said in ("xyz", "xys", "xy") and len(said) == C:
-        return said
+    letters = ""
+    if "coordinates" in z.names:
+        letters = str(typed(z["coordinates"], "coordinates", "text", 0))
+    if letters in ("xyz", "xys", "xy") and len(letters) == C:
+        return letters
+    given = f", 'coordinates' is {letters!r}" if letters else ""
     raise DataError(
-        f"array 'keypoints' has {C} numbers a joint"
-        + (f", 'coordinates' is {said!r}" if said else "")
-        + "; give xyz, xy, or xys with a score"
+        f"array 'keypoints' has {C} numbers a joint{given}; give xyz, xy, or xys with a score"
     )
 
 # %% ../../nbs/readers/13_own_skeletons.ipynb #75b97fec
@@ -99,45 +99,52 @@ def _clips(z: NpzFile, keypoints: np.ndarray) -> list[np.ndarray]:  # [T, M, V, 
     return np.split(keypoints[:, None] if keypoints.ndim == 3 else keypoints, ends[:-1])
 
 # %% ../../nbs/readers/13_own_skeletons.ipynb #33d9304e
-def _each(z: NpzFile, key: str, kind: str, n: int) -> np.ndarray:  # [n]
+def _per_clip(z: NpzFile, key: str, kind: str, n: int) -> np.ndarray:  # [n]
     a = typed(z[key], key, kind)
     if len(a) != n:
         raise DataError(f"array {key!r} has {len(a)} entries for {n} clips; give one for each")
     return a
 
 # %% ../../nbs/readers/13_own_skeletons.ipynb #4d64cc7e
-# label of each clip, class names
-def _labels(z: NpzFile, n: int) -> tuple[list[int], tuple[str, ...]]:
-    known = (
-        tuple(typed(z["class_names"], "class_names", "text").tolist())
-        if "class_names" in z.names
-        else ()
-    )
+def _word_labels(
+    words: list[str], class_names: tuple[str, ...]
+) -> tuple[list[int], tuple[str, ...]]:  # label of each clip, class names
+    class_names = class_names or tuple(sorted(set(words)))
+    if strange := set(words) - set(class_names):
+        i = min(map(words.index, strange))
+        raise DataError(
+            f"clip {i} has label {words[i]!r}, which is not in 'class_names'"
+            f" ({', '.join(class_names)}); correct one of the two"
+        )
+    return [class_names.index(w) for w in words], class_names
+
+
+def _numbered_classes(label: np.ndarray) -> tuple[str, ...]:
+    "Names for classes without names; DataError if a number between has no clip."
+    present = np.unique(label)
+    gap = next((k for k, number in enumerate(present.tolist()) if number != k), None)
+    if gap is not None:
+        raise DataError(
+            f"array 'label' has no clip of class {gap}, but one of class {int(present[gap])};"
+            " count classes from 0 without a gap, or give 'class_names'"
+        )
+    return tuple(f"class {k}" for k in range(len(present)))
+
+# %% ../../nbs/readers/13_own_skeletons.ipynb #4d64cc7f
+def _labels(
+    z: NpzFile, n: int
+) -> tuple[list[int], tuple[str, ...]]:  # label of each clip, class names
+    class_names = ()
+    if "class_names" in z.names:
+        class_names = tuple(typed(z["class_names"], "class_names", "text").tolist())
     if "label" not in z.names:
-        if known:
+        if class_names:
             raise DataError("there are 'class_names', but no 'label'; give the class of each clip")
         return [0] * n, ("unlabelled",)
     if z["label"].dtype.kind == "U":
-        words = _each(z, "label", "text", n).tolist()
-        known = known or tuple(sorted(set(words)))
-        if strange := set(words) - set(known):
-            raise DataError(
-                f"clip {min(map(words.index, strange))} has label"
-                f" {words[min(map(words.index, strange))]!r}, which is not in 'class_names'"
-                f" ({', '.join(known)}); correct one of the two"
-            )
-        return [known.index(w) for w in words], known
-    label = _each(z, "label", "whole numbers", n)
-    if not known:
-        found = np.unique(label)
-        gap = next((k for k, f in enumerate(found.tolist()) if f != k), None)
-        if gap is not None:
-            raise DataError(
-                f"array 'label' has no clip of class {gap}, but one of class {int(found[gap])};"
-                " count classes from 0 without a gap, or give 'class_names'"
-            )
-        known = tuple(f"class {k}" for k in range(len(found)))
-    return label.tolist(), known
+        return _word_labels(_per_clip(z, "label", "text", n).tolist(), class_names)
+    label = _per_clip(z, "label", "whole numbers", n)
+    return label.tolist(), class_names or _numbered_classes(label)
 
 # %% ../../nbs/readers/13_own_skeletons.ipynb #96596578
 def _split(z: NpzFile, names: Sequence[str], labels: Sequence[int]) -> list[str]:
@@ -145,9 +152,8 @@ def _split(z: NpzFile, names: Sequence[str], labels: Sequence[int]) -> list[str]
     if "split" not in z.names:
         return drawn_split(names, labels) if "label" in z.names else ["test"] * len(names)
     words = {v: k for k, v in SPLITS.items()}
-    given = _each(
-        z, "split", "text" if z["split"].dtype.kind == "U" else "whole numbers", len(names)
-    ).tolist()
+    kind = "text" if z["split"].dtype.kind == "U" else "whole numbers"
+    given = _per_clip(z, "split", kind, len(names)).tolist()
     split = [words.get(s, s) for s in given]
     wrong = next((i for i, s in enumerate(split) if s not in SPLITS), None)
     if wrong is not None:
@@ -158,12 +164,12 @@ def _split(z: NpzFile, names: Sequence[str], labels: Sequence[int]) -> list[str]
     return split
 
 
-_own = ("keypoints", "lengths", "offsets", "label", "class_names", "name", "split", "coordinates")
+_named = "keypoints lengths offsets label class_names name split coordinates".split()
 
 
-def _others(z: NpzFile, n: int) -> dict:
+def _further(z: NpzFile, n: int) -> dict:
     "One number a clip, and lists of names."
-    arrays = {k: z[k] for k in sorted(z.names - set(_own))}
+    arrays = {k: z[k] for k in sorted(z.names - set(_named))}
     return {
         k: a if a.dtype.kind in "biuf" else tuple(map(str, a))
         for k, a in arrays.items()
@@ -187,17 +193,15 @@ def read_own_clips(path: Path) -> ClipSet:  # .npz with the skeleton's JSON besi
             " agree"
         )
     clips = _clips(z, keypoints)
-    names = (
-        _each(z, "name", "text", len(clips)).tolist()
-        if "name" in z.names
-        else [f"clip_{i}" for i in range(len(clips))]
-    )
+    names = [f"clip_{i}" for i in range(len(clips))]
+    if "name" in z.names:
+        names = _per_clip(z, "name", "text", len(clips)).tolist()
     labels, class_names = _labels(z, len(clips))
     g = Gathering(skeleton, _letters(z, C), path.stem)
     for clip in zip(names, clips, labels, _split(z, names, labels)):
         g.add(*clip)
-    found = g.clip_set(class_names)
-    return replace(found, meta=_others(z, len(clips)) | found.meta)
+    clip_set = g.clip_set(class_names)
+    return replace(clip_set, meta=_further(z, len(clips)) | clip_set.meta)
 
 
 def _fits(path: Path) -> bool:

@@ -39,74 +39,61 @@ _named = re.compile(r"\d{4}\.mat", re.ASCII)
 _wanted = ("action", "pose", "x", "y", "visibility", "train", "dimensions", "nframes")
 
 
-# its place among the known words
-def _word(found: dict, key: str, known: tuple[str, ...], where: str) -> int:
-    word = "".join(map(str, found[key].ravel()))
-    if word in known:
-        return known.index(word)
-    raise DataError(f"{where}: {key} {word[:40]!r} is none of this set; known: {', '.join(known)}")
+def _word(arrays: dict, key: str, words: tuple[str, ...], where: str) -> int:
+    "The place of a text among the words of the set."
+    word = "".join(map(str, arrays[key].ravel()))
+    if word in words:
+        return words.index(word)
+    raise DataError(f"{where}: {key} {word[:40]!r} is none of this set; known: {', '.join(words)}")
 
 
-def _number(found: dict, key: str, where: str) -> int:
-    if found[key].size == 1 and found[key].dtype.kind in "biuf" and np.isfinite(found[key]).all():
-        return int(found[key].item())
+def _number(arrays: dict, key: str, where: str) -> int:
+    a = arrays[key]
+    if a.size == 1 and a.dtype.kind in "biuf" and np.isfinite(a).all():
+        return int(a.item())
     raise DataError(f"{where}: {key} is no single number; download the file again")
 
 # %% ../../nbs/readers/11_penn_action.ipynb #4dab46e6
-def _picture(found: dict, where: str) -> tuple[float, float]:  # width, height in pixels
-    size = found["dimensions"].ravel()
-    if (
-        size.size == 3
-        and size.dtype.kind in "iuf"
-        and (size[:2] > 0).all()
-        and np.isfinite(size).all()
-    ):
+def _picture(arrays: dict, where: str) -> tuple[float, float]:  # width, height in pixels
+    size = arrays["dimensions"].ravel()
+    numbers = size.size == 3 and size.dtype.kind in "iuf"
+    if numbers and (size[:2] > 0).all() and np.isfinite(size).all():
         return float(size[1]), float(size[0])
     raise DataError(
         f"{where}: dimensions are not height, width and frames; download the file again"
     )
 
 
-def _frames(found: dict, where: str) -> np.ndarray:  # float64 [T, 13, 3]
+def _frames(arrays: dict, where: str) -> np.ndarray:  # float64 [T, 13, 3]
     "Positions from the picture's middle and visibility; DataError names what does not fit."
-    x, y, seen = (found[key] for key in ("x", "y", "visibility"))
-    for key, a in (("x", x), ("y", y), ("visibility", seen)):
+    joints = {key: arrays[key] for key in ("x", "y", "visibility")}  # [T, 13] each
+    for key, a in joints.items():
         if a.dtype.kind not in "biuf" or a.ndim != 2 or a.shape[1] != 13:
             raise DataError(
                 f"{where}: {key} has shape {list(a.shape)}, not frames by 13 joints; download the"
                 " file again"
             )
-    lengths = {
-        "x": len(x),
-        "y": len(y),
-        "visibility": len(seen),
-        "nframes": _number(found, "nframes", where),
-    }
+    lengths = {key: len(a) for key, a in joints.items()}
+    lengths["nframes"] = _number(arrays, "nframes", where)
     if len(set(lengths.values())) > 1:
-        raise DataError(
-            f"{where}: {', '.join(f'{k} has {n}' for k, n in lengths.items())} frames; download the"
-            " file again"
-        )
+        listed = ", ".join(f"{key} has {n}" for key, n in lengths.items())
+        raise DataError(f"{where}: {listed} frames; download the file again")
+    x, y, seen = joints.values()
     if not np.isin(seen, (0, 1)).all():
         raise DataError(f"{where}: visibility is not 0 or 1 everywhere; download the file again")
-    width, height = _picture(found, where)
+    width, height = _picture(arrays, where)
     half = max(width, height) / 2
     return np.stack([(x - width / 2) / half, (y - height / 2) / half, seen], -1)
 
 # %% ../../nbs/readers/11_penn_action.ipynb #900d9a42
 def _add(g: Gathering, file: Path, folder: Path) -> None:
-    where, found = file.relative_to(folder).as_posix(), read_mat(file, _wanted, folder)
-    label, view = _word(found, "action", CLASSES, where), _word(found, "pose", VIEWS, where)
-    train = _number(found, "train", where)
+    where, arrays = file.relative_to(folder).as_posix(), read_mat(file, _wanted, folder)
+    label, view = _word(arrays, "action", CLASSES, where), _word(arrays, "pose", VIEWS, where)
+    train = _number(arrays, "train", where)
     if train not in (1, -1):
         raise DataError(f"{where}: train is {train}, not 1 or -1; download the file again")
-    g.add(
-        file.stem,
-        _frames(found, where)[:, None],
-        label,
-        "train" if train == 1 else "test",
-        view=view,
-    )
+    split = "train" if train == 1 else "test"
+    g.add(file.stem, _frames(arrays, where)[:, None], label, split, view=view)
 
 
 def _fits(folder: Path) -> bool:

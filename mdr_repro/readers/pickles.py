@@ -36,14 +36,9 @@ class _Machine:
     "Stack, marks and memo over the bytes of a file."
 
     def __init__(self, data):  # bytes or mmap
-        self.data, self.view, self.at, self.stack, self.marks, self.memo = (
-            data,
-            memoryview(data),
-            0,
-            [],
-            [],
-            {},
-        )
+        self.data, self.view = data, memoryview(data)
+        self.at = 0  # bytes that are read
+        self.stack, self.marks, self.memo = [], [], {}
 
     def take(self, n: int) -> memoryview:  # the next n bytes
         if n < 0:
@@ -73,7 +68,7 @@ _ops = {}  # the byte of a command: what it does with the machine
 
 _numbers = {"J": "<i", "K": "<B", "M": "<H", "G": ">d"}
 
-_sized = {
+_sized = {  # form of the length, encoding
     "T": ("<i", "latin-1"),
     "U": ("<B", "latin-1"),
     "X": ("<I", "utf-8"),
@@ -83,7 +78,7 @@ _sized = {
     "C": ("<B", None),
     "\x8e": ("<Q", None),
     "\x96": ("<Q", None),
-}  # form of the length, encoding
+}
 
 _longest = 1024  # bytes of a whole number
 
@@ -98,11 +93,9 @@ def _long(data) -> int:
 
 
 def _texted(data: memoryview, encoding: str | None):
-    return (
-        data
-        if encoding is None
-        else str(data, encoding, "surrogatepass" if encoding == "utf-8" else "strict")
-    )
+    if encoding is None:
+        return data
+    return str(data, encoding, "surrogatepass" if encoding == "utf-8" else "strict")
 
 
 def _int(line: bytes) -> int | bool:
@@ -190,27 +183,24 @@ for _n, _c in enumerate("\x85\x86\x87", 1):
     _ops[_c] = lambda m, n=_n: m.stack.append(tuple(_pop(m, n)))
 
 # %% ../../nbs/readers/03_pickles.ipynb #ec0a6c12
+_renamed = {"__builtin__": "builtins", "posix": "os", "nt": "os"}
+
+
 def _name(module: str, name: str) -> _Global:
     "One name for what numpy 1, numpy 2, Python 2 and Python 3 call differently."
     if type(module) is not str or type(name) is not str:
         raise TypeError("no name")
     module = re.sub(r"^numpy\._core\b", "numpy.core", module)
-    return _Global(
-        f"{ {'__builtin__': 'builtins', 'posix': 'os', 'nt': 'os'}.get(module, module) }.{name}"
-    )
+    return _Global(f"{_renamed.get(module, module)}.{name}")
 
 
-def _call(m: _Machine, what, args) -> None:
-    m.stack.append(
-        _Call(
-            str(what)
-            if type(what) is _Global
-            else what.what
-            if type(what) is _Call
-            else f"a {type(what).__name__}",
-            args,
-        )
-    )
+def _call(m: _Machine, function, args) -> None:
+    name = f"a {type(function).__name__}"
+    if type(function) is _Global:
+        name = str(function)
+    elif type(function) is _Call:
+        name = function.what
+    m.stack.append(_Call(name, args))
 
 
 def _state(m: _Machine) -> None:
@@ -228,6 +218,11 @@ def _get(m: _Machine, place: int) -> None:
     m.stack.append(m.memo[place])
 
 # %% ../../nbs/readers/03_pickles.ipynb #e06ec1b1
+def _call_marked(m: _Machine) -> None:
+    function, *args = m.marked()
+    _call(m, function, tuple(args))
+
+
 _ops |= {
     "c": lambda m: m.stack.append(_name(str(m.line(), "utf-8"), str(m.line(), "utf-8"))),
     "\x93": lambda m: m.stack.append(_name(*_pop(m, 2))),
@@ -235,7 +230,7 @@ _ops |= {
     "\x81": lambda m: _call(m, *_pop(m, 2)),
     "\x92": lambda m: _call(m, *_pop(m, 3)[:2]),
     "i": lambda m: _call(m, _name(str(m.line(), "utf-8"), str(m.line(), "utf-8")), m.marked()),
-    "o": lambda m: (lambda what, *args: _call(m, what, args))(*m.marked()),
+    "o": _call_marked,
     "b": _state,
     "\x94": lambda m: _put(m, len(m.memo)),
     "p": lambda m: _put(m, int(m.line())),
@@ -258,19 +253,16 @@ _ops["\x95"] = _frame
 _table = {ord(c): op for c, op in _ops.items()}
 _commands = 2_000_000, 32  # free, and bytes for each one beyond them
 _refused = {
-    "P": "an object of another file",
-    "Q": "an object of another file",
-    "\x82": "a registered object",
-    "\x83": "a registered object",
-    "\x84": "a registered object",
-    "\x97": "a buffer of another file",
-    "\x98": "a buffer of another file",
+    **dict.fromkeys("PQ", "an object of another file"),
+    **dict.fromkeys("\x82\x83\x84", "a registered object"),
+    **dict.fromkeys("\x97\x98", "a buffer of another file"),
 }
 
 
 def _run(m: _Machine):  # what lies on the stack at the end
-    free, each = _commands
-    for _ in range(free + len(m.view) // each):
+    free, bytes_each = _commands
+    most = free + len(m.view) // bytes_each
+    for _ in range(most):
         code = m.take(1)[0]
         if code == ord("."):
             return m.stack.pop()
@@ -281,7 +273,7 @@ def _run(m: _Machine):  # what lies on the stack at the end
             )
         _table[code](m)
     raise DataError(
-        f"the pickle is made of more than {free + len(m.view) // each} parts, too many for its"
+        f"the pickle is made of more than {most} parts, too many for its"
         f" {len(m.view) >> 20} MiB; keep numbers in numpy arrays instead of lists"
     )
 
@@ -385,10 +377,8 @@ def _dtype(call: _Call, done: dict, depth: int) -> np.dtype:
     "A type of numbers or text, or O."
     text, state = call.args[0], call.state
     if type(text) is not str or not _types.fullmatch(text):
-        raise DataError(
-            "the pickle holds an array of type"
-            f" {text[:40] if type(text) is str else type(text).__name__!r}; give numbers or text"
-        )
+        shown = text[:40] if type(text) is str else type(text).__name__
+        raise DataError(f"the pickle holds an array of type {shown!r}; give numbers or text")
     order = "=" if state is None else state[1]
     if state is not None and any(s is not None for s in state[2:5]):
         raise DataError("the pickle holds an array of records; give numbers or text")
@@ -405,8 +395,9 @@ def _raw(value, done: dict, depth: int):  # memoryview or bytes
     return value.encode("latin-1") if type(value) is str else memoryview(value)
 
 # %% ../../nbs/readers/03_pickles.ipynb #ae6b92c4
-# of this machine's byte order, a view where it can be
-def _array(shape: tuple, dtype: np.dtype, data, by_column: bool, done: dict) -> np.ndarray:
+def _array(
+    shape: tuple, dtype: np.dtype, data, by_column: bool, done: dict
+) -> np.ndarray:  # of this machine's byte order, a view where it can be
     if len(shape) > 32 or any(type(n) is not int or not 0 <= n < 2**63 for n in shape):
         raise TypeError("no shape")
     count = int(np.prod(shape, dtype=object))
@@ -439,22 +430,15 @@ def _rebuilt(call: _Call, done: dict, depth: int):  # array or list
         raise DataError(_no_code(call.args[0] if type(call.args[0]) is _Global else call.what))
     _, shape, dtype, by_column, data = call.state
     shape, dtype = _plain(shape, done, depth), _plain(dtype, done, depth)
-    return (
-        _objects(shape, data, done, depth)
-        if dtype.hasobject
-        else _array(shape, dtype, _raw(data, done, depth), bool(by_column), done)
-    )
+    if dtype.hasobject:
+        return _objects(shape, data, done, depth)
+    return _array(shape, dtype, _raw(data, done, depth), bool(by_column), done)
 
 
 def _buffered(call: _Call, done: dict, depth: int) -> np.ndarray:
     data, dtype, shape, order = call.args
-    return _array(
-        _plain(shape, done, depth),
-        _plain(dtype, done, depth),
-        _raw(data, done, depth),
-        order == "F",
-        done,
-    )
+    shape, dtype = _plain(shape, done, depth), _plain(dtype, done, depth)
+    return _array(shape, dtype, _raw(data, done, depth), order == "F", done)
 
 # %% ../../nbs/readers/03_pickles.ipynb #0437eca3
 def _scalar(call: _Call, done: dict, depth: int):  # a number or text of Python's own
@@ -513,10 +497,9 @@ def _value(data):  # bytes or mmap
         ) from None  # there are many ways to be no program
 
 # %% ../../nbs/readers/03_pickles.ipynb #b0a851b8
-# numbers, text, bytes, lists, tuples, dicts, sets and read-only numpy arrays
 def load_pickle(path: Path):
-    """What a pickle of plain values holds; nothing in it is run, and its arrays are views of the
-    file."""
+    """What a pickle of numbers, text, bytes, lists, tuples, dicts, sets and numpy arrays holds.
+    Nothing in it is run, and its arrays are read-only views of the file."""
     if not first_bytes(path, 1):
         raise DataError("the file is empty; copy or download it again")
     with open(path, "rb") as file:

@@ -46,41 +46,39 @@ class _Form:
         )
 
 # %% ../../nbs/readers/08_pyskl.ipynb #ea256a9d
+_axes = {4: "[M, T, V, 2 or 3]", 3: "[M, T, V]"}
+
+
 def _numbers(note: dict, key: str, ndim: int) -> np.ndarray:
+    "An array of numbers of an annotation."
     value = note.get(key)
+    if value is None and "raw_file" in note:
+        raise DataError(
+            f"{key} is missing; the poses of Kinetics, which lie in files of their own (raw_file),"
+            " are not read"
+        )
     if value is None:
-        raise DataError(
-            f"{key} is missing"
-            + (
-                "; the poses of Kinetics, which lie in files of their own (raw_file), are not read"
-                if "raw_file" in note
-                else "; give it or drop the clip"
-            )
-        )
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
-        array = isinstance(value, np.ndarray)
-        raise DataError(
-            f"{key} is {f'an array of {value.dtype}' if array else f'a {type(value).__name__}'};"
-            " it has to be an array of numbers"
-        )
+        raise DataError(f"{key} is missing; give it or drop the clip")
+    if not isinstance(value, np.ndarray):
+        raise DataError(f"{key} is a {type(value).__name__}; it has to be an array of numbers")
+    if value.dtype.kind not in "fiu":
+        raise DataError(f"{key} is an array of {value.dtype}; it has to be an array of numbers")
     if value.ndim != ndim:
         raise DataError(
-            f"{key} has shape {list(value.shape)}; it has to be"
-            f" {'[M, T, V, 2 or 3]' if ndim == 4 else '[M, T, V]'}: persons, frames, joints"
+            f"{key} has shape {list(value.shape)}; it has to be {_axes[ndim]}: persons, frames,"
+            " joints"
         )
     return value
 
 # %% ../../nbs/readers/08_pyskl.ipynb #9e05f7c2
 def _image(note: dict) -> tuple[int, int] | None:  # height, width
+    "The size of the film in pixels."
     value = note.get("img_shape")
     value = value.tolist() if isinstance(value, np.ndarray) else value
     if value is None:
         return None
-    if (
-        not isinstance(value, list | tuple)
-        or len(value) != 2
-        or not all(type(n) is int and 0 < n < 2**20 for n in value)
-    ):
+    pair = isinstance(value, list | tuple) and len(value) == 2
+    if not pair or not all(type(n) is int and 0 < n < 2**20 for n in value):
         raise DataError("img_shape is not (height, width) in pixels; correct it")
     return tuple(value)
 
@@ -104,12 +102,10 @@ def _form(note: dict) -> _Form:
             f"keypoint_score has shape {list(score.shape)}, keypoint {list(keypoint.shape)}; give"
             " one score a joint"
         )
-    told = note.get("total_frames", t)
-    if type(told) is not int or told != t:
-        raise DataError(
-            f"total_frames is {str(told)[:40] if type(told) is int else type(told).__name__}, but"
-            f" keypoint has {t} frames; make the two agree"
-        )
+    total = note.get("total_frames", t)
+    if type(total) is not int or total != t:
+        shown = str(total)[:40] if type(total) is int else type(total).__name__
+        raise DataError(f"total_frames is {shown}, but keypoint has {t} frames; make the two agree")
     return _Form(v, c, scored, c == 2 and _image(note) is not None)
 
 # %% ../../nbs/readers/08_pyskl.ipynb #e7a3c6f4
@@ -117,81 +113,88 @@ THRESHOLD = 0.01  # of the score; PYSKL's
 PERSONS = 10  # of a clip
 
 
-# indices of persons, in the file's order
-def _certain(frames: np.ndarray, there: np.ndarray, scored: bool) -> np.ndarray:
+def _most_seen(
+    frames: np.ndarray,  # [T, M, V, C]
+    found: np.ndarray,  # bool [T, M, V]
+    scored: bool,
+) -> np.ndarray:  # indices of persons, in the file's order
     "The `PERSONS` of whom most was seen."
-    seen = (frames[..., 2] * there).sum((0, 2)) if scored else there.sum((0, 2))
+    seen = (frames[..., 2] * found).sum((0, 2)) if scored else found.sum((0, 2))  # [M]
     return np.sort(np.argsort(-seen, kind="stable")[:PERSONS])
 
 
 def pyskl_clip(
     note: dict,  # an annotation with 2-D or 3-D keypoint
-) -> tuple[
-    np.ndarray, np.ndarray
-]:  # frames float32 [T, M, V, C], which joints were found [T, M, V]
+) -> tuple[np.ndarray, np.ndarray]:  # float32 [T, M, V, C], which joints were found [T, M, V]
     "The frames of a clip."
     form = _form(note)
-    frames = note["keypoint"].transpose(1, 0, 2, 3).astype(np.float32)
+    frames = note["keypoint"].transpose(1, 0, 2, 3).astype(np.float32)  # [T, M, V, 2 or 3]
     if form.dims == 3:
         return frames, np.broadcast_to((frames != 0).any((2, 3))[..., None], frames.shape[:3])
-    there = (frames != 0).any(-1)
+    found = (frames != 0).any(-1)
     if form.sized:
         half = np.array(_image(note)[::-1], np.float32) / 2
         frames = (frames - half) / half
     if form.scored:
-        score = note["keypoint_score"].transpose(1, 0, 2).astype(np.float32)
-        frames, there = np.concatenate([frames, score[..., None]], -1), score > THRESHOLD
-    return frames, there
+        score = note["keypoint_score"].transpose(1, 0, 2).astype(np.float32)  # [T, M, V]
+        frames, found = np.concatenate([frames, score[..., None]], -1), score > THRESHOLD
+    return frames, found
 
 # %% ../../nbs/readers/08_pyskl.ipynb #14876b27
 _key = re.compile(r"(?:(\w*?)_)?(train|val|test)_?(\d*)")
 
 
-# protocol: part: clips
-def _members(split: dict, index: dict[str, int]) -> dict[str, dict[str, list[int]]]:
-    found: dict = {}
+def _clip_indices(key: str, names, index: dict[str, int]) -> list[int]:
+    "The clips that one list of the split names."
+    names = names.tolist() if isinstance(names, np.ndarray) else names
+    if not isinstance(names, list | tuple | set):
+        raise DataError(
+            f"split {key!r} is a {type(names).__name__}; it has to be a list of clip names"
+        )
+    if strange := next((n for n in names if type(n) is not str or n not in index), None):
+        shown = strange if type(strange) is str else type(strange).__name__
+        raise DataError(
+            f"split {key!r} names {shown!r:.80}, of which there is no annotation; drop the name or"
+            " give the clip"
+        )
+    return [index[n] for n in names]
+
+
+def _members(
+    split: dict, index: dict[str, int]
+) -> dict[str, dict[str, list[int]]]:  # protocol: part: clips
+    "The clips of each part of each protocol."
+    protocols: dict = {}
     for key, names in split.items():
-        told = _key.fullmatch(key) if type(key) is str else None
-        if not told:
+        match = _key.fullmatch(key) if type(key) is str else None
+        if not match:
             raise DataError(
                 f"split has {str(key)[:40]!r}; its keys have to end in train, val or test, as"
                 " xsub_train does"
             )
-        names = names.tolist() if isinstance(names, np.ndarray) else names
-        if not isinstance(names, list | tuple | set):
-            raise DataError(
-                f"split {key!r} is a {type(names).__name__}; it has to be a list of clip names"
-            )
-        if strange := next((n for n in names if type(n) is not str or n not in index), None):
-            raise DataError(
-                f"split {key!r} names"
-                f" {strange if type(strange) is str else type(strange).__name__!r:.80}, of which"
-                " there is no annotation; drop the name or give the clip"
-            )
-        found.setdefault("_".join(filter(None, (told[1], told[3]))), {})[told[2]] = [
-            index[n] for n in names
-        ]
-    return found
+        protocol = "_".join(filter(None, (match[1], match[3])))
+        protocols.setdefault(protocol, {})[match[2]] = _clip_indices(key, names, index)
+    return protocols
 
 # %% ../../nbs/readers/08_pyskl.ipynb #8d12a76b
+def _check_once(clips: list[int], before: np.ndarray, names: list[str], split: str) -> None:
+    "DataError if a clip stands twice in one part, or also in a part before it."
+    again = np.flatnonzero(np.bincount(clips, before[clips] + 1, len(names)) > 0)
+    if len(again) or len(set(clips)) < len(clips):
+        twice = again[0] if len(again) else max(clips, key=clips.count)
+        raise DataError(f"clip {names[twice]!r} is twice in split {split!r}; leave it in one part")
+
+
 def divided(
     split: dict,  # clip names of train, val; or of xsub_train, xsub_val, xview_train ...
     names: list[str],  # of all clips
-) -> dict[
-    str, np.ndarray
-]:  # protocol: of each clip a value of SPLITS, -1 outside; the default protocol first
-    "How the protocols of a file divide its clips."
-    index, protocols = {name: i for i, name in enumerate(names)}, {}
-    for protocol, parts in _members(split, index).items():
+) -> dict[str, np.ndarray]:  # protocol: of each clip a value of SPLITS, -1 outside
+    "How the protocols of a file divide its clips, the default protocol first."
+    protocols = {}
+    for protocol, parts in _members(split, {name: i for i, name in enumerate(names)}).items():
         values = protocols[protocol] = np.full(len(names), -1)
         for part, clips in parts.items():
-            if len(
-                again := np.flatnonzero(np.bincount(clips, values[clips] + 1, len(names)) > 0)
-            ) or len(set(clips)) < len(clips):
-                raise DataError(
-                    f"clip {names[again[0] if len(again) else max(clips, key=clips.count)]!r} is"
-                    f" twice in split {protocol or '/'.join(parts)!r}; leave it in one part"
-                )
+            _check_once(clips, values, names, protocol or "/".join(parts))
             values[clips] = SPLITS["test" if part == "val" and "test" not in parts else part]
     return dict(sorted(protocols.items(), key=lambda p: (p[1] < 0).any()))
 
@@ -199,8 +202,21 @@ def divided(
 _part = re.compile(r"(?:(.*)_)?(train|val|test)")
 
 
+def _check_notes(notes) -> None:
+    "DataError unless they are a list with a dict a clip."
+    if not isinstance(notes, list) or not notes:
+        given = "empty" if isinstance(notes, list) else f"a {type(notes).__name__}"
+        raise DataError(f"its annotations are {given}; it has to hold a list with a dict a clip")
+    for i, note in enumerate(notes):
+        if not isinstance(note, dict):
+            raise DataError(
+                f"annotation {i} is a {type(note).__name__}; it has to be a dict with keypoint and"
+                " label"
+            )
+
+# %% ../../nbs/readers/08_pyskl.ipynb #e72832ae
 def _opened(path: Path) -> tuple[list[dict], dict | None]:  # annotations, split
-    "What a file holds."
+    "The content of a file."
     value = load_pickle(path)
     if isinstance(value, tuple) and len(value) == 2:
         raise DataError(
@@ -208,26 +224,15 @@ def _opened(path: Path) -> tuple[list[dict], dict | None]:  # annotations, split
             " .npy or the folder instead"
         )
     if isinstance(value, dict) and "annotations" not in value:
+        keys = ", ".join(repr(k)[:40] for k in islice(value, 5)) or "nothing"
         raise DataError(
-            "it has no annotations (but"
-            f" {', '.join(repr(k)[:40] for k in islice(value, 5)) or 'nothing'}); it has to be a"
-            " dict of split and annotations, or a list of annotations"
+            f"it has no annotations (but {keys}); it has to be a dict of split and annotations, or"
+            " a list of annotations"
         )
-    notes, split = (
-        (value["annotations"], value.get("split")) if isinstance(value, dict) else (value, None)
-    )
-    if not isinstance(notes, list) or not notes:
-        raise DataError(
-            "its annotations are"
-            f" {'empty' if isinstance(notes, list) else f'a {type(notes).__name__}'}; it has to"
-            " hold a list with a dict a clip"
-        )
-    for i, note in enumerate(notes):
-        if not isinstance(note, dict):
-            raise DataError(
-                f"annotation {i} is a {type(note).__name__}; it has to be a dict with keypoint and"
-                " label"
-            )
+    notes, split = value, None
+    if isinstance(value, dict):
+        notes, split = value["annotations"], value.get("split")
+    _check_notes(notes)
     if split is not None and not isinstance(split, dict):
         raise DataError(
             f"its split is a {type(split).__name__}; it has to be a dict of lists of clip names"
@@ -239,9 +244,8 @@ def _names(notes: list[dict]) -> list[str]:
     names = [n.get("frame_dir", n.get("filename", f"clip_{i}")) for i, n in enumerate(notes)]
     for i, name in enumerate(names):
         if type(name) is not str or len(name) > 500:
-            text = type(name) is str
-            said = "longer than 500 letters" if text else f"a {type(name).__name__}"
-            raise DataError(f"annotation {i}: frame_dir is {said}; give each clip a short name")
+            given = "longer than 500 letters" if type(name) is str else f"a {type(name).__name__}"
+            raise DataError(f"annotation {i}: frame_dir is {given}; give each clip a short name")
     return names
 
 # %% ../../nbs/readers/08_pyskl.ipynb #7e8c83cf
@@ -258,25 +262,26 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-# annotations, names, protocols
-def _all(path: Path) -> tuple[list[dict], list[str], dict[str, np.ndarray]]:
-    notes, parts, files, split = [], [], _files(path), None
+def _all_files(
+    path: Path,
+) -> tuple[list[dict], list[str], dict[str, np.ndarray]]:  # annotations, names, protocols
+    "The annotations of all files of a set."
+    files = _files(path)
+    notes, parts, split = [], [], None
     for file in files:
         try:
-            found, split = _opened(file)
+            of_file, split = _opened(file)
         except DataError as e:
             raise DataError(f"{file.name}: {e}" if path.is_dir() else str(e)) from None
         if split is not None and len(files) > 1:
             raise DataError(f"{file.name} has a split of its own; open it alone")
-        told = _part.fullmatch(file.stem)
-        parts += [told[2] if told else "train"] * len(found)
-        notes += found
+        match = _part.fullmatch(file.stem)
+        parts += [match[2] if match else "train"] * len(of_file)
+        notes += of_file
     names = _names(notes)
     if len(set(names)) < len(names):
-        raise DataError(
-            f"clip {next(n for i, n in enumerate(names) if n in set(names[:i]))!r} is there twice;"
-            " rename or drop one"
-        )
+        twice = next(n for i, n in enumerate(names) if n in set(names[:i]))
+        raise DataError(f"clip {twice!r} is there twice; rename or drop one")
     if split is None:
         split = {p: [n for n, q in zip(names, parts) if p == q] for p in set(parts)}
     return notes, names, divided(split, names)
@@ -321,62 +326,52 @@ def _from_names(names: list[str]) -> list[dict]:
         return [{}] * len(names)
 
 # %% ../../nbs/readers/08_pyskl.ipynb #d0253dd3
+_split_names = {value: name for name, value in SPLITS.items()}
+
+
+def _set_meta(form: _Form) -> dict:
+    "Units of the coordinates, or the joint at the origin."
+    if form.dims == 3:
+        return {"centered_on": get_skeleton(_bodies[form.joints, form.dims]).joints[1]}
+    return {"units": "half the image" if form.sized else "as in the file"}
+
+
 def read_pyskl(
     path: Path,  # a pickle, or a folder of gym_train.pkl and gym_val.pkl
 ) -> ClipSet:
     "Clips from annotations in PYSKL's form."
-    notes, names, protocols = _all(path)
+    notes, names, protocols = _all_files(path)
     form = _common_form(notes, names, sum(f.stat().st_size for f in _files(path)))
-    body, default = (
-        get_skeleton(_bodies[form.joints, form.dims]),
-        next(iter(protocols.values()), np.zeros(0)),
-    )
-    g, told, splits = (
-        Gathering(body, form.coordinates, path.stem),
-        _from_names(names),
-        {v: k for k, v in SPLITS.items()},
-    )
+    default = next(iter(protocols.values()), np.zeros(0))
+    from_names = _from_names(names)
+    g = Gathering(get_skeleton(_bodies[form.joints, form.dims]), form.coordinates, path.stem)
     for i, note in enumerate(progress(notes, "clips")):
-        others = {f"split_{p}": int(v[i]) for p, v in protocols.items() if p}
         if max([int(v[i]) for v in protocols.values()], default=-1) < 0:
             continue  # in no list of the split
-        frames, there = pyskl_clip(note)
-        kept = _certain(frames, there, form.scored)
-        g.add(
-            names[i],
-            frames[:, kept],
-            whole_label(note.get("label"), names[i]),
-            splits[int(default[i])] if default[i] >= 0 else "val",
-            there[:, kept],
-            left_out=frames.shape[1] - len(kept),
-            **told[i],
-            **others,
-        )
+        frames, found = pyskl_clip(note)
+        kept = _most_seen(frames, found, form.scored)
+        label = whole_label(note.get("label"), names[i])
+        split = _split_names[int(default[i])] if default[i] >= 0 else "val"
+        numbers = {"left_out": frames.shape[1] - len(kept), **from_names[i]}
+        numbers |= {f"split_{p}": int(v[i]) for p, v in protocols.items() if p}
+        g.add(names[i], frames[:, kept], label, split, found[:, kept], **numbers)
     if not len(g):
         raise DataError("its split names no clip; list the names of the clips in it")
     k = max(g.labels) + 1
-    units = (
-        {} if form.dims == 3 else {"units": "half the image" if form.sized else "as in the file"}
-    )
-    return g.clip_set(
-        ntu_actions[:k]
-        if form.joints == 25 and k in (60, 120)
-        else [f"class {i}" for i in range(k)],
-        **units,
-        **({"centered_on": body.joints[1]} if form.dims == 3 else {}),
-    )
+    is_ntu = form.joints == 25 and k in (60, 120)
+    class_names = ntu_actions[:k] if is_ntu else [f"class {i}" for i in range(k)]
+    return g.clip_set(class_names, **_set_meta(form))
 
 # %% ../../nbs/readers/08_pyskl.ipynb #4c72eb5c
 def _fits(path: Path) -> bool:
     if not path.is_dir():
         return is_pickle(path)
     try:
-        with os.scandir(path) as found:
-            return any(
-                e.name.endswith(".pkl") and _part.fullmatch(e.name[:-4]) for e in islice(found, 256)
-            )
+        with os.scandir(path) as entries:
+            names = [e.name for e in islice(entries, 256)]
     except OSError:
-        return False  # what may not be read is not ours
+        return False  # a folder that may not be read belongs to no reader
+    return any(name.endswith(".pkl") and _part.fullmatch(name[:-4]) for name in names)
 
 
 readers["pyskl"] = Reader(

@@ -52,8 +52,7 @@ def _parts(file: Path) -> tuple[int, ...]:
     return tuple(map(int, _named.fullmatch(file.name).groups()))  # action, subject, repetition
 
 # %% ../../nbs/readers/12_utd_mhad.ipynb #6155c85d
-# of the file's joints: its first four run from the head to the hips
-_order = (3, 2, 1, 0, *range(4, 20))
+_order = (3, 2, 1, 0, *range(4, 20))  # the first four joints of the file run from head to hips
 
 
 def _add(g: Gathering, file: Path, folder: Path) -> None:

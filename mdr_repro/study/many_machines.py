@@ -25,6 +25,8 @@ from tempfile import TemporaryDirectory
 import torch
 from filelock import FileLock, Timeout
 
+from ..core.typed import patch_to
+
 # %% ../../nbs/study/12_many_machines.ipynb #29f638b2
 from .plan import begun
 from .runner import RunnerError, cores, duration, missing_runs, package_digest
@@ -558,14 +560,18 @@ class ClusterTraining:
             )
         )
 
-    def failures(self) -> list[str]:
-        # a sentence each
-        return self.told("FAILED") + ([self.desk.broken] if self.desk.broken else [])
+# %% ../../nbs/study/12_many_machines.ipynb #858e094d
+@patch_to(ClusterTraining)
+def failures(self) -> list[str]:
+    # a sentence each
+    return self.told("FAILED") + ([self.desk.broken] if self.desk.broken else [])
 
-    def stop(self, patience: float = 15.0) -> None:  # seconds
-        self.ending.set()
-        self.desk.wake.set()
-        self.thread.join(patience)
+
+@patch_to(ClusterTraining)
+def stop(self, patience: float = 15.0) -> None:  # seconds
+    self.ending.set()
+    self.desk.wake.set()
+    self.thread.join(patience)
 
 # %% ../../nbs/study/12_many_machines.ipynb #5056d654
 def _serve(desk: Desk, ending: threading.Event, stack: ExitStack) -> None:

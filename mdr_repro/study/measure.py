@@ -24,6 +24,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..core.typed import patch_to
+
 # %% ../../nbs/study/05_measure.ipynb #c193bbcf
 from ..clips.batches import batches
 from ..clips.sources import open_clips
@@ -430,20 +432,30 @@ class MeasuredTable:
     def claims(self) -> pd.DataFrame:
         return _claims_frame(self)  # a line a claim
 
-    def numbers(self) -> dict:
-        return _numbers(self)  # all of it in plain values
+# %% ../../nbs/study/05_measure.ipynb #314bbcb9
+@patch_to(MeasuredTable)
+def numbers(self) -> dict:
+    return _numbers(self)  # all of it in plain values
 
-    def save(self, folder: str | Path) -> None:
-        _save_table(self, Path(folder))
 
-    def draw(self, *columns: str):
-        return _draw_table(self, columns)  # matplotlib Figure, of these columns (default: all)
+@patch_to(MeasuredTable)
+def save(self, folder: str | Path) -> None:
+    _save_table(self, Path(folder))
 
-    def __repr__(self) -> str:
-        return f"MeasuredTable({self.title!r})"  # records know folders of this machine
 
-    def _repr_html_(self) -> str:
-        return f"<p><b>{self.title}</b></p><p>{self.fused}</p>{pretty(self.frame()).to_html()}"
+@patch_to(MeasuredTable)
+def draw(self, *columns: str):
+    return _draw_table(self, columns)  # matplotlib Figure, of these columns (default: all)
+
+
+@patch_to(MeasuredTable)
+def __repr__(self) -> str:
+    return f"MeasuredTable({self.title!r})"  # records know folders of this machine
+
+
+@patch_to(MeasuredTable)
+def _repr_html_(self) -> str:
+    return f"<p><b>{self.title}</b></p><p>{self.fused}</p>{pretty(self.frame()).to_html()}"
 
 # %% ../../nbs/study/05_measure.ipynb #f8d2e7fe
 TITLES = {

@@ -19,6 +19,7 @@ from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 from ..clips.batches import batches
 from ..clips.clip_set import ClipSet
 from ..clips.sampling import Sampling
+from ..core.typed import patch_to
 from ..fast.folded import quickest
 from ..recognizer import Recognizer
 from .run_spec import write_atomic
@@ -68,12 +69,16 @@ class Scores:
         # in half precision, but for clips whose first places that would change
         return _rounded(self)
 
-    def save(self, path: str | Path, half: bool = False):
-        _save(self, path, half)  # half: the rounded scores, packed
+# %% ../../nbs/training/02_evaluation.ipynb #2f62650b
+@patch_to(Scores)
+def save(self, path: str | Path, half: bool = False):
+    _save(self, path, half)  # half: the rounded scores, packed
 
-    @classmethod
-    def load(cls, path: str | Path) -> "Scores":
-        return _load(cls, path)
+
+@patch_to(Scores)
+@classmethod
+def load(cls, path: str | Path) -> "Scores":
+    return _load(cls, path)
 
 # %% ../../nbs/training/02_evaluation.ipynb #757bb245
 def _checked(s: Scores) -> dict:

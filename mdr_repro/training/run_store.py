@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from ..clips.sources import open_clips, source_checksum
+from ..core.typed import patch_to
 from ..recognizer import Recognizer
 from ..skeleton import Skeleton
 from .evaluation import Scores
@@ -71,33 +72,35 @@ class Record:
     def rounded_scores(self) -> Scores:
         return self.scores().rounded()  # the same on every machine, with weights or without
 
-    # of the reported epoch, in eval mode
-    def model(self, device: str | torch.device = "cpu") -> Recognizer:
-        r = self.result
-        if not self.weights:
-            raise NoWeights(_no_weights(self))
-        try:
-            recognizer = build_recognizer(
-                self.spec,
-                Skeleton(**r["skeleton"]),
-                r["in_channels"],
-                r["num_persons"],
-                len(r["class_names"]),
-            )
-        except (KeyError, TypeError, ValueError) as e:
-            raise StoreError(
-                f"{self.folder / 'result.json'}: tells of no network ({type(e).__name__}: {e});"
-                " delete the folder to train it again"
-            ) from None
-        try:
-            recognizer.load_state_dict(load_file(self.folder / "model.safetensors"))
-        except Exception as e:
-            raise StoreError(
-                f"{self.folder / 'model.safetensors'}: not the weights of this run"
-                f" ({next(iter(str(e).splitlines()), '')[:100]}); delete the folder to train it"
-                " again"
-            ) from None
-        return recognizer.to(device).eval()
+# %% ../../nbs/training/07_run_store.ipynb #58c895b7
+# of the reported epoch, in eval mode
+@patch_to(Record)
+def model(self, device: str | torch.device = "cpu") -> Recognizer:
+    r = self.result
+    if not self.weights:
+        raise NoWeights(_no_weights(self))
+    try:
+        recognizer = build_recognizer(
+            self.spec,
+            Skeleton(**r["skeleton"]),
+            r["in_channels"],
+            r["num_persons"],
+            len(r["class_names"]),
+        )
+    except (KeyError, TypeError, ValueError) as e:
+        raise StoreError(
+            f"{self.folder / 'result.json'}: tells of no network ({type(e).__name__}: {e});"
+            " delete the folder to train it again"
+        ) from None
+    try:
+        recognizer.load_state_dict(load_file(self.folder / "model.safetensors"))
+    except Exception as e:
+        raise StoreError(
+            f"{self.folder / 'model.safetensors'}: not the weights of this run"
+            f" ({next(iter(str(e).splitlines()), '')[:100]}); delete the folder to train it"
+            " again"
+        ) from None
+    return recognizer.to(device).eval()
 
 # %% ../../nbs/training/07_run_store.ipynb #85950d09
 def _no_weights(record: Record) -> str:
@@ -272,32 +275,40 @@ class RunStore:
             return self.folder(spec)
         return next((r / spec.id for r in self.records if (r / spec.id / SIGNATURE).exists()), None)
 
-    def status(self, spec: RunSpec) -> str:  # "done", "diverged", "failed", "partial" or "missing"
-        if self.place(spec):
-            return "done"
-        partial = self.partial(spec)
-        return _why_failed(partial / "failed.json") or (
-            "partial" if partial.exists() else "missing"
-        )
+# %% ../../nbs/training/07_run_store.ipynb #2d340d3a
+@patch_to(RunStore)
+def status(self, spec: RunSpec) -> str:  # "done", "diverged", "failed", "partial" or "missing"
+    if self.place(spec):
+        return "done"
+    partial = self.partial(spec)
+    return _why_failed(partial / "failed.json") or ("partial" if partial.exists() else "missing")
 
-    def settled(self, spec: RunSpec) -> bool:
-        return self.status(spec) in ("done", "diverged")  # training it again would change nothing
 
-    def get(self, spec: RunSpec) -> Record | None:  # None if it is not finished
-        return read_record(spec, place) if (place := self.place(spec)) else None
+@patch_to(RunStore)
+def settled(self, spec: RunSpec) -> bool:
+    return self.status(spec) in ("done", "diverged")  # training it again would change nothing
 
-    def note(self, record: Record, name: str, value: float) -> None:
-        _note(self, record, name, value)  # a quantity measured with its weights
 
-    def ensure(
-        self,
-        specs: Iterable[RunSpec],
-        max_minutes: float | None = None,
-        progress: bool | Callable = True,
-    ) -> list[Record | None]:
-        """Train what is missing; the records in the order of `specs`, None for what `max_minutes`
-        did not suffice for."""
-        return _ensure(self, list(specs), max_minutes, progress)
+@patch_to(RunStore)
+def get(self, spec: RunSpec) -> Record | None:  # None if it is not finished
+    return read_record(spec, place) if (place := self.place(spec)) else None
+
+
+@patch_to(RunStore)
+def note(self, record: Record, name: str, value: float) -> None:
+    _note(self, record, name, value)  # a quantity measured with its weights
+
+
+@patch_to(RunStore)
+def ensure(
+    self,
+    specs: Iterable[RunSpec],
+    max_minutes: float | None = None,
+    progress: bool | Callable = True,
+) -> list[Record | None]:
+    """Train what is missing; the records in the order of `specs`, None for what `max_minutes`
+    did not suffice for."""
+    return _ensure(self, list(specs), max_minutes, progress)
 
 # %% ../../nbs/training/07_run_store.ipynb #6fd63ff9
 def _why_failed(path: Path) -> str:  # "diverged", "failed"; empty where there is no such file

@@ -25,6 +25,8 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
+from ..core.typed import patch_to
+
 # %% ../../nbs/training/06_trainer.ipynb #e5b00012
 import torch
 from safetensors.torch import save as safetensors_bytes
@@ -136,25 +138,27 @@ class Training:
     def report_split(self) -> str:
         return "val" if self.spec.validates else "test"
 
-    def scores(self, split: str) -> Scores:
-        s = self.spec
-        try:
-            return evaluate(
-                self.recognizer,
-                self.clips,
-                split,
-                s.sampling,
-                s.schedule.batch_size,
-                s.modality,
-                self.device,
-                s.precision,
-            )
-        except NotFinite as e:
-            raise Diverged(
-                f"{s.label}: {e} after epoch {len(self.rows)}; lower the learning rate"
-            ) from None
-        except ValueError as e:
-            raise TrainingError(f"{s.label}: {e}") from None
+# %% ../../nbs/training/06_trainer.ipynb #5b31af04
+@patch_to(Training)
+def scores(self, split: str) -> Scores:
+    s = self.spec
+    try:
+        return evaluate(
+            self.recognizer,
+            self.clips,
+            split,
+            s.sampling,
+            s.schedule.batch_size,
+            s.modality,
+            self.device,
+            s.precision,
+        )
+    except NotFinite as e:
+        raise Diverged(
+            f"{s.label}: {e} after epoch {len(self.rows)}; lower the learning rate"
+        ) from None
+    except ValueError as e:
+        raise TrainingError(f"{s.label}: {e}") from None
 
 # %% ../../nbs/training/06_trainer.ipynb #302dc161
 def _counts(spec: RunSpec, clips: ClipSet) -> dict:
