@@ -105,8 +105,8 @@ def one_hot_labels(
             only_ones = (block[i] != 0).sum() <= ones[i]
             content = f"{ones[i]} ones" if only_ones else "other numbers than 0 and 1"
             raise DataError(
-                f"clip '{split}_{len(labels) + i}': its row of array 'y_{split}' holds {content}; give"
-                " it one 1, where its class is"
+                f"clip '{split}_{len(labels) + i}': its row of array 'y_{split}' holds {content};"
+                " give it one 1, where its class is"
             )
         labels += block.argmax(1).tolist()
     return labels, classes
