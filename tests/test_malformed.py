@@ -12,6 +12,7 @@ import malformed
 import pytest
 from malformed import CASES, GIB, HARMLESS
 
+import mdr_repro.readers  # noqa: F401  each reader enters `readers`
 from mdr_repro.clips.clip_set import readers
 from mdr_repro.study.runner import RunnerError, papermill_command, preflight
 
