@@ -42,10 +42,10 @@ def _header(file, name: str, length: int) -> tuple[tuple[int, ...], np.dtype]:
         raise DataError(
             f"array {name!r} is stored column by column; save what numpy.ascontiguousarray gives"
         )
-    claimed, there = dtype.itemsize * int(np.prod(shape, dtype=object)), length - file.tell()
-    if claimed != there or min(shape, default=0) < 0:
+    claimed, present = dtype.itemsize * int(np.prod(shape, dtype=object)), length - file.tell()
+    if claimed != present or min(shape, default=0) < 0:
         raise DataError(
-            f"array {name!r} claims the shape {list(shape)}, {claimed} bytes, but holds {there};"
+            f"array {name!r} claims the shape {list(shape)}, {claimed} bytes, but holds {present};"
             " copy or download the file again"
         )
     return shape, dtype
@@ -60,14 +60,13 @@ def _opened(path: Path, name: str):
             yield file, *_header(file, name, archive.getinfo(f"{name}.npy").file_size)
     except DataError:
         raise
-    except Exception:
-        # zipfile, zlib and numpy have many ways to fail
+    except Exception:  # zipfile, zlib and numpy have many ways to fail
         raise DataError(f"array {name!r} is damaged; copy or download the file again") from None
 
 # %% ../../nbs/readers/07_ntu_arrays.ipynb #2272d870
 def row_blocks(
-    path: Path,
-    name: str,  # an .npz  # of the array
+    path: Path,  # an .npz
+    name: str,  # of the array
 ) -> Iterator[np.ndarray]:  # [n, ...]
     "The rows of an array, a few at a time."
     with _opened(path, name) as (file, shape, dtype):
@@ -88,8 +87,8 @@ def row_blocks(
 
 # %% ../../nbs/readers/07_ntu_arrays.ipynb #b4fe8956
 def one_hot_labels(
-    path: Path,
-    split: str,  # an .npz  # train or test
+    path: Path,  # an .npz
+    split: str,  # train or test
 ) -> tuple[list[int], int]:  # [N], and how many classes
     "The class of every clip of a split."
     labels: list[int] = []
@@ -103,14 +102,11 @@ def one_hot_labels(
         bad = np.flatnonzero((ones != 1) | ((block != 0).sum(1) != 1))
         if len(bad):
             i = bad[0]
-            told = (
-                "other numbers than 0 and 1"
-                if (block[i] != 0).sum() > ones[i]
-                else f"{ones[i]} ones"
-            )
+            only_ones = (block[i] != 0).sum() <= ones[i]
+            content = f"{ones[i]} ones" if only_ones else "other numbers than 0 and 1"
             raise DataError(
-                f"clip '{split}_{len(labels) + i}': its row of array 'y_{split}' holds {told}; give"
-                " it one 1, where its class is"
+                f"clip '{split}_{len(labels) + i}': its row of array 'y_{split}' holds {content};"
+                " give it one 1, where its class is"
             )
         labels += block.argmax(1).tolist()
     return labels, classes
@@ -151,31 +147,34 @@ def _fits(path: Path) -> bool:
     return holds(path, "x_train", "y_train") or holds(path, "x_test", "y_test")
 
 # %% ../../nbs/readers/07_ntu_arrays.ipynb #70e861cc
+def _class_names(k: int) -> tuple[str, ...] | list[str]:
+    "NTU's names, where there are as many classes as in one of its editions."
+    return ntu_actions[:k] if k in (60, 120) else [f"class {i}" for i in range(k)]
+
+
 def _read(path: Path) -> ClipSet:
     _shapes(path)
-    body, empty = get_skeleton("ntu25"), 0
+    skeleton, empty = get_skeleton("ntu25"), 0
     labels, classes = zip(*(one_hot_labels(path, split) for split in ("train", "test")))
     if classes[0] != classes[1] and all(classes):
         raise DataError(
             f"array 'y_train' tells of {classes[0]} classes, 'y_test' of {classes[1]}; make the two"
             " agree"
         )
-    g = Gathering(body, "xyz", path.stem)
-    for split, told in zip(("train", "test"), labels):
-        for i, padded in enumerate(
-            progress(_split_clips(path, split), f"{split} clips", len(told))
-        ):
-            frames = trimmed(padded)
+    g = Gathering(skeleton, "xyz", path.stem)
+    for split, of_split in zip(("train", "test"), labels):
+        clips = progress(_split_clips(path, split), f"{split} clips", len(of_split))
+        for i, padded in enumerate(clips):
+            frames = trimmed(padded)  # [T, 2, 25, 3]
             if not len(frames):
                 empty += 1
                 continue
             present = (frames != 0).any((2, 3))  # [T, 2]
             persons = 1 + bool(present[:, 1].any())
-            there = np.broadcast_to(present[:, :persons, None], (len(frames), persons, 25))
-            g.add(f"{split}_{i}", frames[:, :persons], told[i], split, there)
-    k = max(classes)
-    names = ntu_actions[:k] if k in (60, 120) else [f"class {i}" for i in range(k)]
-    return g.clip_set(names, centered_on=body.joints[1], left_out={"all zero": empty})
+            found = np.broadcast_to(present[:, :persons, None], (len(frames), persons, 25))
+            g.add(f"{split}_{i}", frames[:, :persons], of_split[i], split, found)
+    names = _class_names(max(classes))
+    return g.clip_set(names, centered_on=skeleton.joints[1], left_out={"all zero": empty})
 
 
 readers["ntu_arrays"] = Reader(
