@@ -557,38 +557,28 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:  # li
     ]
 
 # %% ../../nbs/report/02_report.ipynb #fd69acfa
+def _measured_text(cell: dict | None, column, notes: list[str]) -> str:
+    "A result with its interval and the number of its footnote."
+    if cell is None:
+        return ""
+    note = f" [{notes.index(cell['note']) + 1}]" if cell["note"] else ""
+    value = interval(cell["measured"], column.counted, cell["values"].values())
+    return (value or ("not run" if note else "–")) + note
+
+
 def markdown_layout(layout: Layout) -> list[str]:  # lines
     "A table in the paper's layout."
-
-    def measured(cell, column):
-        if cell is None:
-            return ""
-        note = f" [{layout.notes.index(cell['note']) + 1}]" if cell["note"] else ""
-        return (
-            interval(cell["measured"], column.counted, cell["values"].values())
-            or ("not run" if note else "–")
-        ) + note
-
-    header = [
-        *layout.settings,
-        *(
-            text
-            for c in layout.columns
-            for text in ([c.name, "measured"] if not c.ours else [f"{c.name}, ours"])
-        ),
-    ]
+    header = list(layout.settings)
+    for c in layout.columns:
+        header += [f"{c.name}, ours"] if c.ours else [c.name, "measured"]
     rows = []
     for r in layout.rows:
-        numbers = [
-            t
-            for cell, c in zip(r.cells, layout.columns)
-            for t in (
-                [cell["printed"] if cell else "", measured(cell, c)]
-                if not c.ours
-                else [measured(cell, c)]
-            )
-        ]
-        rows.append([r.settings[0] + (" (ours)" if r.ours else ""), *r.settings[1:], *numbers])
+        row = [r.settings[0] + (" (ours)" if r.ours else ""), *r.settings[1:]]
+        for cell, c in zip(r.cells, layout.columns):
+            if not c.ours:
+                row.append(cell["printed"] if cell else "")
+            row.append(_measured_text(cell, c, layout.notes))
+        rows.append(row)
     trained = [f"- trained: {c.name}, {c.trained}" for c in layout.columns if c.trained]
     return [
         *markdown_table(header, rows),
@@ -633,6 +623,16 @@ def markdown_section(report: Report, r: Result) -> list[str]:  # lines
     return [*lines, *(f"- {_cell(note)}" for note in notes), *([""] if notes else [])]
 
 # %% ../../nbs/report/02_report.ipynb #102ed78c
+def _markdown_findings(report: Report) -> list[str]:  # lines
+    "The audit's findings, a table an experiment."
+    header, lines = ["Where", "The paper says", "Found", "How sure"], []
+    for r in report.results:
+        if r.findings:
+            rows = [[f["where"], f["says"], f["found"], f["how_sure"]] for f in r.findings]
+            lines += [f"## {name_of(r.id)}: findings", "", *markdown_table(header, rows)]
+    return lines
+
+# %% ../../nbs/report/02_report.ipynb #5a5314f1
 def to_markdown(report: Report) -> str:
     "The page as Markdown; pictures are links."
     progress = [
@@ -655,15 +655,7 @@ def to_markdown(report: Report) -> str:
         "",
         *markdown_table(claims_header(report), claims_rows(report)),
     ]
-    for r in (r for r in report.results if r.findings):
-        lines += [
-            f"## {name_of(r.id)}: findings",
-            "",
-            *markdown_table(
-                ["Where", "The paper says", "Found", "How sure"],
-                [[f["where"], f["says"], f["found"], f["how_sure"]] for f in r.findings],
-            ),
-        ]
+    lines += _markdown_findings(report)
     lines += [
         "## Provenance",
         "",
@@ -823,6 +815,30 @@ def html_head(report: Report) -> str:
     )
 
 # %% ../../nbs/report/02_report.ipynb #504970ab
+def _provenance_section(report: Report) -> str:
+    "Code, packages, devices, data and runs, folded away."
+    origin = "".join(
+        element("h3", escape(name))
+        + element("ul", "".join(element("li", escape(v)) for v in values))
+        for name, values in provenance_lines(report)
+        if values
+    )
+    summary = element("summary", "Code, packages, devices, data, runs")
+    text = element("details", summary + origin) if origin else paragraphs(["Nothing was run."])
+    return element("section", element("h2", "Provenance") + text, id="provenance")
+
+
+def _cost_section(report: Report) -> str:
+    "Training time behind each table."
+    words = (
+        "Training time of the runs behind each table; runs that several tables share"
+        " count in each of them, and once in the last line."
+    )
+    table = word_table(COST_HEADER, cost_rows(report), tuple(COST_HEADER[1:]))
+    text = element("h2", "Cost") + paragraphs([words], class_="caption") + table
+    return element("section", text, id="cost")
+
+
 def to_html(report: Report) -> str:
     "The page as one HTML file that needs no other."
     sections, used = [], 0
@@ -835,41 +851,7 @@ def to_html(report: Report) -> str:
         used += size
     if not any(r.findings for r in report.results):
         sections.append(all_claims(report))
-    origin = "".join(
-        element("h3", escape(name))
-        + element("ul", "".join(element("li", escape(v)) for v in values))
-        for name, values in provenance_lines(report)
-        if values
-    )
-    sections.append(
-        element(
-            "section",
-            element("h2", "Provenance")
-            + (
-                element(
-                    "details", element("summary", "Code, packages, devices, data, runs") + origin
-                )
-                if origin
-                else paragraphs(["Nothing was run."])
-            ),
-            id="provenance",
-        )
-    )
-    sections.append(
-        element(
-            "section",
-            element("h2", "Cost")
-            + paragraphs(
-                [
-                    "Training time of the runs behind each table; runs that several tables share"
-                    " count in each of them, and once in the last line."
-                ],
-                class_="caption",
-            )
-            + word_table(COST_HEADER, cost_rows(report), tuple(COST_HEADER[1:])),
-            id="cost",
-        )
-    )
+    sections += [_provenance_section(report), _cost_section(report)]
     return page(report.title, "\n".join([html_head(report), *sections]))
 
 # %% ../../nbs/report/02_report.ipynb #fb6ac652

@@ -510,68 +510,32 @@ def _scale_cells(column: Column, width: int) -> str:  # three <td>, one where it
     )
 
 # %% ../../nbs/report/01_report_page.ipynb #8e4c15c7
+def _measured_mark(layout: Layout) -> str:
+    "How measured values are drawn: with an interval, as a dot a seed, or alone."
+    measured = [c["measured"] for r in layout.rows for c in r.cells if c and c["measured"]]
+    if any(m["low"] is not None for m in measured):
+        return "measured, the mean over seeds; line: its 95 % interval; strokes: single seeds"
+    return "measured, a dot a seed" if any(m["n"] == 2 for m in measured) else "measured"
+
+
 def _legend(layout: Layout) -> str:
-    "What the marks are, for those that occur."
-    paper, measured = (
-        any(getattr(c, side) for c in layout.columns) for side in ("paper", "measured")
-    )
-    several = any(
-        c["measured"] and c["measured"]["low"] is not None
-        for r in layout.rows
-        for c in r.cells
-        if c
-    )
-    pairs = any(
-        c["measured"] and c["measured"]["n"] == 2 for r in layout.rows for c in r.cells if c
-    )
-    ours = (
-        "measured, the mean over seeds; line: its 95 % interval; strokes: single seeds"
-        if several
-        else "measured, a dot a seed"
-        if pairs
-        else "measured"
-    )
-    marks = [*(["◇ the paper"] if paper else []), *([f"● {ours}"] if measured else [])]
-    apart = (
-        paper
-        and measured
-        and not layout.shared
-        and not all(c.counted for c in layout.columns if c.paper and c.measured)
-    )
-    foreign = (
-        "Other clips than the paper's: two scales of equal length; compare differences between"
-        " rows, not levels."
-        if apart
-        else ""
-    )
-    return (
-        element(
-            "p",
-            escape(
-                ". ".join(
-                    [
-                        *([" ".join(["; ".join(marks)])] if marks else []),
-                        *([foreign] if foreign else []),
-                    ]
-                )
-            ),
-            class_="legend",
+    "What the marks are, for those that occur; empty where nothing was measured."
+    paper = any(c.paper for c in layout.columns)
+    if not any(c.measured for c in layout.columns):
+        return ""
+    marks = ["◇ the paper"] if paper else []
+    sentences = ["; ".join([*marks, f"● {_measured_mark(layout)}"])]
+    counted = all(c.counted for c in layout.columns if c.paper and c.measured)
+    if paper and not layout.shared and not counted:
+        sentences.append(
+            "Other clips than the paper's: two scales of equal length; compare differences between"
+            " rows, not levels."
         )
-        if measured
-        else ""
-    )
+    return element("p", escape(". ".join(sentences)), class_="legend")
 
 # %% ../../nbs/report/01_report_page.ipynb #6f6ea1e0
-# HTML; words: its caption, for those who cannot see it
-def layout_table(layout: Layout, words: str) -> str:
-    "The table, its scales below, its footnotes."
-    width, many = (
-        {1: 260, 2: 190, 3: 130}.get(len(layout.columns), 110),
-        "results"
-        + " many" * (len(layout.columns) > 5)
-        + " named" * (layout.settings[0] == "Row")
-        + " one" * (len(layout.columns) == 1),
-    )
+def _layout_head(layout: Layout) -> str:
+    "The table's first line: the settings' names, then the columns'."
     head = "".join(
         element("th", symbols(s), scope="col", class_="set" if i else "")
         for i, s in enumerate(layout.settings)
@@ -584,46 +548,47 @@ def layout_table(layout: Layout, words: str) -> str:
             colspan=None if c.stacked else 3,
             class_="" if c.stacked else "group",
         )
-    body = []
-    for row in layout.rows:
-        first, *others = (symbols(s) for s in row.settings)
-        line = element(
-            "th", first + (" <small>ours</small>" if row.ours else ""), scope="row"
-        ) + "".join(element("td", o, class_="set") for o in others)
-        body.append(
-            element(
-                "tr",
-                line
-                + "".join(
-                    result_cell(row, cell, c, layout, width)
-                    for cell, c in zip(row.cells, layout.columns)
-                ),
-            )
-        )
-    scale = element("th", "scale", scope="row") + element("td", "", class_="set") * (
-        len(layout.settings) - 1
-    )
-    lines = [
-        scale + "".join(_scale_cells(c, width) for c in layout.columns),
-        *_trained_line(layout),
-    ]
-    foot = (
-        element("tfoot", "".join(element("tr", line) for line in lines))
-        if any(c.measured for c in layout.columns)
-        else ""
-    )
+    return element("thead", element("tr", head))
+
+
+def _layout_row(row, layout: Layout, width: int) -> str:
+    "One row: its settings, then its results."
+    first, *settings = (symbols(s) for s in row.settings)
+    line = element("th", first + (" <small>ours</small>" if row.ours else ""), scope="row")
+    line += "".join(element("td", s, class_="set") for s in settings)
+    for cell, column in zip(row.cells, layout.columns):
+        line += result_cell(row, cell, column, layout, width)
+    return element("tr", line)
+
+# %% ../../nbs/report/01_report_page.ipynb #c5df177e
+def _layout_foot(layout: Layout, width: int) -> str:
+    "The columns' scales and what was trained for them; empty where nothing was measured."
+    if not any(c.measured for c in layout.columns):
+        return ""
+    scale = element("th", "scale", scope="row")
+    scale += element("td", "", class_="set") * (len(layout.settings) - 1)
+    scale += "".join(_scale_cells(c, width) for c in layout.columns)
+    lines = [scale, *_trained_line(layout)]
+    return element("tfoot", "".join(element("tr", line) for line in lines))
+
+
+# HTML; words: its caption, for those who cannot see it
+def layout_table(layout: Layout, words: str) -> str:
+    "The table, its scales below, its footnotes."
+    count = len(layout.columns)
+    width = {1: 260, 2: 190, 3: 130}.get(count, 110)
+    style = "results" + " many" * (count > 5) + " named" * (layout.settings[0] == "Row")
+    style += " one" * (count == 1)
+    body = "\n".join(_layout_row(row, layout, width) for row in layout.rows)
     table = element(
         "table",
-        element("thead", element("tr", head)) + element("tbody", "\n".join(body)) + foot,
-        class_=many,
+        _layout_head(layout) + element("tbody", body) + _layout_foot(layout, width),
+        class_=style,
         aria_label=words,
     )
+    wide = element("div", table, class_="wide", tabindex="0", role="region", aria_label=words)
     notes = "".join(element("li", escape(n)) for n in layout.notes)
-    return (
-        element("div", table, class_="wide", tabindex="0", role="region", aria_label=words)
-        + _legend(layout)
-        + (element("ol", notes, class_="notes") if notes else "")
-    )
+    return wide + _legend(layout) + (element("ol", notes, class_="notes") if notes else "")
 
 # %% ../../nbs/report/01_report_page.ipynb #5e705659
 VERDICTS = {

@@ -289,53 +289,42 @@ def _choice(name: str, label: str, options: dict[str, str], chosen: str) -> str:
     return element("label", f"{label} {element('select', entries, id=name)}")
 
 # %% ../../nbs/use/02_clip_page.ipynb #194103ed
+def _view_controls(data: dict) -> str:
+    "Turning, following the center joint, choosing a person."
+    view = ""
+    if data["film"]["shape"][3] == 3:
+        view += _slider("turn", "Turn", -180, 180, 0, "0°")
+        view += _slider("tilt", "Tilt", -90, 90, 0, "0°")
+    checked = " checked" if data["follow"] else ""
+    box = f'<input type="checkbox" id="follow"{checked}> Keep the center joint in place'
+    view += element("label", box)
+    if len(data["persons"]) > 1:
+        persons = {str(n): str(p) for n, p in enumerate(data["persons"])}
+        view += _choice("person", "Person", persons, "0")
+    return element("div", view, class_="set")
+
+
+def _side_key(data: dict) -> str:
+    "Colours of left and right; empty where colours mean attention."
+    key = ""
+    for side in () if data["maps"] else ("left", "right"):
+        pairs = zip(data["sides"], data["joints"])
+        colour = next((c for c, joint in pairs if side in joint.split()), "")
+        key += f'<i style="background:{colour}"></i>{side}' if colour else ""
+    return element("p", "Sides:" + key, class_="key") if key else ""
+
+# %% ../../nbs/use/02_clip_page.ipynb #30fdc17d
 def _moving(page: ClipPage) -> str:
     "The body and what can be set about it."
-    d = page.data
-    count, three = d["film"]["shape"][0], d["film"]["shape"][3] == 3
-    play = (
-        element("button", "Pause", id="play", type="button")
-        + _slider("frame", "Frame", 0, count - 1, 0, "0")
-        + _choice("speed", "Speed", {"0.25": "1/4", "0.5": "1/2", "1": "1", "2": "2"}, "1")
-    )
-    view = (
-        (_slider("turn", "Turn", -180, 180, 0, "0°") + _slider("tilt", "Tilt", -90, 90, 0, "0°"))
-        if three
-        else ""
-    )
-    view += element(
-        "label",
-        f'<input type="checkbox" id="follow"{" checked" if d["follow"] else ""}> Keep the center'
-        " joint in place",
-    )
-    if len(d["persons"]) > 1:
-        view += _choice(
-            "person", "Person", {str(n): str(p) for n, p in enumerate(d["persons"])}, "0"
-        )
-    sides = (
-        {}
-        if d["maps"]
-        else {
-            side: next((c for c, j in zip(d["sides"], d["joints"]) if side in j.split()), "")
-            for side in ("left", "right")
-        }
-    )
-    key = "".join(f'<i style="background:{c}"></i>{side}' for side, c in sides.items() if c)
-    canvas = element(
-        "canvas",
-        "The clip in motion.",
-        id="body",
-        role="img",
-        aria_label=f"The clip in motion: {count} frames of a skeleton of {len(d['joints'])} joints",
-    )
-    return element(
-        "section",
-        element("h2", "In motion")
-        + canvas
-        + element("div", play, class_="set")
-        + element("div", view, class_="set")
-        + (element("p", "Sides:" + key, class_="key") if key else ""),
-    )
+    data = page.data
+    count = data["film"]["shape"][0]
+    speeds = {"0.25": "1/4", "0.5": "1/2", "1": "1", "2": "2"}
+    play = element("button", "Pause", id="play", type="button")
+    play += _slider("frame", "Frame", 0, count - 1, 0, "0") + _choice("speed", "Speed", speeds, "1")
+    words = f"The clip in motion: {count} frames of a skeleton of {len(data['joints'])} joints"
+    canvas = element("canvas", "The clip in motion.", id="body", role="img", aria_label=words)
+    controls = element("div", play, class_="set") + _view_controls(data)
+    return element("section", element("h2", "In motion") + canvas + controls + _side_key(data))
 
 # %% ../../nbs/use/02_clip_page.ipynb #1b980a1d
 _KINDS = {

@@ -645,60 +645,64 @@ def _diff_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--md", default="", metavar="FILE", help="write the page that is printed")
 
 # %% ../../nbs/use/03_command_line.ipynb #a8125009
+# options that several commands share: what is run, and where
+_SHARED_OPTIONS = {
+    "--profile": dict(
+        default="smoke", metavar="NAME", help=f"{', '.join(PROFILES)} (default: smoke)"
+    ),
+    "--only": dict(
+        nargs="+",
+        default=[],
+        metavar="ID",
+        help="experiments, as table_05 figure_03 (default: all)",
+    ),
+    "--seeds": dict(
+        type=int, metavar="N", help="runs a setting, seeds 0 .. N-1 (default: the profile's number)"
+    ),
+    "--device": dict(default="cpu", help="cpu, cuda, cuda:1 (default: cpu)"),
+    "--data-root": dict(default="", metavar="DIR", help="folder of the data files"),
+    "--results-root": dict(
+        default="results", metavar="DIR", help="folder of runs and results (default: results)"
+    ),
+}
+
+# %% ../../nbs/use/03_command_line.ipynb #73c11f9d
+# ... and how: time, workers, devices
+_SHARED_OPTIONS |= {
+    "--max-minutes": dict(
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="begin no further epoch after so long; 0: no limit",
+    ),
+    "--jobs": dict(
+        type=int,
+        metavar="J",
+        help=("workers, then notebooks, at once (default: up to four on CPU cores, one on a GPU)"),
+    ),
+    "--scheduler": dict(
+        default="",
+        metavar="ADDRESS",
+        help="train on the workers of this dask scheduler, as tcp://host:8786",
+    ),
+    "--workers": dict(
+        type=int,
+        default=0,
+        metavar="N",
+        help="train in N dask workers of this machine, one run at a time each",
+    ),
+    "--runs-per-device": dict(
+        type=int,
+        metavar="N",
+        help="train N runs at once on each device; --device cuda: on every card",
+    ),
+}
+
+
 def _add_common(parser: argparse.ArgumentParser, *names: str) -> None:
     "Options that several commands share."
-    known = {
-        "--profile": dict(
-            default="smoke", metavar="NAME", help=f"{', '.join(PROFILES)} (default: smoke)"
-        ),
-        "--only": dict(
-            nargs="+",
-            default=[],
-            metavar="ID",
-            help="experiments, as table_05 figure_03 (default: all)",
-        ),
-        "--seeds": dict(
-            type=int,
-            metavar="N",
-            help="runs a setting, seeds 0 .. N-1 (default: the profile's number)",
-        ),
-        "--device": dict(default="cpu", help="cpu, cuda, cuda:1 (default: cpu)"),
-        "--data-root": dict(default="", metavar="DIR", help="folder of the data files"),
-        "--results-root": dict(
-            default="results", metavar="DIR", help="folder of runs and results (default: results)"
-        ),
-        "--max-minutes": dict(
-            type=float,
-            default=0.0,
-            metavar="M",
-            help="begin no further epoch after so long; 0: no limit",
-        ),
-        "--jobs": dict(
-            type=int,
-            metavar="J",
-            help=(
-                "workers, then notebooks, at once (default: up to four on CPU cores, one on a GPU)"
-            ),
-        ),
-        "--scheduler": dict(
-            default="",
-            metavar="ADDRESS",
-            help="train on the workers of this dask scheduler, as tcp://host:8786",
-        ),
-        "--workers": dict(
-            type=int,
-            default=0,
-            metavar="N",
-            help="train in N dask workers of this machine, one run at a time each",
-        ),
-        "--runs-per-device": dict(
-            type=int,
-            metavar="N",
-            help="train N runs at once on each device; --device cuda: on every card",
-        ),
-    }
     for name in names:
-        parser.add_argument(name, **known[name])
+        parser.add_argument(name, **_SHARED_OPTIONS[name])
 
 # %% ../../nbs/use/03_command_line.ipynb #a8125010
 def _train_parser(parser: argparse.ArgumentParser) -> None:
@@ -875,6 +879,45 @@ def _data_parser(parser: argparse.ArgumentParser) -> None:
     _add_common(parser, "--data-root")
 
 # %% ../../nbs/use/03_command_line.ipynb #0d26e70b
+_EVERYTHING = ("--profile", "--only", "--device", "--data-root", "--results-root", "--seeds")
+
+
+def _study_commands(add) -> None:
+    "Commands about the paper's experiments; `add(name, run, note)` makes a command."
+    _plan_parser(add("plan", run_plan, "what would run, and how long it would take"), *_EVERYTHING)
+    note = "train the runs that are missing, no notebook; several of these share the list"
+    work = add("work", run_work, note)
+    note = "instead of the plan's: these runs, a spec a line; - reads them from the input"
+    work.add_argument("--runs", metavar="FILE", help=note)
+    _add_common(work, *_EVERYTHING, "--max-minutes", "--scheduler", "--workers")
+    note = "train what is missing, run the experiment notebooks, write the report"
+    reproduce = add("reproduce", run_reproduce, note)
+    options = ("--max-minutes", "--jobs", "--runs-per-device", "--scheduler", "--workers")
+    _add_common(reproduce, *_EVERYTHING, *options)
+
+
+def _clip_commands(add) -> None:
+    "Commands about single runs, networks and clips."
+    _train_parser(add("train", run_train, "train one setting on any clips"))
+    _evaluate_parser(add("evaluate", run_evaluate, "test published weights on any clips"))
+    note = "time the literal, fast and fused form of MDR-GCN on this device"
+    _bench_parser(add("bench", run_bench, note))
+    _predict_parser(add("predict", run_predict, "what trained runs take a file's clips for"))
+    note = "one clip as a moving picture, with what a run attends to in it"
+    _show_parser(add("show", run_show, note))
+    _data_parser(add("data", run_data, "list, show, verify, convert or fetch clips"))
+
+# %% ../../nbs/use/03_command_line.ipynb #b725bca3
+def _results_commands(add) -> None:
+    "Commands about results that are there."
+    report = add("report", run_report, "write the report from the results that are there")
+    _add_common(report, "--profile", "--results-root")
+    note = "write the records of finished runs, without weights, to where they can be committed"
+    _add_common(add("records", run_records, note), *_EVERYTHING)
+    note = "what differs between two results folders: settings, numbers, verdicts"
+    _diff_parser(add("diff", run_diff, note))
+
+
 def make_parser() -> argparse.ArgumentParser:
     "All commands."
     about = (
@@ -883,71 +926,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(prog="mdr-repro", description=about)
     parser.add_argument("--version", action="version", version=f"mdr-repro {mdr_repro.__version__}")
-    commands, everything = (
-        parser.add_subparsers(dest="command", required=True, metavar="COMMAND"),
-        ("--profile", "--only", "--device", "--data-root", "--results-root", "--seeds"),
-    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name, run, note):
         command = commands.add_parser(name, help=note, description=note)
         command.set_defaults(run=run)
         return command
 
-    _plan_parser(add("plan", run_plan, "what would run, and how long it would take"), *everything)
-    work = add(
-        "work",
-        run_work,
-        "train the runs that are missing, no notebook; several of these share the list",
-    )
-    work.add_argument(
-        "--runs",
-        metavar="FILE",
-        help="instead of the plan's: these runs, a spec a line; - reads them from the input",
-    )
-    _add_common(work, *everything, "--max-minutes", "--scheduler", "--workers")
-    _add_common(
-        add(
-            "reproduce",
-            run_reproduce,
-            "train what is missing, run the experiment notebooks, write the report",
-        ),
-        *everything,
-        "--max-minutes",
-        "--jobs",
-        "--runs-per-device",
-        "--scheduler",
-        "--workers",
-    )
-    _train_parser(add("train", run_train, "train one setting on any clips"))
-    _evaluate_parser(add("evaluate", run_evaluate, "test published weights on any clips"))
-    _bench_parser(
-        add("bench", run_bench, "time the literal, fast and fused form of MDR-GCN on this device")
-    )
-    _predict_parser(add("predict", run_predict, "what trained runs take a file's clips for"))
-    _show_parser(
-        add("show", run_show, "one clip as a moving picture, with what a run attends to in it")
-    )
-    _data_parser(add("data", run_data, "list, show, verify, convert or fetch clips"))
-    _add_common(
-        add("report", run_report, "write the report from the results that are there"),
-        "--profile",
-        "--results-root",
-    )
-    _add_common(
-        add(
-            "records",
-            run_records,
-            "write the records of finished runs, without weights, to where they can be committed",
-        ),
-        *everything,
-    )
-    _diff_parser(
-        add(
-            "diff",
-            run_diff,
-            "what differs between two results folders: settings, numbers, verdicts",
-        )
-    )
+    _study_commands(add)
+    _clip_commands(add)
+    _results_commands(add)
     return parser
 
 # %% ../../nbs/use/03_command_line.ipynb #5a16bde8
