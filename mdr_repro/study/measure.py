@@ -586,6 +586,35 @@ def untrained_settings(store: RunStore, cell: Cell, profile: Profile, id: str) -
     return tuple(found)
 
 # %% ../../nbs/study/05_measure.ipynb #80439693
+def _measured_cell(
+    store: RunStore, id: str, cell: Cell, profile: Profile, seeds: int
+) -> tuple[MeasuredCell, dict[str, Record]]:  # the result; run id -> record
+    "A result from the finished runs of all its seeds."
+    specs = {
+        seed: cell_specs(cell, profile, seed, store.data_root)
+        for seed in cell.seeds(profile, seeds)
+    }
+    found = {seed: [store.get(s) for s in streams] for seed, streams in specs.items()}
+    found = {seed: streams for seed, streams in found.items() if streams and None not in streams}
+    # one stream is as it is
+    weights = (cell.weights(profile),) if len(cell.streams) > 1 else ()
+    values = {
+        seed: quantity(store, cell.quantity, streams, *weights) for seed, streams in found.items()
+    }
+    # None: these clips have no such thing, or the weights are gone
+    found = {seed: streams for seed, streams in found.items() if values[seed] is not None}
+    values = {seed: value for seed, value in values.items() if value is not None}
+    note = (
+        cell.missing
+        or _why_missing(store, [s for streams in specs.values() for s in streams])
+        or _unmeasured(cell.quantity, len(specs) - len(values))
+    )
+    records = {r.spec.id: r for streams in found.values() for r in streams}
+    runs = tuple(r.spec.id for streams in found.values() for r in streams)
+    place = (cell.row, cell.column, cell.slot, cell.printed(id))
+    return MeasuredCell(*place, values, note, runs, *map(tuple, weights)), records
+
+# %% ../../nbs/study/05_measure.ipynb #80439694
 def measure(
     store: RunStore,
     id: str,  # table_05, ...
@@ -595,36 +624,9 @@ def measure(
     "The experiment's table from the finished runs of the store."
     profile, cells, records = as_profile(profile), [], {}
     for cell in experiment_cells(id, profile):
-        specs = {
-            seed: cell_specs(cell, profile, seed, store.data_root)
-            for seed in cell.seeds(profile, seeds)
-        }
-        found = {seed: [store.get(s) for s in streams] for seed, streams in specs.items()}
-        found = {
-            seed: streams for seed, streams in found.items() if streams and None not in streams
-        }
-        # one stream is as it is
-        weights = (cell.weights(profile),) if len(cell.streams) > 1 else ()
-        values = {
-            seed: quantity(store, cell.quantity, streams, *weights)
-            for seed, streams in found.items()
-        }
-        found, values = (
-            {seed: v for seed, v in d.items() if values[seed] is not None} for d in (found, values)
-        )  # None: these clips have no such thing, or the weights are gone
-        printed = cell.printed(id)
-        note = (
-            cell.missing
-            or _why_missing(store, [s for streams in specs.values() for s in streams])
-            or _unmeasured(cell.quantity, len(specs) - len(values))
-        )
-        runs = tuple(r.spec.id for streams in found.values() for r in streams)
-        cells.append(
-            MeasuredCell(
-                cell.row, cell.column, cell.slot, printed, values, note, runs, *map(tuple, weights)
-            )
-        )
-        records |= {r.spec.id: r for streams in found.values() for r in streams}
+        measured, behind = _measured_cell(store, id, cell, profile, seeds)
+        cells.append(measured)
+        records |= behind
     verdicts = tuple(_judged(c, store, profile, cells, records) for c in CLAIMS if c.table == id)
     return MeasuredTable(
         id, profile, tuple(cells), verdicts, tuple(records.values()), str(store.device)
@@ -779,55 +781,49 @@ def _read_frame(table: MeasuredTable) -> pd.DataFrame:
     return table.frame().assign(measured=pd.Series(measured, dtype=object).tolist())
 
 # %% ../../nbs/study/05_measure.ipynb #2a474367
+def _provenance_lines(origin: dict) -> list[str]:
+    "Code, packages, devices, data and runs behind a table, in Markdown."
+    changes = " with changes" if origin["dirty"] else ""
+    code = f"revision {origin['revision'] or 'unknown (no git)'}{changes}"
+    return [
+        f"- code: {code}; locked packages {origin['lock_sha256'] or 'unknown'}",
+        *(
+            f"- runs made with {', '.join(f'{k} {v}' for k, v in made.items())}"
+            for made in origin["made_with"]
+        ),
+        *(f"- data: {source}, checksum {checksum}" for source, checksum in origin["data"].items()),
+        f"- runs: {', '.join(origin['runs']) or 'none'}",
+    ]
+
+
+def _table_markdown(table: MeasuredTable, origin: dict) -> str:
+    "The table, its claims and where it comes from."
+    claims = (
+        "## Claims\n",
+        "Verdict: paired test over seeds, 5 % level. Paper: as printed in the text, else the"
+        " difference of the printed cells.\n",
+    )
+    lines = [
+        f"# {table.title}\n",
+        f"Measured: {table.MEASURED}; difference: measured - paper.\n",
+        *([f"{table.fused}\n"] if table.fused else []),
+        markdown(_read_frame(table)),
+        *([*claims, markdown(table.claims())] if table.verdicts else []),
+        "## Provenance\n",
+        *_provenance_lines(origin),
+        "",
+    ]
+    return "\n".join(lines)
+
+# %% ../../nbs/study/05_measure.ipynb #2a474368
 def _save_table(table: MeasuredTable, folder: Path) -> None:
     "table.json, table.csv and table.md."
     origin = provenance(table.records, table.device)
-    write_atomic(
-        folder / "table.json",
-        json.dumps(
-            {**table.numbers(), "provenance": origin}, indent=1, ensure_ascii=False, allow_nan=False
-        )
-        + "\n",
-    )
+    numbers = {**table.numbers(), "provenance": origin}
+    text = json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(folder / "table.json", text + "\n")
     write_atomic(folder / "table.csv", table.frame().to_csv())
-    code = f"revision {origin['revision'] or 'unknown (no git)'}" + (
-        " with changes" if origin["dirty"] else ""
-    )
-    write_atomic(
-        folder / "table.md",
-        "\n".join(
-            [
-                f"# {table.title}\n",
-                f"Measured: {table.MEASURED}; difference: measured - paper.\n",
-                *([f"{table.fused}\n"] if table.fused else []),
-                markdown(_read_frame(table)),
-                *(
-                    [
-                        "## Claims\n",
-                        (
-                            "Verdict: paired test over seeds, 5 % level. Paper: as printed in the"
-                            " text, else the difference of the printed cells.\n"
-                        ),
-                        markdown(table.claims()),
-                    ]
-                    if table.verdicts
-                    else []
-                ),
-                "## Provenance\n",
-                f"- code: {code}; locked packages {origin['lock_sha256'] or 'unknown'}",
-                *(
-                    f"- runs made with {', '.join(f'{k} {v}' for k, v in made.items())}"
-                    for made in origin["made_with"]
-                ),
-                *(
-                    f"- data: {source}, checksum {checksum}"
-                    for source, checksum in origin["data"].items()
-                ),
-                f"- runs: {', '.join(origin['runs']) or 'none'}",
-                "",
-            ]
-        ),
-    )
+    write_atomic(folder / "table.md", _table_markdown(table, origin))
 
 # %% ../../nbs/study/05_measure.ipynb #03728dcd
 def size_table(table: MeasuredTable) -> pd.DataFrame:  # a line a row
@@ -1026,23 +1022,32 @@ def view(values: list[float]) -> tuple[float, float]:  # limits of an axis
     return max(low, 0.0) if min(values) >= 0 else low, max(values) + 0.6 * span
 
 # %% ../../nbs/study/05_measure.ipynb #0985778c
+def _panel_kinds(table: MeasuredTable) -> list[tuple[str, ...]]:
+    "What a panel shows: paper and measured in one on the paper's clips, else each in its own."
+    if table.profile.name == "paper":
+        return [("paper", "measured")]
+    printed = any(c.paper is not None for c in table.cells)
+    return [("paper",), ("measured",)] if printed else [("measured",)]
+
+
+def _shown_values(cells: list[MeasuredCell], kind: tuple[str, ...]) -> list[float]:
+    "Every number of a panel."
+    values = []
+    for c in cells:
+        if "paper" in kind and c.paper is not None:
+            values.append(c.paper)
+        if "measured" in kind:
+            values += c.values.values()
+    return values
+
+# %% ../../nbs/study/05_measure.ipynb #0985778d
 def _draw_table(table: MeasuredTable, only: tuple[str, ...] = ()):
     "Rows from top to bottom; a panel a column, or one for the paper and one for what was measured."
     import matplotlib.pyplot as plt
 
-    if only:
-        table = replace(table, cells=tuple(c for c in table.cells if c.column in only))
-    columns, rows = (
-        list(dict.fromkeys(getattr(c, side) for c in table.cells)) for side in ("column", "row")
-    )
-    printed = any(c.paper is not None for c in table.cells)
-    kinds = (
-        [("paper", "measured")]
-        if table.profile.name == "paper"
-        else [("paper",), ("measured",)]
-        if printed
-        else [("measured",)]
-    )
+    cells = [c for c in table.cells if not only or c.column in only]
+    columns, rows = list(dict.fromkeys(c.column for c in cells)), [c.row for c in cells]
+    rows, kinds = list(dict.fromkeys(rows)), _panel_kinds(replace(table, cells=tuple(cells)))
     panels = [(column, kind) for column in columns for kind in kinds]
     width = min(3.2, 9 / len(panels))
     fig, axes = plt.subplots(
@@ -1054,32 +1059,16 @@ def _draw_table(table: MeasuredTable, only: tuple[str, ...] = ()):
         layout="constrained",
     )
     for ax, (column, kind) in zip(axes[0], panels):
-        for c in (c for c in table.cells if c.column == column):
+        shown = [c for c in cells if c.column == column]
+        for c in shown:
             _draw_cell(ax, rows.index(c.row), c, kind)
         if len(kinds) > 1:
-            slot = table.cells[0].slot
+            slot = cells[0].slot
             clips = SLOTS[slot] if kind == ("paper",) else table.profile.slot(slot).clips
             ax.set_title(f"{kind[0]}: {clips}", fontsize="small")
-        ax.set(
-            xlabel=column.replace("(%)", " (%)"),
-            yticks=range(len(rows)),
-            yticklabels=rows,
-            ylim=(len(rows) - 0.5, -0.5),
-        )
-        ax.set_xlim(
-            view(
-                [
-                    v
-                    for c in table.cells
-                    if c.column == column
-                    for v in (
-                        *([c.paper] if "paper" in kind and c.paper is not None else []),
-                        *(c.values.values() if "measured" in kind else []),
-                    )
-                ]
-            )
-        )
-    fig.suptitle(table.title, fontsize="medium")
+        ax.set(xlabel=column.replace("(%)", " (%)"), yticks=range(len(rows)), yticklabels=rows)
+        ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=view(_shown_values(shown, kind)))
+    fig.suptitle(replace(table, cells=tuple(cells)).title, fontsize="medium")
     return fig
 
 # %% ../../nbs/study/05_measure.ipynb #207f78c6

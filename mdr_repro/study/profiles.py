@@ -317,9 +317,8 @@ UCLA_SAMPLING = Sampling(
 )  # as CTR-GCN's authors prepare it, who take 52 frames
 
 # %% ../../nbs/study/02_profiles.ipynb #6def1e05
-def _replica() -> Profile:
-    "Four real sets in the roles of the paper's."
-    kinder = _replica_slot(
+def _kinder_gator() -> Slot:
+    return _replica_slot(
         "kinder_gator.npz#merged",
         "Kinder-Gator",
         40,
@@ -328,7 +327,10 @@ def _replica() -> Profile:
         held_out={"holdout": (106, 290, 577, 921)},
         budgets=(20, 40, 80),
     )
-    penn = _replica_slot(
+
+
+def _penn_action() -> Slot:
+    return _replica_slot(
         "penn_action.npz",
         "Penn Action",
         30,
@@ -338,6 +340,11 @@ def _replica() -> Profile:
         held_out={"holdout_every": 5},
         budgets=(15, 30, 60),
     )
+
+# %% ../../nbs/study/02_profiles.ipynb #6def1e06
+def _replica() -> Profile:
+    "Four real sets in the roles of the paper's."
+    kinder, penn = _kinder_gator(), _penn_action()
     utd = _replica_slot(
         "utd_mhad.npz",
         "UTD-MHAD",

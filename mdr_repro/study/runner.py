@@ -685,37 +685,34 @@ class Training:
         )
 
     def told(self, word: str) -> list[str]:  # what the workers' lines with this word say
-        return list(
-            dict.fromkeys(
-                line.removeprefix(f"{word} ")
-                for w in self.workers
-                for line in w.text().splitlines()
-                if line.startswith(f"{word} ")
-            )
-        )
+        lines = [line for w in self.workers for line in w.text().splitlines()]
+        said = [line.removeprefix(f"{word} ") for line in lines if line.startswith(f"{word} ")]
+        return list(dict.fromkeys(said))
 
     def failures(self) -> list[str]:  # a sentence each
-        # then it does not matter who was lost
-        whole = all(self.store.settled(s) for s in self.specs)
-        ended = (
-            []
-            if whole
-            else [
-                f"a worker ended with status {w.process.returncode}: {w.last_line()}"
-                for w in self.workers
-                if w.process.returncode not in (0, 1)
+        ended = []
+        # where all is trained it does not matter who was lost
+        if not all(self.store.settled(s) for s in self.specs):
+            lost = [w for w in self.workers if w.process.returncode not in (0, 1)]
+            ended = [
+                f"a worker ended with status {w.process.returncode}: {w.last_line()}" for w in lost
             ]
-        )
         return self.told("FAILED") + list(dict.fromkeys(ended))
 
     def stop(self, patience: float = 15.0) -> None:  # seconds
-        for w in self.workers:
-            w.process.poll() is None and w.process.terminate()
-        for w in self.workers:
-            try:
-                w.process.wait(patience)
-            except subprocess.TimeoutExpired:
-                os.killpg(w.process.pid, signal.SIGKILL)
+        _stop_workers(self.workers, patience)
+
+# %% ../../nbs/study/11_runner.ipynb #21338f52
+def _stop_workers(workers: list[Worker], patience: float) -> None:
+    "Ask all to end, and kill those that do not within so many seconds."
+    for w in workers:
+        if w.process.poll() is None:
+            w.process.terminate()
+    for w in workers:
+        try:
+            w.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(w.process.pid, signal.SIGKILL)
 
 # %% ../../nbs/study/11_runner.ipynb #29a71091
 def missing_runs(
@@ -778,33 +775,19 @@ def reproduce(
     keep the others from running."""
     root = project_root()
     known = of_profile(profile, experiments())
-    given = dict(
-        profile=profile,
-        device=device,
-        data_root=data_root,
-        results_root=results_root,
-        seeds=seeds,
-        max_minutes=max_minutes,
-    )
-    todo = sorted(
-        (make_job(id, known[id], given, root) for id in chosen(only, known)),
-        key=lambda job: -_work(job[1]),
-    )  # none long is left alone at the end
+    given = dict(profile=profile, device=device, data_root=data_root, results_root=results_root)
+    given |= dict(seeds=seeds, max_minutes=max_minutes)
+    jobs_of = [make_job(id, known[id], given, root) for id in chosen(only, known)]
+    todo = sorted(jobs_of, key=lambda job: -_work(job[1]))  # none long is left alone at the end
     try:
         import papermill  # noqa: F401  asked now, not after an hour of training
     except ImportError:
-        raise RunnerError(
-            "papermill is not installed; pip install 'mdr_repro[reproduce]'."
-        ) from None
+        text = "papermill is not installed; pip install 'mdr_repro[reproduce]'."
+        raise RunnerError(text) from None
     at_once = workers(jobs, device or "cpu", len(todo))
-    return _run(
-        todo,
-        root,
-        at_once,
-        max_minutes,
-        say,
-        (begin or begin_training)(todo, root, jobs, max_minutes or 0.0, runs_per_device),
-    )
+    begin = begin or begin_training
+    training = begin(todo, root, jobs, max_minutes or 0.0, runs_per_device)
+    return _run(todo, root, at_once, max_minutes, say, training)
 
 # %% ../../nbs/study/11_runner.ipynb #e8473a2f
 def complete(job: Job, specs: list[RunSpec] | None) -> bool:
@@ -894,12 +877,10 @@ def _trained(training: Training, root: Path, say) -> list[Outcome]:
     )
 
 # %% ../../nbs/study/11_runner.ipynb #0b2bd0ac
-def _run(
-    todo, root: Path, at_once: int, max_minutes: float | None, say, training: Training | None = None
-) -> list[Outcome]:
-    """The queue: start what there is room for, see what has ended; whatever happens, leave no
-    process behind."""
-    waiting, running, outcomes, first, began = list(todo), [], [], training, time.monotonic()
+def _run(todo, root: Path, at_once: int, max_minutes, say, training=None) -> list[Outcome]:
+    "The queue: start what there is room for, see what has ended; leave no process behind."
+    waiting, running, outcomes = list(todo), [], []
+    first, began = training, time.monotonic()
     heard = began
 
     def tell(outcome):
@@ -908,24 +889,15 @@ def _run(
 
     try:
         while waiting or running or training:
-            while (
-                len(running) < (1 if training else at_once)
-                and (i := _ready(waiting, training)) is not None
-            ):
+            room = 1 if training else at_once
+            while len(running) < room and (i := _ready(waiting, training)) is not None:
                 job, specs = waiting.pop(i)
                 if unchanged(job, complete(job, specs)):
                     clear_leftovers(job)
                     tell(Outcome(job.id, "unchanged", 0.0, job.output))
                     continue
-                running.append(
-                    _begin(
-                        job,
-                        specs,
-                        root,
-                        at_once,
-                        max_minutes - (time.monotonic() - began) / 60 if max_minutes else None,
-                    )
-                )
+                left = max_minutes - (time.monotonic() - began) / 60 if max_minutes else None
+                running.append(_begin(job, specs, root, at_once, left))
             for r in [r for r in running if r.process.poll() is not None]:
                 running.remove(r)
                 if again := _again(r, root, at_once):
