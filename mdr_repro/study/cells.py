@@ -891,6 +891,10 @@ PRACTICE = {  # backbone -> how its authors train it (NTU RGB+D X-Sub, unless sa
         " follow the paper strictly)"
     ),
     "msin": "no public code; its paper adds the objects of the images",
+}
+
+# %% ../../nbs/study/03_cells.ipynb #cfad7412
+PRACTICE |= {
     "ms_g3d": (
         "50 epochs, rate 0.05 after a warm-up, steps 30 and 40, batch 32, decay 5e-4; no"
         " augmentation; joint + bone, weights 1, 1"
