@@ -134,7 +134,7 @@ def load(
     "Read and check clips; DataError says what is wrong with them."
     return _load(path, labels)
 
-# %% ../../nbs/clips/01_clip_set.ipynb #4d35af23
+
 def _tidy(meta: dict) -> dict:
     "Lists become tuples and arrays of numbers tensors, so that what is loaded is what was saved."
     if not isinstance(meta, dict):
@@ -199,7 +199,7 @@ def _first(bad: Tensor) -> int | None:  # bool [n]
     "Index of the first True, None where there is none."
     return int(bad.nonzero()[0]) if bool(bad.any()) else None
 
-# %% ../../nbs/clips/01_clip_set.ipynb #133b9913
+
 def _wrong_offsets(s: ClipSet) -> str | None:
     n, total, o = len(s.offsets) - 1, len(s.frames), s.offsets.tolist()
     if n < 1:
@@ -530,7 +530,7 @@ def first_bytes(path: str | Path, count: int = 8) -> bytes:
             f"the file cannot be read ({e.strerror}); check the path and its rights"
         ) from None
 
-# %% ../../nbs/clips/01_clip_set.ipynb #93269584
+
 def _wrong_archive(members: list[zipfile.ZipInfo], size: int) -> str:  # of the archive in bytes
     "What is wrong with the list of arrays; empty if nothing is."
     names = [m.filename.removesuffix(".npy") for m in members]

@@ -425,7 +425,7 @@ def clock(plan: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:  # clip
     passed = (np.arange(len(clip)) - np.repeat(np.cumsum(T) - T, T)) / (T - 1)[clip]  # 0..1
     return clip, (passed - plan["middle"][clip]) / plan["share"][clip] + 0.5 - plan["delay"][clip]
 
-# %% ../../nbs/clips/09_synthetic_clips.ipynb #a44bc50f
+
 def perform(
     plan: dict[str, np.ndarray],  # of N clips
     body: dict[str, np.ndarray],  # lengths [N] of the person in each

@@ -212,7 +212,7 @@ def frame_correlation_before(store: RunStore, records: list[Record]) -> float:  
     "The frame correlation of f_TV in a network with CVSTA."
     return _correlations(store, records[0].spec, "f_TV")[1]
 
-# %% ../../nbs/measuring/06_attention.ipynb #8b719636
+
 # name: of `attention_maps`
 @lru_cache(maxsize=256)
 def _correlations(store: RunStore, spec: RunSpec, name: str = "R") -> tuple[float, float]:

@@ -163,7 +163,7 @@ def step(self, h: Tensor) -> Tensor:
         self.dropout(torch.relu(self.out[1](self.dropout(torch.relu(self.out[0](h))))))
     )
 
-# %% ../../nbs/models/04_as_gcn.ipynb #5bf74d1f
+
 def _messages(d: MotionDecoder, h: Tensor, links: Tensor, senders: Tensor) -> Tensor:  # [B, V, H]
     """What every joint hears along its links; the first layer works on joints, not on their many
     pairs, with the two halves of its weights."""
@@ -448,7 +448,7 @@ def released_state(
         state[k] = state[k] / sqrt(VARIANCE)
     return state
 
-# %% ../../nbs/models/04_as_gcn.ipynb #fd438fde
+
 def _layer_lines(theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
     "Lines for the layers of one path; `theirs` catches the number."
     parts = (

@@ -146,7 +146,7 @@ def _sg(C: int, kernel_size: int, stride: int) -> nn.Sequential:
         DepthwiseConv(C, kernel_size, stride),
     )
 
-# %% ../../nbs/models/12_efficient_gcn.ipynb #0d5519a9
+
 # the path, and the reduction r of the attention in the same network
 temporal_layers = {"sg": (_sg, 2), "ep_sep": (_ep_sep, 4)}
 
@@ -290,7 +290,7 @@ def _branch(
         rest,
     )
 
-# %% ../../nbs/models/12_efficient_gcn.ipynb #d312adad
+
 def _bodies(net: EfficientGCN, x: Tensor) -> Tensor:
     "Every person of every clip a sample of its own."
     check_clips(x, net.in_channels, net.skeleton.num_joints, net.num_persons)

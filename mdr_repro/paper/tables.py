@@ -84,7 +84,7 @@ def frame(self) -> pd.DataFrame:  # one line a row
         index=pd.Index([r.name for r in self.rows], name=self.id),
     )
 
-# %% ../../nbs/paper/01_tables.ipynb #1f149f53
+
 def read_table(
     number: int,
     caption: str,
@@ -353,7 +353,7 @@ def plain(text: str) -> str:
     text = re.sub(r"<[^>]*>|\[[\d\], \[]*\]|\\mathcal|[$\\{}_\s]", "", text)
     return text.replace("’", "'").replace("‘", "'").replace("–", "-").lower().rstrip(".")
 
-# %% ../../nbs/paper/01_tables.ipynb #2346e111
+
 NUMERALS = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI")
 
 

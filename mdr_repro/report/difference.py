@@ -505,7 +505,7 @@ def text_changes(a: ResultsFolder, b: ResultsFolder):  # yields what, text in A,
 def findings(table: dict) -> list[dict]:  # of the audit
     return [f for f in table.get("findings", []) if isinstance(f, dict)]
 
-# %% ../../nbs/report/04_difference.ipynb #42226dec
+
 def text_rows(a: ResultsFolder, b: ResultsFolder) -> list[dict]:  # a row a change
     "Texts that changed."
     return grouped(c for c in text_changes(a, b) if not same(c[1], c[2]))
@@ -726,7 +726,7 @@ def places_line(r: dict) -> list[str]:
 def missing_line(r: dict) -> list[str]:
     return [r["side"], r["what"], where(r), len(r["names"]), some(r["names"])]
 
-# %% ../../nbs/report/04_difference.ipynb #6816b9ba
+
 NUMBER_HEADS = "Where, Row, Column, A, B, Difference, Explained, Judgement"
 LINES = {  # section -> heads of its columns, texts of a row
     "settings": (

@@ -397,7 +397,7 @@ def clips_needed(better: float, worse: float) -> int:  # of each system
         2 * middle * (1 - middle) * (stats.norm.ppf(0.975) * 100 / (better - worse)) ** 2
     )
 
-# %% ../../nbs/study/08_audit.ipynb #b5da18d3
+
 def best_p(d: int) -> float:  # the smallest p that a gain of d clips can have
     "Exact sign test if all clips that differ speak for the better system."
     return min(1.0, 2.0 ** (1 - d)) if d > 0 else 1.0
@@ -431,7 +431,7 @@ def gains(claims=CLAIMS, tables=TABLES, sizes=None) -> pd.DataFrame:
     frame = frame.reindex(columns=["claim", *GAIN_COLUMNS]).set_index("claim")
     return frame.astype(dict.fromkeys(("n", "clips", "needed"), "Int64"))
 
-# %% ../../nbs/study/08_audit.ipynb #4dfc1b5c
+
 def _size_of(d: int, p: float) -> str:
     return (
         "no gain"
@@ -530,7 +530,7 @@ def loss_ranges(M: int = 4) -> dict[str, tuple[float, float]]:
     }
     return {name: (round(min(v), 9) + 0.0, round(max(v), 9) + 0.0) for name, v in found.items()}
 
-# %% ../../nbs/study/08_audit.ipynb #371e709c
+
 # term -> its value for the batch twice over its value for the batch once
 def batch_balance(N: int = 8, M: int = 5, seed: int = 0) -> dict[str, float]:
     "How the softmax loss of Eq. 12 and the terms of RDL grow with the batch."
@@ -618,7 +618,7 @@ def network_counts(
 def _listed(frame: pd.DataFrame, text) -> str:
     return ", ".join(dict.fromkeys(text(r) for r in frame.itertuples()))
 
-# %% ../../nbs/study/08_audit.ipynb #e522cba0
+
 GIVEN_SIZE = "very likely, as the test size is"
 
 
@@ -781,7 +781,7 @@ def baseline_finding() -> Finding:
         {"center": center, "baseline": plain, "gain_finegym99": round(gym, 2)},
     )
 
-# %% ../../nbs/study/08_audit.ipynb #0dabdc4d
+
 MEANING = {
     "larger than the noise": "larger than the noise",
     "depends on the pairing": "undecided without knowing which clips were recognised",
@@ -840,7 +840,7 @@ def _sized_gains(slot: str, part: pd.DataFrame, where: str, says: str) -> Findin
         {"claims": json.loads(part.to_json(orient="index"))},
     )
 
-# %% ../../nbs/study/08_audit.ipynb #596ac8f2
+
 def gain_findings(table: pd.DataFrame) -> list[Finding]:  # of `gains`
     "Claimed gains against the test set's noise, one finding a data set."
     found = []
@@ -1125,7 +1125,7 @@ def _parameters_finding(counts: pd.DataFrame) -> Finding:
         },
     )
 
-# %% ../../nbs/study/08_audit.ipynb #9f869511
+
 def table_07_findings(
     counts: pd.DataFrame | None = None, other: pd.DataFrame | None = None
 ) -> list[Finding]:

@@ -620,7 +620,7 @@ def _figure_05(profile: Profile) -> list[Cell]:
         for column, quantity in columns.items()
     ]
 
-# %% ../../nbs/study/03_cells.ipynb #7c1f0a07
+
 RESTING = {"stride": 1, "speed": 0.0, "padding": "zero"}  # knobs of `pad`, which other modes refuse
 
 
@@ -749,7 +749,7 @@ def as_the_profile(profile: Profile) -> set[tuple[str, str]]:  # row and column 
             same.add((cell.row, cell.column))
     return same
 
-# %% ../../nbs/study/03_cells.ipynb #7c1f0a06
+
 def _precision(profile: Profile) -> list[Cell]:
     "MDR-GCN with RDL in float32 and under bfloat16 autocast, all else equal."
     columns = {

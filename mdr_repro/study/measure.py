@@ -767,7 +767,7 @@ def _numbers(table: MeasuredTable) -> dict:
         "claims": [verdict_row(v) for v in table.said],
     }
 
-# %% ../../nbs/study/05_measure.ipynb #32d0c162
+
 # for the eye: both values where there are two seeds
 def _read_frame(table: MeasuredTable) -> pd.DataFrame:
     measured = [
@@ -891,7 +891,7 @@ def system_sizes(table: MeasuredTable) -> pd.DataFrame:  # a line a row
         }
     ).reindex(frame.index)
 
-# %% ../../nbs/study/05_measure.ipynb #03728dc8
+
 # every cell a row of its own, named "row, column"
 def by_row(table: MeasuredTable, column: str = "all") -> MeasuredTable:
     "The table as one column, to compare cells of different columns."
@@ -1021,7 +1021,7 @@ def view(values: list[float]) -> tuple[float, float]:  # limits of an axis
     low = min(values) - 0.6 * span
     return max(low, 0.0) if min(values) >= 0 else low, max(values) + 0.6 * span
 
-# %% ../../nbs/study/05_measure.ipynb #0985778c
+
 def _panel_kinds(table: MeasuredTable) -> list[tuple[str, ...]]:
     "What a panel shows: paper and measured in one on the paper's clips, else each in its own."
     if table.profile.name == "paper":

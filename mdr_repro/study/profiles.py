@@ -41,7 +41,7 @@ def widths(factor: float) -> tuple[int, ...]:  # of the ten layers
     convolution. 4 + 3 + 3 layers as there."""
     return tuple(c_out for _, c_out, _ in ten_layers(3, factor, multiple=4))
 
-# %% ../../nbs/study/02_profiles.ipynb #0bdf79b5
+
 @dataclass(frozen=True)
 class Slot:
     "What fills one of the paper's data slots."
@@ -77,7 +77,7 @@ SETTINGS = {  # the paper's choices: C8 (Table II), T2 (Table VI), Eq. 11 with 1
     "rdl": {"weights": (1, None, None)},
 }
 
-# %% ../../nbs/study/02_profiles.ipynb #8f6f4efc
+
 def _check_fusion(profile: "Profile") -> None:
     wrong = [m for m, w in profile.fusion.items() if m not in MODALITIES or not w > 0]
     if not wrong:
@@ -316,7 +316,7 @@ UCLA_SAMPLING = Sampling(
     num_frames=32, mode="sorted", rotate=math.radians(60), rotate_axis="xy", stretch=True
 )  # as CTR-GCN's authors prepare it, who take 52 frames
 
-# %% ../../nbs/study/02_profiles.ipynb #6def1e05
+
 def _kinder_gator() -> Slot:
     return _replica_slot(
         "kinder_gator.npz#merged",
@@ -609,7 +609,7 @@ def _ntu60(file: str, split: str, size: tuple[int, int]) -> Slot:
         f"NTU60/{file}", "NTU RGB+D", _paper_schedule(65, 64, (35, 55), 4e-4), sampling, size, get
     )
 
-# %% ../../nbs/study/02_profiles.ipynb #339c51b0
+
 def _tenth(slot: Slot) -> Slot:
     """The same slot with a tenth of the epochs and milestones, to compare all systems cheaply
     before any full run."""
@@ -641,7 +641,7 @@ def _paper() -> Profile:
         profile, slots={name: replace(slot, origin=origins[name]) for name, slot in slots.items()}
     )
 
-# %% ../../nbs/study/02_profiles.ipynb #13782a3f
+
 PROFILES = {p.name: p for p in (_smoke(), _replica(), _validation(), _paper())}
 
 

@@ -62,7 +62,7 @@ def trailing_comment(
     rest = line.encode()[statement.end_col_offset :].decode()  # ast counts bytes
     return rest.partition("#")[2].strip()
 
-# %% ../../nbs/study/11_runner.ipynb #8e953581
+
 def read_parameters(
     source: str,  # text of the cell
     where: str = "the parameters cell",  # named in errors
@@ -266,7 +266,7 @@ class Job:
     def running(self) -> Path:
         return self.folder / f"{self.id}.{os.getpid()}.running.ipynb"
 
-# %% ../../nbs/study/11_runner.ipynb #d9795298
+
 @dataclass(frozen=True)
 class Outcome:
     "What became of it: done, unchanged or failed."
@@ -289,7 +289,7 @@ def _below(path: Path, root: Path) -> Path:
     "Relative to the project where it lies inside: an executed notebook names no machine's folders."
     return path.relative_to(root) if path.is_relative_to(root) else path
 
-# %% ../../nbs/study/11_runner.ipynb #317087b4
+
 def environment(threads: int) -> dict[str, str]:
     "A child's surroundings; threads that the user has set himself stay."
     return {"OMP_NUM_THREADS": str(threads), "PYDEVD_DISABLE_FILE_VALIDATION": "1"} | os.environ
@@ -322,7 +322,7 @@ def ending_with_parent(sign: int) -> Callable | None:
 
     return child
 
-# %% ../../nbs/study/11_runner.ipynb #70005955
+
 def start(
     job: Job,
     root: Path,  # the project: working folder of notebook and papermill
@@ -558,7 +558,7 @@ def stop(running: list[Running], patience: float = 15.0) -> None:  # seconds
         if r.job.running.exists():
             r.job.running.replace(r.job.failed)
 
-# %% ../../nbs/study/11_runner.ipynb #79949c5f
+
 def cores() -> int:
     "CPU cores this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -714,7 +714,7 @@ def _stop_workers(workers: list[Worker], patience: float) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(w.process.pid, signal.SIGKILL)
 
-# %% ../../nbs/study/11_runner.ipynb #29a71091
+
 def missing_runs(
     todo: list[tuple[Job, list[RunSpec] | None]],
 ) -> (
