@@ -503,11 +503,12 @@ def _name(row: str) -> str:  # MS-G3D++ -> ms-g3d-pp
     return re.sub("[^a-z0-9]+", "-", row.lower().replace("++", "-pp")).strip("-")
 
 # %% ../../nbs/paper/01_tables.ipynb #17cca2ee
-def _claims_01() -> None:
-    def add(id, *args):
-        _claim(f"I.{id}", "IV.C", "table_01", *args)
+def _claim_of_01(id, *args):
+    _claim(f"I.{id}", "IV.C", "table_01", *args)
 
-    add(
+
+def _claims_01_cvsta() -> None:
+    _claim_of_01(
         "cvsta-stgcn",
         "Compared with the original ST-GCN, CVSTA plus ST-GCN can reach an enormous improvement of"
         " 2.12%",
@@ -515,27 +516,30 @@ def _claims_01() -> None:
         "ST-GCN",
         2.12,
     )
-    add(
+    _claim_of_01(
         "cvsta-ctrgcn",
         "CTR-GCN can also be enhanced performance (+0.23%) by combining with CVSTA",
         "CTR-GCN + CVSTA",
         "CTR-GCN",
         0.23,
     )
-    add(
+    _claim_of_01(
         "attention-free",
         "CVSTA is effective for fine-grained action recognition, especially for the attention-free"
         " method (e.g., ST-GCN)",
         "ST-GCN + CVSTA & CTR-GCN",
         "ST-GCN & CTR-GCN + CVSTA",
     )
+
+# %% ../../nbs/paper/01_tables.ipynb #80444826
+def _claims_01_rdl() -> None:
     exceed = (
         "the three RDL-attached methods exceed corresponding ST-GCN, CTR-GCN, and CTR-GCN+CVSTA by"
         " 0.7%, 1.42% and 2.12%, respectively"
     )
-    add("rdl-stgcn", exceed, "ST-GCN + RDL", "ST-GCN", 0.7)
-    add("rdl-ctrgcn", exceed, "CTR-GCN + RDL", "CTR-GCN", 1.42)
-    add("rdl-ctrgcn-cvsta", exceed, "CTR-GCN + CVSTA + RDL", "CTR-GCN + CVSTA", 2.12)
+    _claim_of_01("rdl-stgcn", exceed, "ST-GCN + RDL", "ST-GCN", 0.7)
+    _claim_of_01("rdl-ctrgcn", exceed, "CTR-GCN + RDL", "CTR-GCN", 1.42)
+    _claim_of_01("rdl-ctrgcn-cvsta", exceed, "CTR-GCN + CVSTA + RDL", "CTR-GCN + CVSTA", 2.12)
     _claim(
         "I.rdl-stgcn-cvsta",
         "I",
@@ -544,34 +548,39 @@ def _claims_01() -> None:
         "ST-GCN + CVSTA + RDL",
         "ST-GCN + CVSTA",
     )
+
+# %% ../../nbs/paper/01_tables.ipynb #d2b2745b
+def _claims_01_both() -> None:
     both = "CVSTA and RDL plugged methods can outperform the baseline models"
-    add("both-stgcn", both, "ST-GCN + CVSTA + RDL", "ST-GCN")
-    add("both-ctrgcn", both, "CTR-GCN + CVSTA + RDL", "CTR-GCN")
+    _claim_of_01("both-stgcn", both, "ST-GCN + CVSTA + RDL", "ST-GCN")
+    _claim_of_01("both-ctrgcn", both, "CTR-GCN + CVSTA + RDL", "CTR-GCN")
     combining = (
         "RDL can achieve more excellent performance by combining the discrimination-reinforced"
         " networks"
     )
-    add("rdl-cvsta-stgcn", combining, "ST-GCN + CVSTA + RDL", "ST-GCN + RDL")
-    add("rdl-cvsta-ctrgcn", combining, "CTR-GCN + CVSTA + RDL", "CTR-GCN + RDL")
+    _claim_of_01("rdl-cvsta-stgcn", combining, "ST-GCN + CVSTA + RDL", "ST-GCN + RDL")
+    _claim_of_01("rdl-cvsta-ctrgcn", combining, "CTR-GCN + CVSTA + RDL", "CTR-GCN + RDL")
     reinforce = "CVSTA is beneficial for reinforcing the power of RDL for our fine-grained task"
-    add(
+    _claim_of_01(
         "reinforce-stgcn",
         reinforce,
         "ST-GCN + CVSTA + RDL & ST-GCN",
         "ST-GCN + CVSTA & ST-GCN + RDL",
     )
-    add(
+    _claim_of_01(
         "reinforce-ctrgcn",
         reinforce,
         "CTR-GCN + CVSTA + RDL & CTR-GCN",
         "CTR-GCN + CVSTA & CTR-GCN + RDL",
     )
 
-# %% ../../nbs/paper/01_tables.ipynb #cf202999
-_claims_01()
+
+_claims_01_cvsta()
+_claims_01_rdl()
+_claims_01_both()
 
 # %% ../../nbs/paper/01_tables.ipynb #11227a25
-def _claims_02_to_04() -> None:
+def _claims_02_and_03() -> None:
     variable = (
         "compared to the fixed setting (setting Cf), any configuration which utilizes a variable"
         " channel outperforms the fixed setting"
@@ -602,6 +611,9 @@ def _claims_02_to_04() -> None:
         "C",
         "B",
     )
+
+# %% ../../nbs/paper/01_tables.ipynb #edd6e6c1
+def _claims_04() -> None:
     noisy = (
         "when there are more outliers on a dataset, our method can reflect obvious performance"
         " advantages"
@@ -627,8 +639,9 @@ def _claims_02_to_04() -> None:
             (Place("MDR-GCN (wo RDL)", f"{rate}% noise (%)"), Place("MDR-GCN", "0% noise (%)")),
         )
 
-# %% ../../nbs/paper/01_tables.ipynb #73a70ef9
-_claims_02_to_04()
+
+_claims_02_and_03()
+_claims_04()
 
 # %% ../../nbs/paper/01_tables.ipynb #5f79f526
 def _claims_05() -> None:
@@ -659,10 +672,11 @@ def _claims_05() -> None:
     )
 
 # %% ../../nbs/paper/01_tables.ipynb #f7aaec09
-def _claims_06_and_07() -> None:
-    def add(id, *args):
-        _claim(f"VI.{id}", "IV.C", "table_06", *args)
+def _claim_of_06(id, *args):
+    _claim(f"VI.{id}", "IV.C", "table_06", *args)
 
+
+def _claims_06() -> None:
     CLAIMS.append(
         Claim(
             "VI.similar",
@@ -676,27 +690,30 @@ def _claims_06_and_07() -> None:
         )
     )
     for row in ("T1", "S1"):
-        add(
+        _claim_of_06(
             f"{row.lower()}-h1",
             "both tanh and sigmoid activation functions are acceptable options",
             row,
             "H1",
         )
-    add(
+    _claim_of_06(
         "t2-s2",
         "the different results of both S2 and T2 indicate that the tanh activation function is"
         " superior to others",
         "T2",
         "S2",
     )
-    add(
+    _claim_of_06(
         "t2-t1",
         "the results of variable k in T1, T2, and T3 encourage us to choose multi-kernel (i.e., k ="
         " 2) for MDR-GCN",
         "T2",
         "T1",
     )
-    add(
+
+# %% ../../nbs/paper/01_tables.ipynb #10fd4c80
+def _claims_07() -> None:
+    _claim_of_06(
         "t2-t3",
         "a large k may reduce the performance because of over-learning and enlarging the network's"
         " parameters",
@@ -719,17 +736,19 @@ def _claims_06_and_07() -> None:
             column,
         )
 
-# %% ../../nbs/paper/01_tables.ipynb #5462f2c7
+
 _claims_05()
 
-_claims_06_and_07()
+_claims_06()
+_claims_07()
 
 # %% ../../nbs/paper/01_tables.ipynb #8c027b09
-def _claims_08_and_figure_05() -> None:
-    def add(id, column, *args):
-        _claim(f"VIII.{id}", "IV.D", "table_08", *args, column)
+def _claim_of_08(id, column, *args):
+    _claim(f"VIII.{id}", "IV.D", "table_08", *args, column)
 
-    add(
+
+def _claims_08() -> None:
+    _claim_of_08(
         "center",
         "FSD-10(%)",
         "on FSD-10, RDL gains a 2.12% improvement over the center loss",
@@ -737,7 +756,7 @@ def _claims_08_and_figure_05() -> None:
         "center loss",
         2.12,
     )
-    add(
+    _claim_of_08(
         "without-out-center",
         "FSD-10(%)",
         "also outperforms center loss by 1.88%, which illustrates the robustness of our loss"
@@ -751,11 +770,14 @@ def _claims_08_and_figure_05() -> None:
         " arcFace loss (+0.47%)"
     )
     for row in ("sphereFace", "LMCL", "LACE"):
-        add(row.lower(), "FSD-10(%)", implicit, "RDL", row, None)
-    add("arcface", "FSD-10(%)", implicit, "RDL", "arcFace", 0.47)
+        _claim_of_08(row.lower(), "FSD-10(%)", implicit, "RDL", row, None)
+    _claim_of_08("arcface", "FSD-10(%)", implicit, "RDL", "arcFace", 0.47)
     gym = "RDL outperforms arcFace and LACE by 0.59% and 0.37%, respectively"
-    add("arcface-gym", "FineGym99(%)", gym, "RDL", "arcFace", 0.59)
-    add("lace-gym", "FineGym99(%)", gym, "RDL", "LACE", 0.37)
+    _claim_of_08("arcface-gym", "FineGym99(%)", gym, "RDL", "arcFace", 0.59)
+    _claim_of_08("lace-gym", "FineGym99(%)", gym, "RDL", "LACE", 0.37)
+
+# %% ../../nbs/paper/01_tables.ipynb #e715d846
+def _claims_figure_05() -> None:
     _claim(
         "fig5.outliers",
         "IV.F",
@@ -779,7 +801,7 @@ def _claims_08_and_figure_05() -> None:
     )
 
 # %% ../../nbs/paper/01_tables.ipynb #5c1a4e02
-def _claims_09_to_11() -> None:
+def _claims_of_the_best() -> None:
     art, first = (
         (
             "Our model achieves state-of-the-art performance with a large margin on the"
@@ -797,6 +819,9 @@ def _claims_09_to_11() -> None:
                 "MDR-GCN",
                 row,
             )
+
+# %% ../../nbs/paper/01_tables.ipynb #e108bfe8
+def _claims_of_systems() -> None:
     for row in (r.name for r in TABLES["table_11"].rows[:-1]):
         _claim(
             f"XI.xview-{_name(row)}",
@@ -837,18 +862,16 @@ def _claims_09_to_11() -> None:
         )
 
 # %% ../../nbs/paper/01_tables.ipynb #c75c8370
-_claims_08_and_figure_05()
+_claims_08()
+_claims_figure_05()
 
-_claims_09_to_11()
+_claims_of_the_best()
+_claims_of_systems()
 
 # %% ../../nbs/paper/01_tables.ipynb #5c1a4e04
-def _claims_of_figures() -> None:
-    panels = {
-        "a": "(a) GCN",
-        "b": "(b) GCN + CVSTA",
-        "c": "(c) GCN + RDL",
-        "d": "(d) GCN + CVSTA + RDL",
-    }
+def _claims_figure_01() -> None:
+    panels = {"a": "(a) GCN", "b": "(b) GCN + CVSTA", "c": "(c) GCN + RDL"}
+    panels["d"] = "(d) GCN + CVSTA + RDL"
     for id, better, worse in (
         ("cvsta", "b", "a"),
         ("rdl", "c", "a"),
@@ -882,6 +905,9 @@ def _claims_of_figures() -> None:
             None,
             "Spread(°)",
         )
+
+# %% ../../nbs/paper/01_tables.ipynb #b830d3cb
+def _claims_figure_02() -> None:
     deviation = (
         "we have more adjustment space to achieve the same optimization goal as (a) while reducing"
         " the deviation of the center's abnormal point"
@@ -916,6 +942,9 @@ def _claims_of_figures() -> None:
         None,
         "Right knee(%)",
     )
+
+# %% ../../nbs/paper/01_tables.ipynb #4eb00ba4
+def _claims_figure_04() -> None:
     for id, text in (
         ("joint", "CVSTA is effective for spatial joints"),
         ("frame", "our CVSTA provides additional attention to the temporal dimension"),
@@ -931,11 +960,13 @@ def _claims_of_figures() -> None:
             f"{id.capitalize()} correlation",
         )
 
-# %% ../../nbs/paper/01_tables.ipynb #10a6ed85
-_claims_of_figures()
+
+_claims_figure_01()
+_claims_figure_02()
+_claims_figure_04()
 
 # %% ../../nbs/paper/01_tables.ipynb #5c1a4e14
-def _claims_of_the_text() -> None:
+def _claims_of_the_abstract() -> None:
     "Comparisons that the abstract, the introduction and Sections II and III make in words."
     noisy, clean = (
         "the noisy data from pose extraction increases the challenge of fine-grained recognition",
@@ -960,6 +991,9 @@ def _claims_of_the_text() -> None:
         None,
         clean,
     )
+
+# %% ../../nbs/paper/01_tables.ipynb #932f7318
+def _claims_of_related_work() -> None:
     fixed = (
         "the limited performance and scalability of channel-fixed attention weaken the"
         " discriminative power in the channel view"
@@ -990,6 +1024,9 @@ def _claims_of_the_text() -> None:
         _claim(
             id, "II.A", table, cnn, "CTR-GCN", "PoseC3D", None, column, kind="close", margin=MARGIN
         )
+
+# %% ../../nbs/paper/01_tables.ipynb #ec0cd943
+def _claims_of_robustness() -> None:
     for row in ("sphereFace", "LMCL", "arcFace", "LACE"):
         _claim(
             f"VIII.implicit-{_name(row)}",
@@ -1011,6 +1048,9 @@ def _claims_of_the_text() -> None:
         None,
         "FineGym99(%)",
     )
+
+# %% ../../nbs/paper/01_tables.ipynb #0a018d67
+def _claims_of_discrimination() -> None:
     _claim(
         "VIII.balance",
         "I",
@@ -1043,8 +1083,11 @@ def _claims_of_the_text() -> None:
         "Spread(°)",
     )
 
-# %% ../../nbs/paper/01_tables.ipynb #fc899074
-_claims_of_the_text()
+
+_claims_of_the_abstract()
+_claims_of_related_work()
+_claims_of_robustness()
+_claims_of_discrimination()
 
 # %% ../../nbs/paper/01_tables.ipynb #d322a67c
 SAME_SETTING = {  # what the text describes alike -> the cells that print it
