@@ -67,11 +67,8 @@ def _check(s: Skeleton) -> None:
     if isinstance(s.joints, str) or not s.joints:
         raise wrong("write joints as a list of names")
     try:
-        joints, edges, center = (
-            tuple(str(j) for j in s.joints),
-            tuple((index(a), index(b)) for a, b in s.edges),
-            index(s.center),
-        )
+        joints, center = tuple(str(j) for j in s.joints), index(s.center)
+        edges = tuple((index(a), index(b)) for a, b in s.edges)
     except (TypeError, ValueError):
         raise wrong(
             "write edges as [parent, child] pairs of joint numbers and the center as one number"

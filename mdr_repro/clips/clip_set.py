@@ -756,10 +756,8 @@ def _read_named(path: Path) -> ClipSet:
     if keypoints.ndim == 3:
         keypoints = keypoints[:, None]  # [sum_T, V, C] is one person
     frames = typed(keypoints, "keypoints", "numbers", 4)
-    joints, edges = (
-        typed(joint_names, "joint_names", "text").tolist(),
-        typed(edges, "edges", "whole numbers", 2),
-    )
+    joints = typed(joint_names, "joint_names", "text").tolist()
+    edges = typed(edges, "edges", "whole numbers", 2)
     _, _, v, c = frames.shape
     if v != len(joints):
         raise DataError(

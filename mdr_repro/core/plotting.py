@@ -199,24 +199,20 @@ def draw_adjacency(
     for i, j in zip(*np.nonzero(np.abs(A) > threshold)):
         if i == j:
             continue
-        style = {
-            "lw": width * abs(A[i, j]) / heaviest,
-            "ls": "--" if A[i, j] < 0 else "-",
-            "color": color,
-        }
-        ax.add_patch(
-            FancyArrowPatch(
-                positions[i],
-                positions[j],
-                arrowstyle="-|>",
-                mutation_scale=9,
-                shrinkA=2,
-                shrinkB=2,
-                connectionstyle="arc3,rad=0.12",
-                zorder=2,
-                **style,
-            )
+        arrow = FancyArrowPatch(
+            positions[i],
+            positions[j],
+            arrowstyle="-|>",
+            mutation_scale=9,
+            shrinkA=2,
+            shrinkB=2,
+            connectionstyle="arc3,rad=0.12",
+            zorder=2,
+            lw=width * abs(A[i, j]) / heaviest,
+            ls="--" if A[i, j] < 0 else "-",
+            color=color,
         )
+        ax.add_patch(arrow)
     return ax
 
 # %% ../../nbs/core/05_plotting.ipynb #d52f5c3a
@@ -365,14 +361,8 @@ def draw_joint_map(
         )
     half = np.diff(at) / 2 if len(at) > 1 else np.array([0.5])
     edges = np.concatenate([[at[0] - half[0]], at[1:] - half[: len(at) - 1], [at[-1] + half[-1]]])
-    mesh = ax.pcolormesh(
-        edges,
-        np.arange(len(order) + 1) - 0.5,
-        np.ma.masked_invalid(values[:, order].T),
-        cmap=cmap,
-        norm=norm,
-        rasterized=True,
-    )
+    rows, shown = np.arange(len(order) + 1) - 0.5, np.ma.masked_invalid(values[:, order].T)
+    mesh = ax.pcolormesh(edges, rows, shown, cmap=cmap, norm=norm, rasterized=True)
     marks = [side_color(skeleton.joints[j]) for j in order]
     ax.scatter(
         np.full(len(order), -0.008),
@@ -406,15 +396,11 @@ def draw_bodies(
     wanted = first + (np.arange(keyframes) + 0.5) / keyframes * (last - first)
     chosen = np.unique([np.abs(np.where(known, at, np.inf) - t).argmin() for t in wanted]).tolist()
     xy[known, :, 0] -= (np.nanmax(xy[known, :, 0], 1) + np.nanmin(xy[known, :, 0], 1))[:, None] / 2
-    low, high, side = (
-        np.nanmin(xy[chosen, :, 1]),
-        np.nanmax(xy[chosen, :, 1]),
-        np.nanmax(np.abs(xy[chosen, :, 0])),
-    )
+    low, high = np.nanmin(xy[chosen, :, 1]), np.nanmax(xy[chosen, :, 1])
+    side, room = np.nanmax(np.abs(xy[chosen, :, 0])), 0.05 * (high - low)
     for t in chosen:
-        inset = ax.inset_axes(
-            [(at[t] - first) / (last - first) - 0.5 / keyframes, 0, 1 / keyframes, 1]
-        )
+        left = (at[t] - first) / (last - first) - 0.5 / keyframes
+        inset = ax.inset_axes([left, 0, 1 / keyframes, 1])
         draw_skeleton(
             inset,
             skeleton,
@@ -427,11 +413,7 @@ def draw_bodies(
         if colors is not None:
             # pale ones would not be seen
             inset.collections[-1].set(edgecolor=".4", linewidth=0.4, clip_on=False)
-        inset.set(
-            xlim=(-1.1 * side, 1.1 * side),
-            ylim=(low - 0.05 * (high - low), high + 0.05 * (high - low)),
-            anchor="S",
-        )
+        inset.set(xlim=(-1.1 * side, 1.1 * side), ylim=(low - room, high + room), anchor="S")
     ax.axis("off")
     return chosen
 

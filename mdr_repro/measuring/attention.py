@@ -396,18 +396,15 @@ def attention_clip(
         recognizer = record.model()
         layer = full_layer(recognizer.backbone) if layer is None else layer
         columns = frame_of(recognizer.backbone, torch.arange(len(tau))[None], layer)[0].numpy()
-        maps |= {
-            (row, k): m[0, 0].numpy().astype(float)
-            for k, m in attention_maps(recognizer, x, layer).items()
-        }
+        for kind, m in attention_maps(recognizer, x, layer).items():
+            maps[row, kind] = m[0, 0].numpy().astype(float)
     pace, fresh = speed(joints[0, 0], tau)[columns], first_time(tau)[columns]
     shown = fresh & (tau[columns] <= tau[columns][fresh][0] + frames - 1)
     at = tau[columns][shown]
     film_at = at if np.diff(at).max(initial=0) <= 2 else np.arange(at[0], at[-1] + 1, 2)
     (bodies, seen), (film, _) = _about_center(clips, i, at), _about_center(clips, i, film_at)
-    panels = {
-        title: _relative(maps[key][shown], seen) for title, key in PANELS.items() if key in maps
-    }
+    known = {title: key for title, key in PANELS.items() if key in maps}
+    panels = {title: _relative(maps[key][shown], seen) for title, key in known.items()}
     return AttentionClip(
         clips.names[i],
         clips.class_names[clips.labels[i]],

@@ -67,23 +67,17 @@ def _read_csv(path: Path, class_names: tuple[str, ...]) -> tuple[list[str], np.n
     names = [row[at] for row in body]
     if "prediction" in head:
         return names, _one_hot([row[head.index("prediction")] for row in body], names, class_names)
-    missing, odd = (
-        [c for c in class_names if head.count(c) != 1],
-        [h for h in head if h != "name" and h not in class_names],
-    )
+    missing = [c for c in class_names if head.count(c) != 1]
+    odd = [h for h in head if h != "name" and h not in class_names]
     if missing or odd:
         wrong = f"{missing[0]!r} is not there once" if missing else f"{odd[0]!r} is none of them"
         raise DataError(
             f"the columns are not the run's classes ({wrong});"
             " name one column after each, or give name,prediction"
         )
-    return names, np.array(
-        [
-            _numbers([row[head.index(c)] for c in class_names], name)
-            for row, name in zip(body, names)
-        ],
-        np.float32,
-    )
+    columns = [head.index(c) for c in class_names]
+    scores = [_numbers([row[c] for c in columns], name) for row, name in zip(body, names)]
+    return names, np.array(scores, np.float32)
 
 # %% ../../nbs/measuring/05_published_scores.ipynb #2c6604c6
 def _read_npz(path: Path, like: Scores) -> tuple[list[str], np.ndarray]:  # names, scores [N, K]

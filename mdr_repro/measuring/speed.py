@@ -418,9 +418,8 @@ def bench(
     }
     if quick:
         record["device"] += ", quick"  # never mistaken for a measurement
-    record["clips_a_second"] = clip_rate(
-        some_clips(64 if quick else 512), 0.5 if quick else 5.0, device=device
-    )
+    clips, seconds = (64, 0.5) if quick else (512, 5.0)
+    record["clips_a_second"] = clip_rate(some_clips(clips), seconds, device=device)
     return record
 
 # %% ../../nbs/measuring/07_speed.ipynb #e5209e90

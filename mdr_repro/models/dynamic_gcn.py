@@ -202,12 +202,8 @@ class DynamicGCN(GCN):
             )
         layers = ten_layers(in_channels, width)
         super().__init__(skeleton, in_channels, num_persons, layers[-1][1], norm_persons=False)
-        A, frames, V, self.layers = (
-            skeleton.adjacency("directed"),
-            clip_frames,
-            skeleton.num_joints,
-            nn.ModuleList(),
-        )
+        A, self.layers = skeleton.adjacency("directed"), nn.ModuleList()
+        V, frames = skeleton.num_joints, clip_frames
         for i, (c_in, c_out, stride) in enumerate(layers):
             self.layers.append(
                 DynamicLayer(c_in, c_out, A, frames, stride, residual=i > 0, fusion=fusion)

@@ -238,27 +238,17 @@ def load_published(
         if not k.endswith("num_batches_tracked")
     }
     twice = [k for i, (k, n) in enumerate(names.items()) if n in list(names.values())[:i]]
-    extra, missing = (
-        [k for k, n in names.items() if n not in ours],
-        sorted(set(ours) - set(names.values())),
-    )
+    extra = [k for k, n in names.items() if n not in ours]
+    missing = sorted(set(ours) - set(names.values()))
     odd = [
         f"{k} {list(state[k].shape)} for our {n} {list(ours[n].shape)}"
         for k, n in names.items()
         if n in ours and _squeezed(state[k]) != _squeezed(ours[n])
     ]
-    wrong = [
-        f"{word}: {', '.join(found)}"
-        for word, found in (
-            ("missing", missing),
-            ("extra", extra),
-            ("named twice", twice),
-            ("of another shape", odd),
-        )
-        if found
-    ]
-    if wrong:
-        raise ValueError("; ".join(wrong))
+    wrong = {"missing": missing, "extra": extra, "named twice": twice, "of another shape": odd}
+    if any(wrong.values()):
+        said = [f"{word}: {', '.join(keys)}" for word, keys in wrong.items() if keys]
+        raise ValueError("; ".join(said))
     with torch.no_grad():
         for k, n in names.items():
             ours[n].copy_(state[k].reshape(ours[n].shape))

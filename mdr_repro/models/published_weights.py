@@ -179,14 +179,9 @@ def load_released(
         s.backbone, skeleton, in_channels, num_persons, **{**s.options, **options}
     )
     net = Recognizer(backbone, build_objective(s.objective, len(heads[0]), backbone.embedding_dim))
-    parts = {
-        "backbone": backbone,
-        **(
-            {"classifier": net.objective.classifier}
-            if s.objective == "softmax"
-            else {"objective": net.objective}
-        ),
-    }
+    softmax = s.objective == "softmax"
+    parts = {"classifier": net.objective.classifier} if softmax else {"objective": net.objective}
+    parts = {"backbone": backbone, **parts}
     try:
         load_published(parts, state, table)
     except ValueError as e:

@@ -479,36 +479,13 @@ def _claims_of(rows: list[dict]) -> list[str]:
         )
         if r["looks"] > 1:
             verdict += " (two looks)"
-        lines.append(
-            [
-                r["id"],
-                where(r["table"]),
-                in_short(r),
-                paper_difference(r),
-                measured_difference(r),
-                told_text(r),
-                p_text(r["p"]),
-                p_text(r["p_holm"]),
-                verdict,
-                "as above" if r["text"] == before else r["text"],
-            ]
-        )
+        words = "as above" if r["text"] == before else r["text"]
+        numbers = [paper_difference(r), measured_difference(r), told_text(r)]
+        chance = [p_text(r["p"]), p_text(r["p_holm"])]
+        lines.append([r["id"], where(r["table"]), in_short(r), *numbers, *chance, verdict, words])
         before = r["text"]
-    return _table(
-        (
-            "Claim",
-            "Where",
-            "Statement",
-            "Paper",
-            "Measured",
-            "Could tell",
-            "p",
-            "p (Holm)",
-            "Verdict",
-            "The paper's words",
-        ),
-        lines,
-    )
+    head = ("Claim", "Where", "Statement", "Paper", "Measured", "Could tell", "p", "p (Holm)")
+    return _table((*head, "Verdict", "The paper's words"), lines)
 
 # %% ../../nbs/study/04_verdicts.ipynb #10a00011
 def _headline(rows: list[dict], judged: bool = True) -> list[str]:

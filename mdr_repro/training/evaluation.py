@@ -215,13 +215,8 @@ def evaluate(
 ) -> Scores:
     """Logits of every clip of the split, in its order, without augmentation; batch norm uses its
     running statistics."""
-    index, training, logits, labels, net = (
-        clips.indices(split).tolist(),
-        recognizer.training,
-        [],
-        [],
-        None,
-    )
+    training, net = recognizer.training, None
+    logits, labels = [], []
     recognizer.eval()
     try:
         with arithmetic(precision):
@@ -240,7 +235,7 @@ def evaluate(
     return Scores(
         torch.cat(logits).float().numpy(),
         torch.cat(labels).numpy(),
-        [clips.names[i] for i in index],
+        [clips.names[i] for i in clips.indices(split).tolist()],
         clips.class_names,
     )
 

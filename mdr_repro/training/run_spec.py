@@ -303,8 +303,7 @@ class RunSpec(Canonical):
 
 # %% ../../nbs/training/01_run_spec.ipynb #0be58924
 def _check_spec(s: RunSpec):
-    """One sentence for each spec that cannot be meant; the order of held-out subjects does not
-    matter."""
+    "One sentence for each spec that cannot be meant; held-out subjects have no order."
     object.__setattr__(s, "holdout", tuple(sorted(set(s.holdout))))
     if s.noise == 0:
         # nothing is set to 0, so there are no two ways to do it
@@ -324,10 +323,8 @@ def _check_spec(s: RunSpec):
             "RunSpec.scored: 'val' needs clips that are held out; give holdout or holdout_every"
         )
     if not 0 <= s.seed < 2**63:
-        raise ValueError(
-            f"RunSpec.seed: {str(s.seed)[:40]} is {'negative' if s.seed < 0 else 'too large'}; give"
-            " 0 or more, below 2^63"
-        )
+        text = f"{str(s.seed)[:40]} is {'negative' if s.seed < 0 else 'too large'}"
+        raise ValueError(f"RunSpec.seed: {text}; give 0 or more, below 2^63")
     if s.format != 1:
         raise ValueError(f"RunSpec.format: {s.format} is not 1, the only one this version reads")
     if s.noise and s.noise_unit in ("joint", "coordinate"):
@@ -341,10 +338,8 @@ def _check_spec(s: RunSpec):
         ("precision", ("fp32", "tf32", "bf16")),
         ("scored", ("test", "val")),
     ):
-        if getattr(s, name) not in known:
-            raise ValueError(
-                f"RunSpec.{name}: unknown {getattr(s, name)!r}; known: {', '.join(known)}"
-            )
+        if (value := getattr(s, name)) not in known:
+            raise ValueError(f"RunSpec.{name}: unknown {value!r}; known: {', '.join(known)}")
 
 # %% ../../nbs/training/01_run_spec.ipynb #f3adad84
 def _tree(value):

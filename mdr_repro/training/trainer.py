@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_FORMAT', 'TENSOR', 'TrainingError', 'Diverged', 'OutOfMemory', 'run_clips', 'build_recognizer',
-           'build_optimizer', 'set_rate', 'Training', 'train_epoch', 'step_loss', 'batch_loss', 'blocks', 'recomputing',
-           'free_memory', 'fits', 'largest_batch', 'what_fits', 'best_row', 'pack', 'unpack', 'save_checkpoint',
-           'read_checkpoint', 'load_checkpoint', 'final_scores', 'signed', 'device_name', 'git', 'code_revision',
-           'finish', 'train']
+           'build_optimizer', 'set_rate', 'Training', 'training_batches', 'train_epoch', 'step_loss', 'batch_loss',
+           'blocks', 'recomputing', 'free_memory', 'fits', 'largest_batch', 'what_fits', 'best_row', 'pack', 'unpack',
+           'save_checkpoint', 'read_checkpoint', 'load_checkpoint', 'final_scores', 'signed', 'device_name', 'git',
+           'code_revision', 'finish', 'train']
 
 # %% ../../nbs/training/06_trainer.ipynb #acf95d86
 import gc
@@ -193,27 +193,30 @@ def _counts(spec: RunSpec, clips: ClipSet) -> dict:
         "last_batch": last,
     }
 
+# %% ../../nbs/training/06_trainer.ipynb #7dfb839e
+def training_batches(run: Training) -> Iterator[tuple[Tensor, Tensor]]:  # [N, C, T, V, M], [N]
+    "The training clips once, drawn by the run's own generator."
+    s = run.spec
+    return batches(
+        run.clips,
+        "train",
+        s.schedule.batch_size,
+        s.sampling,
+        modality=s.modality,
+        training=True,
+        generator=run.generator,
+        device=run.device,
+        last_batch=s.schedule.last_batch,
+    )
+
 # %% ../../nbs/training/06_trainer.ipynb #7dfb839f
 def train_epoch(run: Training) -> dict:
-    """One pass over the training clips; the row of the history: rate, loss, its terms and accuracy,
-    averaged over clips."""
+    "One pass over the training clips; rate, loss, its terms and accuracy, averaged over clips."
     s, epoch, net = run.spec, len(run.rows), run.recognizer
     set_rate(run.optimizer, s.schedule.lr_factor(epoch))
     net.train()
     sums, seen, last = {}, 0, run.counts["batches"]["train"] - 1
-    for step, (x, y) in enumerate(
-        batches(
-            run.clips,
-            "train",
-            s.schedule.batch_size,
-            s.sampling,
-            modality=s.modality,
-            training=True,
-            generator=run.generator,
-            device=run.device,
-            last_batch=s.schedule.last_batch,
-        )
-    ):
+    for step, (x, y) in enumerate(training_batches(run)):
         run.optimizer.zero_grad(set_to_none=True)
         loss, features, terms = batch_loss(run, x, y)
         for name, value in _batch_values(net.objective, loss, features, y, terms).items():
@@ -222,9 +225,8 @@ def train_epoch(run: Training) -> dict:
         loss.backward()
         run.optimizer.step()
         # asking a GPU for a number makes it wait, so not before the end of the epoch
-        if (step == last or step % 20 == 0 and run.device.type == "cpu") and not math.isfinite(
-            sums["loss"]
-        ):
+        asked = step == last or step % 20 == 0 and run.device.type == "cpu"
+        if asked and not math.isfinite(sums["loss"]):
             raise Diverged(
                 f"{s.label}: the loss is no longer finite in epoch {epoch + 1}, batch {step + 1};"
                 " lower the learning rate, or see metrics.jsonl"
