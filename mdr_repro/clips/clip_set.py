@@ -36,7 +36,7 @@ SPLITS = {"train": 0, "test": 1, "val": 2}
 # how many of a joint's channels are positions; s is the pose estimator's score
 DIMS = {"xyz": 3, "xys": 2, "xy": 2}
 
-# %% ../../nbs/clips/01_clip_set.ipynb #9944e648
+
 @dataclass(frozen=True, eq=False, repr=False)
 class _Clips:
     frames: Tensor  # float32 [sum_T, M, V, C]; a joint whose positions are all zero is missing
@@ -57,33 +57,44 @@ class _Clips:
     def __len__(self) -> int:
         return len(self.labels)  # N
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)  # K
+# %% ../../nbs/clips/01_clip_set.ipynb #9944e649
+@patch_to(_Clips)
+@property
+def num_classes(self) -> int:
+    return len(self.class_names)  # K
 
-    @property
-    def num_persons(self) -> int:
-        return self.frames.shape[1]  # M
 
-    @property
-    def in_channels(self) -> int:
-        return self.frames.shape[3]  # C
+@patch_to(_Clips)
+@property
+def num_persons(self) -> int:
+    return self.frames.shape[1]  # M
 
-    @property
-    def dims(self) -> int:
-        return DIMS[self.meta["coordinates"]]  # how many of the C channels are positions
 
-    center = property(
-        lambda self: (
-            self.skeleton.joints.index(self.meta["centered_on"])
-            if "centered_on" in self.meta
-            else self.skeleton.center
-        )
-    )  # joint that clips are measured from
+@patch_to(_Clips)
+@property
+def in_channels(self) -> int:
+    return self.frames.shape[3]  # C
 
-    @property
-    def lengths(self) -> Tensor:
-        return self.offsets.diff()  # frames of each clip, [N]
+
+@patch_to(_Clips)
+@property
+def dims(self) -> int:
+    return DIMS[self.meta["coordinates"]]  # how many of the C channels are positions
+
+
+@patch_to(_Clips)
+@property
+def center(self) -> int:
+    "The joint that clips are measured from."
+    if "centered_on" in self.meta:
+        return self.skeleton.joints.index(self.meta["centered_on"])
+    return self.skeleton.center
+
+
+@patch_to(_Clips)
+@property
+def lengths(self) -> Tensor:
+    return self.offsets.diff()  # frames of each clip, [N]
 
 # %% ../../nbs/clips/01_clip_set.ipynb #9da67a0b
 class ClipSet(_Clips):

@@ -568,72 +568,52 @@ def _record(
     return out
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #f118fc72
-def check_synthetic_options(
-    *,
-    num_clips,
-    num_classes,
-    skeleton,
-    dims,
-    num_persons,
-    frames,
-    test_fraction,
-    num_subjects,
-    variation,
-    jitter,
-    dropped,
-    mirrored,
-    partner,
-    roam,
-    apart,
-    yaw,
-    pitch,
-    follow,
-    seed,
-) -> None:
-    "ValueError at an option that cannot be."
+def _need(fits: bool, option: str, value, what: str) -> None:
+    if not fits:
+        raise ValueError(f"synthetic clips: {option} is {value!r}; give {what}")
 
-    def need(fits, option, value, what):
-        if not fits:
-            raise ValueError(f"synthetic clips: {option} is {value!r}; give {what}")
 
-    joint_parts(skeleton)
-    need(apart >= 1, "apart", apart, "1, or more for classes that differ more")
-    motion_classes(num_classes * apart)
-    need(
+def _check_amount(*, num_clips, num_classes, num_subjects, test_fraction, frames) -> None:
+    "How many clips, classes, people and frames."
+    _need(
         len(frames) == 2 and min_frames <= frames[0] <= frames[1],
         "frames",
         frames,
         f"the shortest and the longest clip, at least {min_frames} frames, or three turns cannot be"
         " told from two",
     )
-    need(
-        num_clips >= 2 * num_classes,
-        "num_clips",
-        num_clips,
-        f"at least {2 * num_classes}, two for each of the {num_classes} classes",
-    )
-    need(dims in (2, 3), "dims", dims, "2 (x, y, score) or 3 (x, y, z)")
-    need(num_persons in (1, 2), "num_persons", num_persons, "1 or 2")
-    need(
-        num_subjects >= 2,
-        "num_subjects",
-        num_subjects,
-        "at least 2, one to learn from and one to test",
-    )
-    need(0 < test_fraction < 1, "test_fraction", test_fraction, "a share between 0 and 1")
-    for option, value in dict(
-        dropped=dropped, mirrored=mirrored, partner=partner, roam=roam, follow=follow
-    ).items():
-        need(0 <= value <= 1, option, value, "a share in 0..1")
-    need(
-        0 <= variation <= 1,
-        "variation",
-        variation,
-        "0 to 1; beyond it elbows and knees would flip over",
-    )
-    for option, value in dict(jitter=jitter, yaw=yaw, seed=seed).items():
-        need(0 <= value < np.inf, option, value, "a number that is not negative")
-    need(0 <= pitch <= 0.5, "pitch", pitch, "at most 0.5, or the camera looks past the people")
+    least = f"at least {2 * num_classes}, two for each of the {num_classes} classes"
+    _need(num_clips >= 2 * num_classes, "num_clips", num_clips, least)
+    two = "at least 2, one to learn from and one to test"
+    _need(num_subjects >= 2, "num_subjects", num_subjects, two)
+    _need(0 < test_fraction < 1, "test_fraction", test_fraction, "a share between 0 and 1")
+
+# %% ../../nbs/clips/09_synthetic_clips.ipynb #f118fc73
+_AMOUNT = ("num_clips", "num_classes", "num_subjects", "test_fraction", "frames")
+
+
+def check_synthetic_options(
+    *, num_clips, num_classes, skeleton, dims, num_persons, frames, test_fraction, num_subjects,
+    variation, jitter, dropped, mirrored, partner, roam, apart, yaw, pitch, follow, seed,
+) -> None:  # fmt: skip
+    "ValueError at an option that cannot be."
+    options = dict(locals())
+    joint_parts(skeleton)
+    _need(apart >= 1, "apart", apart, "1, or more for classes that differ more")
+    motion_classes(num_classes * apart)
+    _check_amount(**{name: options[name] for name in _AMOUNT})
+    _need(dims in (2, 3), "dims", dims, "2 (x, y, score) or 3 (x, y, z)")
+    _need(num_persons in (1, 2), "num_persons", num_persons, "1 or 2")
+    for option in ("dropped", "mirrored", "partner", "roam", "follow"):
+        _need(0 <= options[option] <= 1, option, options[option], "a share in 0..1")
+    limit = "0 to 1; beyond it elbows and knees would flip over"
+    _need(0 <= variation <= 1, "variation", variation, limit)
+    for option in ("jitter", "yaw", "seed"):
+        _need(
+            0 <= options[option] < np.inf, option, options[option], "a number that is not negative"
+        )
+    low = "at most 0.5, or the camera looks past the people"
+    _need(0 <= pitch <= 0.5, "pitch", pitch, low)
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #df73804e
 SYNTHETIC_VERSION = 2  # raised whenever the same options give other clips
@@ -668,63 +648,30 @@ def synthetic_clips(
     return _assemble(**options)
 
 # %% ../../nbs/clips/09_synthetic_clips.ipynb #dae14a73
+def _integers(a) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64))
+
+
 def _assemble(
-    num_clips,
-    num_classes,
-    skeleton,
-    dims,
-    num_persons,
-    frames,
-    test_fraction,
-    num_subjects,
-    variation,
-    jitter,
-    dropped,
-    mirrored,
-    partner,
-    roam,
-    apart,
-    yaw,
-    pitch,
-    follow,
-    seed,
-) -> ClipSet:
+    num_clips, num_classes, skeleton, dims, num_persons, frames, test_fraction, num_subjects,
+    variation, jitter, dropped, mirrored, partner, roam, apart, yaw, pitch, follow, seed,
+) -> ClipSet:  # fmt: skip
     "Cast, plan, record."
     skeleton = get_skeleton(skeleton) if isinstance(skeleton, str) else skeleton
     labels, subject, split = _cast(num_clips, num_classes, num_subjects, test_fraction)
     classes = motion_classes(num_classes * apart)[::apart]
-    plans, camera = (
-        _plans(
-            labels,
-            subject,
-            classes,
-            num_persons,
-            tuple(frames),
-            variation,
-            mirrored,
-            partner,
-            roam,
-            seed,
-        ),
-        draw_cameras(num_clips, yaw, pitch, [seed, 5]),
-    )
+    people = (num_persons, tuple(frames), variation, mirrored, partner, roam, seed)
+    plans = _plans(labels, subject, classes, *people)
+    camera = draw_cameras(num_clips, yaw, pitch, [seed, 5])
     recorded = _record(plans, camera, follow, joint_parts(skeleton), dims, jitter, dropped, seed)
     plan = plans[0][1]
-
-    def integers(a):
-        return torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64))
-
-    meta = dict(
-        name="synthetic",
-        coordinates="xyz" if dims == 3 else "xys",
-        subject=integers(subject),
-        **_truth(plan, camera),
-    )
+    meta = {"name": "synthetic", "coordinates": "xyz" if dims == 3 else "xys"}
+    meta |= {"subject": _integers(subject), **_truth(plan, camera)}
     return ClipSet(
         torch.from_numpy(recorded),
-        integers(np.concatenate([[0], np.cumsum(plan["frames"])])),
-        integers(labels),
-        integers(split),
+        _integers(np.concatenate([[0], np.cumsum(plan["frames"])])),
+        _integers(labels),
+        _integers(split),
         tuple(f"clip_{i:05d}" for i in range(num_clips)),
         motion_class_names(num_classes * apart)[::apart],
         skeleton,

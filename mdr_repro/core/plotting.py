@@ -519,29 +519,20 @@ def _picture(rgba: np.ndarray, place: tuple) -> str:
     )
 
 # %% ../../nbs/core/05_plotting.ipynb #85893569
-def _still_map(
-    values: np.ndarray,
-    skeleton: Skeleton,
-    at: np.ndarray,
-    norm: Normalize,
-    place: tuple,
-    label: str,
-) -> str:
+def _svg_text(x: float, y: float, s: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" fill="#333" text-anchor="{anchor}">{s}</text>'
+
+
+def _still_map(values, skeleton: Skeleton, at, norm: Normalize, place: tuple, label: str) -> str:
     "What `draw_joint_map` draws, a column a frame of the clip, with names, frames and colours."
-    (left, top, width, height), (order, labels), cmap = (
-        place,
-        joint_rows(skeleton),
-        plt.get_cmap(WARM).with_extremes(bad="0.8"),
-    )
+    left, top, width, height = place
+    (order, labels), cmap = joint_rows(skeleton), plt.get_cmap(WARM).with_extremes(bad="0.8")
     frames = at[0] + np.arange(round(at[-1] - at[0]) + 1)
     nearest = np.abs(at[:, None] - frames).argmin(0)
     row, column = height / len(order), width / (at[-1] - at[0] + 1)
 
-    def text(x, y, s, anchor):
-        return f'<text x="{x:.1f}" y="{y:.1f}" fill="#333" text-anchor="{anchor}">{s}</text>'
-
     names = "".join(
-        text(left - 12, top + (y + 0.5) * row + 4, name, "end") for name, y in labels.items()
+        _svg_text(left - 12, top + (y + 0.5) * row + 4, name, "end") for name, y in labels.items()
     )
     sides = "".join(
         f'<rect x="{left - 8:.1f}" y="{top + i * row + 1:.1f}" width="5" height="{row - 2:.1f}"'
@@ -549,22 +540,18 @@ def _still_map(
         for i, j in enumerate(order)
     )
     ticks = "".join(
-        text(left + (t - at[0] + 0.5) * column, top + height + 16, f"{t:g}", "middle")
+        _svg_text(left + (t - at[0] + 0.5) * column, top + height + 16, f"{t:g}", "middle")
         for t in plt.MaxNLocator(6, integer=True).tick_values(at[0], at[-1])
         if at[0] <= t <= at[-1]
     )
     scale, x = (left + width + 14, top, 12, height), left + width + 30
-    ends = (
-        text(x, top + 9, f"{norm.vmax:.2g}", "start")
-        + text(x, top + height, f"{norm.vmin:.2g}", "start")
-        + text(left + width + 26, top + height + 34, label, "end")
-    )
-    return (
-        _picture(cmap(norm(np.ma.masked_invalid(values[nearest][:, order].T))), place)
-        + names
-        + sides
-        + ticks
-        + text(left, top + height + 34, "frame of the clip", "start")
-        + _picture(cmap(np.linspace(1, 0, 64))[:, None], scale)
-        + ends
-    )
+    parts = [
+        _picture(cmap(norm(np.ma.masked_invalid(values[nearest][:, order].T))), place),
+        *(names, sides, ticks),
+        _svg_text(left, top + height + 34, "frame of the clip", "start"),
+        _picture(cmap(np.linspace(1, 0, 64))[:, None], scale),
+        _svg_text(x, top + 9, f"{norm.vmax:.2g}", "start"),
+        _svg_text(x, top + height, f"{norm.vmin:.2g}", "start"),
+        _svg_text(left + width + 26, top + height + 34, label, "end"),
+    ]
+    return "".join(parts)

@@ -134,30 +134,19 @@ class FusedTemporal(nn.Module):
     """The temporal block and the residual of the layer in testing: h [N, C + 1, V, T] and x [N,
     C_in + 1, V, T] -> [N, C_out + 1, V, T']."""
 
-    def __init__(
-        self,
-        scales: nn.ModuleList,  # MultiScaleTemporalConv
-        residual: nn.Module | None,
-    ):
+    # scales: of MultiScaleTemporalConv
+    def __init__(self, scales: nn.ModuleList, residual: nn.Module | None):
         super().__init__()
         # by branch, then by kernel size
         kinds = [[scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))]
         *convs, pools, pointwise = kinds
-        self.stride, self.residual, self.m = (
-            scales[0].stride,
-            _Residual(residual, scales[0].stride),
-            len(scales),
-        )
+        self.stride, self.m = scales[0].stride, len(scales)
+        self.residual = _Residual(residual, scales[0].stride)
         self.taps = [[(b[3].kernel_size[0], b[3].dilation[0]) for b in kind] for kind in convs]
-        ends, points, around = (
-            [norm_affine(b[-1]) for b in pools],
-            [folded(*b) for b in pointwise],
-            self.residual.b,
-        )
-        shifts = [sum(folded(b[3], b[4])[1] for b in kind) for kind in convs] + [
-            sum(s for _, s in ends),
-            sum(b for _, b in points),
-        ]
+        ends, points = [norm_affine(b[-1]) for b in pools], [folded(*b) for b in pointwise]
+        around, shifts = self.residual.b, []
+        shifts += [sum(folded(b[3], b[4])[1] for b in kind) for kind in convs]
+        shifts += [sum(s for _, s in ends), sum(b for _, b in points)]
         if around is not None:
             shifts = [s + r for s, r in zip(shifts, around.split([len(s) for s in shifts]))]
         kernels = [

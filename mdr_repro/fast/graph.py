@@ -147,45 +147,21 @@ class _Back:
     "Gradients of the inputs, filled one body after the other."
 
     def __init__(self, v: GraphInputs, body: Body):
-        self.v, self.body, self.x, self.S = (
-            v,
-            body,
-            torch.empty_like(v.x),
-            torch.empty_like(body.pairs),
-        )
-        self.A, self.x_of, self.S_of, self.W_t = (
-            torch.zeros_like(body.A),
-            self.x.flatten(2).unbind(),
-            self.S.flatten(3).unbind(),
-            v.W[:, :-1].t(),
-        )
+        self.v, self.body = v, body
+        self.x, self.S = torch.empty_like(v.x), torch.empty_like(body.pairs)
+        self.A, self.W_t = torch.zeros_like(body.A), v.W[:, :-1].t()
+        self.x_of, self.S_of = self.x.flatten(2).unbind(), self.S.flatten(3).unbind()
         self.W, self.b = v.W.new_zeros(len(v.W), v.W.shape[1] - 1), v.W.new_zeros(len(v.W))
-        self.dR, self.dG, self.subsets = (
-            torch.empty_like(body.stacked_R),
-            torch.empty_like(body.stacked_G),
-            torch.empty_like(body.to_graph.y),
-        )
+        self.dR, self.dG = torch.empty_like(body.stacked_R), torch.empty_like(body.stacked_G)
+        self.subsets = torch.empty_like(body.to_graph.y)
         self.dG_kc = self.dG.view_as(body.G).transpose(0, 1)  # [K, C_out, V V], as a view
         if body.gate is None:
             return
-        self.f_T, self.f_V, self.f_R = (
-            torch.empty_like(v.f_T),
-            torch.empty_like(v.f_V),
-            torch.empty_like(body.gate.y),
-        )
-        self.rows = list(
-            zip(
-                *(
-                    t.flatten(1, 2).unbind()
-                    for t in (
-                        v.f_T[..., None],
-                        v.f_V[..., None, :],
-                        self.f_T[..., None, :],
-                        self.f_V[..., None],
-                    )
-                )
-            )
-        )
+        self.f_T, self.f_V = torch.empty_like(v.f_T), torch.empty_like(v.f_V)
+        self.f_R = torch.empty_like(body.gate.y)
+        inputs = (v.f_T[..., None], v.f_V[..., None, :])
+        slopes = (self.f_T[..., None, :], self.f_V[..., None])
+        self.rows = list(zip(*(t.flatten(1, 2).unbind() for t in (*inputs, *slopes))))
 
     def graph(self, i: int):  # dG -> A, W_S and the pairs
         self.S_of[i].copy_(

@@ -396,29 +396,16 @@ def run_temporal(
     "The sum of multi-scale convolutions, residual and ReLU, in training."
     # by branch, then by kernel size
     kinds = [[scale.branches[b] for scale in scales] for b in range(len(scales[0].branches))]
-    reduced, every, convs, c = (
-        sum(kinds[:-1], []),
-        sum(kinds, []),
-        [b[3] for b in sum(kinds[:-2], [])],
-        kinds[-1][0][0].out_channels,
-    )
+    reduced, every = sum(kinds[:-1], []), sum(kinds, [])
+    convs, c = [b[3] for b in sum(kinds[:-2], [])], kinds[-1][0][0].out_channels
 
     def cat(modules, name):
         return torch.cat([getattr(m, name) for m in modules])
 
-    reductions, norms_r, pointwise, norms = (
-        [b[0] for b in reduced],
-        [b[1] for b in reduced],
-        [b[0] for b in kinds[-1]],
-        [b[-1] for b in every],
-    )
-    biases = torch.cat(
-        [
-            *(conv.bias for conv in convs),
-            *(b[0].bias.new_zeros(c) for b in kinds[-2]),
-            *(p.bias for p in pointwise),
-        ]
-    )
+    reductions, norms_r = [b[0] for b in reduced], [b[1] for b in reduced]
+    pointwise, norms = [b[0] for b in kinds[-1]], [b[-1] for b in every]
+    pooled = [b[0].bias.new_zeros(c) for b in kinds[-2]]
+    biases = torch.cat([*(conv.bias for conv in convs), *pooled, *(p.bias for p in pointwise)])
     shape = (len(kinds), len(scales), c)
     v = TemporalInputs(
         h,
@@ -432,9 +419,8 @@ def run_temporal(
         biases,
         residual,
     )
-    geometry = Geometry(
-        tuple((conv.kernel_size[0], conv.dilation[0]) for conv in convs), scales[0].stride
-    )
+    taps = tuple((conv.kernel_size[0], conv.dilation[0]) for conv in convs)
+    geometry = Geometry(taps, scales[0].stride)
     y, mean_r, var_r, mean, var = TemporalBlock.apply(
         geometry, norms[0].eps, len(v), *v, *[conv.weight for conv in convs]
     )

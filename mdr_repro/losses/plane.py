@@ -223,52 +223,28 @@ def plane_limit(*results: PlaneResult) -> float:
 def draw_plane(
     ax,  # matplotlib axes
     result: PlaneResult,
-    limit: float
-    | None = None,  # half the side of the square that is drawn; None: as large as needed
+    # half the side of the square that is drawn; None: as large as needed
+    limit: float | None = None,
     title: str | None = None,  # None: name and options
 ):
     "Features and centers over the classes of the plane; the outlier is a cross."
     import seaborn as sns  # here, since drawing is all it is needed for
 
-    limit, colors, x, y = (
-        limit or plane_limit(result),
-        sns.color_palette("colorblind")[:3],
-        result.features,
-        result.labels,
-    )
+    limit, colors = limit or plane_limit(result), sns.color_palette("colorblind")[:3]
+    x, y = result.features, result.labels
     pale = torch.tensor(colors) * 0.24 + 0.76
-    ax.imshow(
-        pale[decision_regions(result, limit)],
-        origin="lower",
-        extent=(-limit, limit) * 2,
-        interpolation="nearest",
-        zorder=0,
-    )
+    regions = pale[decision_regions(result, limit)]
+    square = {"extent": (-limit, limit) * 2, "origin": "lower", "interpolation": "nearest"}
+    ax.imshow(regions, zorder=0, **square)
+    dot = {"s": 13, "linewidths": 0, "alpha": 0.8, "zorder": 2}
     for k, (color, marker) in enumerate(zip(colors, "os^")):
-        ax.scatter(
-            *x[y == k].T,
-            s=13,
-            color=color,
-            marker=marker,
-            linewidths=0,
-            alpha=0.8,
-            label=f"class {k}",
-            zorder=2,
-        )
+        ax.scatter(*x[y == k].T, color=color, marker=marker, label=f"class {k}", **dot)
     if hasattr(result.objective, "centers"):
-        ax.scatter(
-            *result.objective.centers.detach().T,
-            s=150,
-            marker="*",
-            c=colors,
-            edgecolor="k",
-            label="centers",
-            zorder=3,
-        )
+        star = {"s": 150, "marker": "*", "c": colors, "edgecolor": "k", "zorder": 3}
+        ax.scatter(*result.objective.centers.detach().T, label="centers", **star)
     if result.outlier is not None:
-        ax.scatter(
-            *x[result.outlier], s=80, marker="x", color="k", linewidths=2, label="outlier", zorder=4
-        )
+        cross = {"s": 80, "marker": "x", "color": "k", "linewidths": 2, "zorder": 4}
+        ax.scatter(*x[result.outlier], label="outlier", **cross)
     ax.plot(0, 0, "k+", zorder=1)
     ax.set(
         xlim=(-limit, limit),

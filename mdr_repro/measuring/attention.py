@@ -501,25 +501,14 @@ def draw_attention(clip: AttentionClip):  # matplotlib Figure
         layout="constrained",
     )
     shared = _norm(*(m for title, m in clip.maps.items() if title != "attention map"))
-    norms = {
-        title: _norm(clip.maps[title])
-        if title == "attention map" and title in clip.maps
-        else shared
-        for title in PANELS
-    }
+    norms = dict.fromkeys(PANELS, shared)
+    if "attention map" in clip.maps:
+        norms["attention map"] = _norm(clip.maps["attention map"])
     for ax, title in zip(axes[2:], PANELS):
-        mesh = draw_joint_map(
-            ax,
-            clip.skeleton,
-            clip.maps.get(title, np.full(clip.pace.shape, np.nan)),
-            clip.at,
-            norms[title],
-        )
-        ax.set_title(
-            TITLES[title] + ("" if title in clip.maps else ": not run"),
-            fontsize="small",
-            loc="left",
-        )
+        values = clip.maps.get(title, np.full(clip.pace.shape, np.nan))
+        mesh = draw_joint_map(ax, clip.skeleton, values, clip.at, norms[title])
+        missing = "" if title in clip.maps else ": not run"
+        ax.set_title(TITLES[title] + missing, fontsize="small", loc="left")
         if title not in clip.maps:
             continue
         bar = fig.colorbar(mesh, ax=ax, extend="both", aspect=14)

@@ -531,30 +531,17 @@ def draw_roofline(record: dict, ax=None):
         0.5 * min(p[0] for p in points), 2 * max(*(p[0] for p in points), peak / slope), 200
     )
     ax.plot(x, np.minimum(peak, slope * x), color="0.3")
-    ax.annotate(
-        f"matrix products: {peak:.0f} GFLOP/s", (x[-1], peak), ha="right", va="bottom", fontsize=8
-    )
-    ax.annotate(
-        f"memory: {slope:.0f} GB/s",
-        (x[0], slope * x[0]),
-        xytext=(4, 0),
-        textcoords="offset points",
-        va="top",
-        fontsize=8,
-    )
+    small, aside = {"fontsize": 8}, {"xytext": (4, 0), "textcoords": "offset points"}
+    products = f"matrix products: {peak:.0f} GFLOP/s"
+    ax.annotate(products, (x[-1], peak), ha="right", va="bottom", **small)
+    ax.annotate(f"memory: {slope:.0f} GB/s", (x[0], slope * x[0]), va="top", **small, **aside)
     colors = dict(zip(("literal", "fast", "fused"), ("C3", "C0", "C2")))
     for form, color in colors.items():
         for what, marker in (("train", "o"), ("test", "^")):
             own = [p for p in points if p[2:] == (form, what)]
             if own:
-                ax.scatter(
-                    [p[0] for p in own],
-                    [p[1] for p in own],
-                    color=color,
-                    marker=marker,
-                    label=f"{form}, {what}",
-                    zorder=3,
-                )
+                mark = {"color": color, "marker": marker, "zorder": 3}
+                ax.scatter(*zip(*(p[:2] for p in own)), label=f"{form}, {what}", **mark)
     ax.set(
         xscale="log",
         yscale="log",

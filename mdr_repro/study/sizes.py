@@ -361,24 +361,13 @@ def size_cells(
     trained: MeasuredTable | None = None,  # the accuracies
 ) -> tuple[MeasuredCell, ...]:
     "The table in cells: all quantities for the printed systems, sizes for the others."
-    printed, cells, accuracy = (
-        {r.name: r.results for r in TABLES["table_07"].rows},
-        [],
-        {c.row: c for c in trained.cells} if trained else {},
-    )
+    printed, cells = {r.name: r.results for r in TABLES["table_07"].rows}, []
+    accuracy = {c.row: c for c in trained.cells} if trained else {}
     for row in (*printed, *(r for r in sizes.index if r not in printed)):
 
         def add(column, value, text="–", note=""):
-            cells.append(
-                MeasuredCell(
-                    row,
-                    column,
-                    "finegym99",
-                    text.rstrip("MG"),
-                    {} if value is None else {0: float(value)},
-                    note,
-                )
-            )
+            values = {} if value is None else {0: float(value)}
+            cells.append(MeasuredCell(row, column, "finegym99", text.rstrip("MG"), values, note))
 
         result = printed.get(row, dict.fromkeys(("Params", "FLOPs"), "–"))
         add("Params (M)", sizes.loc[row, "parameters"] / 1e6, result["Params"])
@@ -387,11 +376,8 @@ def size_cells(
             continue
         add("FLOPs (G)", sizes.loc[row, "FLOPs"] / 1e9, result["FLOPs"], "2 × MACs")
         t = times.loc[row]
-        add(
-            "Latency (ms)",
-            t["median"],
-            note=f"median, quartiles {t['low']:.1f} and {t['high']:.1f}; one clip",
-        )
+        quartiles = f"quartiles {t['low']:.1f} and {t['high']:.1f}"
+        add("Latency (ms)", t["median"], note=f"median, {quartiles}; one clip")
         if row in memory.index:
             add("Memory (MB)", memory.loc[row, "MB"], note="training step, one clip")
         if row in accuracy:
@@ -484,20 +470,8 @@ def _label(ax, names: dict[str, tuple[float, float]], color: str, taken: list) -
         taken.append(box)
 
 # %% ../../nbs/study/09_sizes.ipynb #8f571a2d
-def draw_size_table(sizes: pd.DataFrame, title: str):  # of `size_table`; matplotlib Figure
-    "Counted and printed sizes on logarithmic axes."
-    import matplotlib.pyplot as plt
-    from matplotlib.transforms import Bbox
-
-    fig, ax = plt.subplots(figsize=(8.2, 5.2))
-    counted = {
-        row: (sizes.loc[row, "parameters"] / 1e6, sizes.loc[row, "MACs"] / 1e9)
-        for row in sizes.index
-    }
-    printed = {
-        r.name: (printed_value(r.results["Params"]) / 1e6, printed_value(r.results["FLOPs"]) / 1e9)
-        for r in TABLES["table_07"].rows
-    }
+def _draw_sizes(ax, counted: dict, printed: dict) -> None:  # row -> (M parameters, G)
+    "Counted dots, printed diamonds, a line between the two of a system."
     for row, point in counted.items():
         ax.plot(
             *point,
@@ -521,6 +495,10 @@ def draw_size_table(sizes: pd.DataFrame, title: str):  # of `size_table`; matplo
             label=label,
             markerfacecolor="none" if color == "C1" else color,
         )
+
+# %% ../../nbs/study/09_sizes.ipynb #8f571a2f
+def _size_axes(ax) -> None:
+    "Logarithmic, with ticks at whole numbers."
     ticks = {"x": (0.5, 0.7, 1, 2, 3, 5, 7, 10), "y": (0.2, 0.5, 1, 2, 5, 10, 20, 40)}
     ax.set(
         xscale="log",
@@ -535,6 +513,24 @@ def draw_size_table(sizes: pd.DataFrame, title: str):  # of `size_table`; matplo
             **{f"{axis}ticks": ticks[axis], f"{axis}ticklabels": [f"{t:g}" for t in ticks[axis]]}
         )
         ax.tick_params(axis=axis, which="minor", labelleft=False, labelbottom=False)
+
+# %% ../../nbs/study/09_sizes.ipynb #8f571a2e
+def draw_size_table(sizes: pd.DataFrame, title: str):  # of `size_table`; matplotlib Figure
+    "Counted and printed sizes on logarithmic axes."
+    import matplotlib.pyplot as plt
+    from matplotlib.transforms import Bbox
+
+    fig, ax = plt.subplots(figsize=(8.2, 5.2))
+    counted = {
+        row: (sizes.loc[row, "parameters"] / 1e6, sizes.loc[row, "MACs"] / 1e9)
+        for row in sizes.index
+    }
+    printed = {
+        r.name: (printed_value(r.results["Params"]) / 1e6, printed_value(r.results["FLOPs"]) / 1e9)
+        for r in TABLES["table_07"].rows
+    }
+    _draw_sizes(ax, counted, printed)
+    _size_axes(ax)
     ax.set_title(title, fontsize="medium")
     ax.legend(fontsize=8, loc="lower right")
     fig.tight_layout()

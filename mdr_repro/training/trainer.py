@@ -605,6 +605,28 @@ def code_revision() -> str | None:
     return None if revision is None or changed is None else revision + ("-dirty" if changed else "")
 
 # %% ../../nbs/training/06_trainer.ipynb #e5f30db9
+def _about_run(run: Training) -> dict:
+    "Clips, device and code of a run."
+    clips, c = run.clips, run.counts
+    return {
+        "clips": c["clips"],
+        "batches": c["batches"],
+        "last_batch": c["last_batch"],
+        "skeleton": asdict(clips.skeleton),
+        "in_channels": clips.in_channels,
+        "num_persons": clips.num_persons,
+        "coordinates": clips.meta["coordinates"],
+        "center": clips.skeleton.joints[clips.center],
+        "device": device_name(run.device),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "precision": run.spec.precision,
+        "git": code_revision(),
+        "data_checksum": run.spec.data_checksum,
+        "content_checksum": run.content,
+    }
+
+# %% ../../nbs/training/06_trainer.ipynb #e5f30dba
 def finish(run: Training) -> dict:
     "Scores and weights of the reported epoch, then result.json, then the checkpoint goes."
     start = time.perf_counter()
@@ -612,7 +634,6 @@ def finish(run: Training) -> dict:
     scores.save(run.folder / "scores.npz")
     weights = {k: v.detach().cpu().contiguous() for k, v in run.recognizer.state_dict().items()}
     write_atomic(run.folder / "model.safetensors", safetensors_bytes(weights))
-    clips, c = run.clips, run.counts
     result = signed(
         {
             "format": run.spec.format,
@@ -621,28 +642,14 @@ def finish(run: Training) -> dict:
             **_accuracies(scores),
             **said,
             "per_class": [None if math.isnan(v) else v for v in scores.per_class.tolist()],
-            "class_names": list(clips.class_names),
+            "class_names": list(run.clips.class_names),
             "epochs": len(run.rows),
             **_trained(run),
             "seconds": sum(r["seconds"] for r in run.rows) + time.perf_counter() - start,
             "resumed": run.resumed,
             "recomputed": run.recomputed,
             "parameters": sum(p.numel() for p in run.recognizer.parameters()),
-            "clips": c["clips"],
-            "batches": c["batches"],
-            "last_batch": c["last_batch"],
-            "skeleton": asdict(clips.skeleton),
-            "in_channels": clips.in_channels,
-            "num_persons": clips.num_persons,
-            "coordinates": clips.meta["coordinates"],
-            "center": clips.skeleton.joints[clips.center],
-            "device": device_name(run.device),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "precision": run.spec.precision,
-            "git": code_revision(),
-            "data_checksum": run.spec.data_checksum,
-            "content_checksum": run.content,
+            **_about_run(run),
             "files": {
                 n: sha256((run.folder / n).read_bytes()).hexdigest()
                 for n in ("spec.json", "metrics.jsonl", "scores.npz", "model.safetensors")
