@@ -45,8 +45,8 @@ class CVSTA(nn.Module):
         self,
         in_channels: int,  # C_in
         out_channels: int,  # C_out
-        mid_channels: int
-        | None = None,  # C_mid; None: C_in / 8, at least one (setting C8 of Table II)
+        # C_mid; None: C_in / 8, at least one (setting C8 of Table II)
+        mid_channels: int | None = None,
         activation: str = "tanh",  # sigma
     ):
         super().__init__()

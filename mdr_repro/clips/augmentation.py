@@ -96,9 +96,8 @@ def draw_maps(
     dims: int,  # 2 or 3
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
-) -> (
-    tuple[Tensor, Tensor | None] | None
-):  # A [n, T or 1, dims, dims], b [n, T or 1, dims] (None: no shift), float64; None: nothing to do
+) -> tuple[Tensor, Tensor | None] | None:
+    # A [n, T or 1, dims, dims], b [n, T or 1, dims] (None: no shift), float64; None: nothing to do
     """One random map p -> A p + b for each clip, or for each frame: rotation, then scale, then
     drift."""
     s = sampling

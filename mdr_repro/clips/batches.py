@@ -137,8 +137,8 @@ def stream_batches(
     batch_size: int,
     sampling: Sampling,
     wanted: Sequence[str] = modalities,  # some of joint, bone, joint_motion, bone_motion
-    training: bool
-    | None = None,  # shuffled, random frames, augmented; None: where split is "train"
+    # shuffled, random frames, augmented; None: where split is "train"
+    training: bool | None = None,
     generator: torch.Generator | None = None,  # the only source of chance; None: torch's own
     device: torch.device | str | None = None,  # None: where the clips are
     last_batch: str | None = None,  # where it is not full: keep, drop or join; None: every clip

@@ -90,8 +90,8 @@ def to_modality(
     x: Tensor,  # joints [N, C, T, V, M]
     skeleton: Skeleton,
     modality: str,  # one of `modalities`
-    there: Tensor
-    | None = None,  # joints that are not missing, bool [N, 1, T, V, M]; None: told by their zeros
+    # joints that are not missing, bool [N, 1, T, V, M]; None: those that are not all zero
+    there: Tensor | None = None,
     dims: int | None = None,  # channels that are positions; None: all of them
 ) -> Tensor:  # [N, C, T, V, M]
     "What one of the four streams is shown."

@@ -717,9 +717,8 @@ def _stop_workers(workers: list[Worker], patience: float) -> None:
 
 def missing_runs(
     todo: list[tuple[Job, list[RunSpec] | None]],
-) -> (
-    tuple[RunStore, list[RunSpec], dict] | None
-):  # where they go, the runs, the values of all notebooks; None: nothing is missing
+) -> tuple[RunStore, list[RunSpec], dict] | None:
+    # where they go, the runs, the values of all notebooks; None: nothing is missing
     "The missing runs of all notebooks, in the order in which time is best spent."
     todo = [(job, specs) for job, specs in todo if specs and not complete(job, specs)]
     if not todo:
